@@ -1,0 +1,590 @@
+//! The family of low-rank edits of a hidden state.
+//!
+//! All six methods are one equation with three switches, `h + Pᵀ(σ(Wh + b) − Ph)`: whether the rows of `P`
+//! are orthonormal (then written `R`), whether there is a `W`, and whether `Ph` is subtracted.
+//!
+//! | method | edit | pyreft class |
+//! |---|---|---|
+//! | [`Method::Loreft`] | `h + Rᵀ(σ(Wh + b) − Rh)` | `LoreftIntervention` |
+//! | [`Method::Direft`] | `h + Pᵀσ(Wh + b)` | `NodireftIntervention` |
+//! | [`Method::Noreft`] | `h + Pᵀ(σ(Wh + b) − Ph)` | `NoreftIntervention` |
+//! | [`Method::Orthodireft`] | `h + Rᵀσ(Wh + b)` | `DireftIntervention` |
+//! | [`Method::Consreft`] | `h + Rᵀ(b − Rh)` | `ConsreftIntervention` |
+//! | [`Method::Lobireft`] | `h + Rᵀb` | `LobireftIntervention` |
+
+use crate::orthogonal::{Orthonormal, OrthonormalError};
+use burn::{
+    module::{Module, Param},
+    nn::{Dropout, DropoutConfig},
+    tensor::{DType, Tensor, TensorData, activation, backend::Backend},
+};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+/// A way of editing, by the paper's name. See the [module](self) for the equations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// `h + Rᵀ(σ(Wh + b) − Rh)`, the paper's LoReFT.
+    #[default]
+    Loreft,
+    /// `h + Pᵀσ(Wh + b)`, the paper's DiReFT.
+    Direft,
+    /// `h + Pᵀ(σ(Wh + b) − Ph)`, LoReFT without orthonormality.
+    Noreft,
+    /// `h + Rᵀσ(Wh + b)`, DiReFT with orthonormality.
+    Orthodireft,
+    /// `h + Rᵀ(b − Rh)`, a constant target in the subspace.
+    Consreft,
+    /// `h + Rᵀb`, a constant shift.
+    Lobireft,
+}
+
+impl Method {
+    /// Whether the projection has orthonormal rows.
+    pub fn orthonormal(self) -> bool {
+        !matches!(self, Method::Direft | Method::Noreft)
+    }
+
+    /// Whether the edit depends on the hidden state through a learned `W`.
+    pub fn has_weight(self) -> bool {
+        !matches!(self, Method::Consreft | Method::Lobireft)
+    }
+
+    /// Whether the hidden state's own part in the subspace is subtracted.
+    pub fn subtracts(self) -> bool {
+        matches!(self, Method::Loreft | Method::Noreft | Method::Consreft)
+    }
+}
+
+/// The function σ applied to `Wh + b`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// `x`.
+    #[default]
+    Linear,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x Φ(x)`.
+    Gelu,
+    /// `x / (1 + e⁻ˣ)`.
+    Silu,
+    /// `tanh x`.
+    Tanh,
+    /// `1 / (1 + e⁻ˣ)`.
+    Sigmoid,
+}
+
+impl Activation {
+    fn apply<B: Backend>(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self {
+            Activation::Linear => x,
+            Activation::Relu => activation::relu(x),
+            Activation::Gelu => activation::gelu(x),
+            Activation::Silu => activation::silu(x),
+            Activation::Tanh => activation::tanh(x),
+            Activation::Sigmoid => activation::sigmoid(x),
+        }
+    }
+}
+
+/// What one intervention is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct InterventionConfig {
+    /// Which equation.
+    pub method: Method,
+    /// Size `d` of the hidden state.
+    pub hidden_size: usize,
+    /// Rank `r` of the edit.
+    pub rank: usize,
+    /// σ.
+    pub activation: Activation,
+    /// Probability of dropping an entry of the edited hidden state, during training only (as pyreft does).
+    pub dropout: f64,
+}
+
+/// How an intervention starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// As the paper's code: `W`, `b`, free `P` uniform in ±1/√d, `R` random orthonormal, a constant target uniform
+    /// in [0, 1).
+    #[default]
+    Paper,
+    /// The same `P`, and `W`, `b` such that the edit changes nothing until it is trained.
+    Identity,
+}
+
+/// A configuration that describes no intervention.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum InterventionError {
+    /// Rank zero.
+    #[error("rank is 0; the rank of an intervention is at least 1")]
+    RankZero,
+    /// Rank or columns do not fit.
+    #[error(transparent)]
+    Projection(#[from] OrthonormalError),
+    /// Dropout outside of [0, 1).
+    #[error("dropout is {0}; expected a probability of at least 0 and below 1")]
+    Dropout(f64),
+    /// A method without `W` applies no activation.
+    #[error("{method:?} has no `Wh + b` that the activation {activation:?} could apply to; use `linear`")]
+    UnusedActivation {
+        /// The method.
+        method: Method,
+        /// The activation asked for.
+        activation: Activation,
+    },
+    /// No parameters make this edit the identity.
+    #[error("{method:?} with activation {activation:?} cannot start as the identity; use init = \"paper\"")]
+    NoIdentity {
+        /// The method.
+        method: Method,
+        /// The activation.
+        activation: Activation,
+    },
+    /// Values of a wrong number.
+    #[error("{name} has {found} values, expected {expected}")]
+    Size {
+        /// Which tensor.
+        name: &'static str,
+        /// Values given.
+        found: usize,
+        /// Values expected.
+        expected: usize,
+    },
+}
+
+/// `P`: the subspace that is edited.
+#[derive(Module, Debug)]
+pub enum Projection<B: Backend> {
+    /// Orthonormal rows.
+    Orthonormal(Orthonormal<B>),
+    /// Any matrix, `[r, d]`.
+    Free(Param<Tensor<B, 2>>),
+}
+
+/// One low-rank edit of hidden states. See the [module](self) for the equations.
+///
+/// Parameters are f32 whatever the dtype of the hidden states.
+///
+/// # Shapes
+/// - `W [r, d]`, `b [r]`, `P [r, d]` (or `R`, held as [`Orthonormal`])
+/// - [`delta`](Self::delta): `[n, d] → [n, d]`
+#[derive(Module, Debug)]
+pub struct Intervention<B: Backend> {
+    projection: Projection<B>,
+    weight: Option<Param<Tensor<B, 2>>>,
+    bias: Param<Tensor<B, 1>>,
+    dropout: Dropout,
+    #[module(skip)]
+    config: InterventionConfig,
+}
+
+/// The values of one intervention on the host, row-major: `W [r, d]`, `b [r]`, `P [r, d]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InterventionValues {
+    /// `W`, for methods that have one.
+    pub weight: Option<Vec<f32>>,
+    /// `b`.
+    pub bias: Vec<f32>,
+    /// `P`, or `R` with orthonormal rows.
+    pub projection: Vec<f32>,
+}
+
+impl InterventionConfig {
+    fn check(&self) -> Result<(), InterventionError> {
+        if self.rank == 0 {
+            return Err(InterventionError::RankZero);
+        }
+        if self.rank > self.hidden_size {
+            let (rank, hidden) = (self.rank, self.hidden_size);
+            return Err(OrthonormalError::RankTooLarge { rank, hidden }.into());
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(InterventionError::Dropout(self.dropout));
+        }
+        let (method, activation) = (self.method, self.activation);
+        if !method.has_weight() && activation != Activation::Linear {
+            return Err(InterventionError::UnusedActivation { method, activation });
+        }
+        Ok(())
+    }
+
+    /// Whether some `W` and `b` make the edit the identity.
+    fn has_identity(&self) -> bool {
+        match self.method {
+            Method::Loreft | Method::Noreft => self.activation == Activation::Linear,
+            Method::Direft | Method::Orthodireft => self.activation != Activation::Sigmoid,
+            Method::Lobireft => true,
+            Method::Consreft => false,
+        }
+    }
+
+    /// A new intervention.
+    ///
+    /// Random numbers are drawn on the host, so the same `rng` gives the same start on every backend.
+    ///
+    /// # Errors
+    /// If the configuration describes no intervention.
+    pub fn init<B: Backend>(
+        &self,
+        init: Init,
+        rng: &mut impl Rng,
+        device: &B::Device,
+    ) -> Result<Intervention<B>, InterventionError> {
+        self.check()?;
+        let (d, r) = (self.hidden_size, self.rank);
+        let (method, activation) = (self.method, self.activation);
+        if init == Init::Identity && !self.has_identity() {
+            return Err(InterventionError::NoIdentity { method, activation });
+        }
+        let bound = 1.0 / (d as f32).sqrt();
+        let mut uniform =
+            |n: usize, low: f32, high: f32| (0..n).map(|_| rng.random_range(low..high)).collect::<Vec<f32>>();
+        let mut weight = method.has_weight().then(|| uniform(r * d, -bound, bound));
+        let mut bias =
+            if method.has_weight() { uniform(r, -bound, bound) } else { uniform(r, 0.0, 1.0) };
+        let free = (!method.orthonormal()).then(|| uniform(r * d, -bound, bound));
+        let projection = match free {
+            None => Projection::Orthonormal(Orthonormal::random(d, r, rng, device)?),
+            Some(values) => Projection::Free(parameter(values, [r, d], device)),
+        };
+        if init == Init::Identity {
+            bias.fill(0.0);
+            if let Some(weight) = &mut weight {
+                if method.subtracts() {
+                    *weight = host_values(projection.basis().transpose());
+                } else {
+                    weight.fill(0.0);
+                }
+            }
+        }
+        Ok(self.assemble(projection, weight, bias, device))
+    }
+
+    /// An intervention with given values.
+    ///
+    /// # Errors
+    /// If the configuration describes no intervention, a tensor has a wrong size, or `R` is not orthonormal.
+    pub fn with_values<B: Backend>(
+        &self,
+        values: InterventionValues,
+        device: &B::Device,
+    ) -> Result<Intervention<B>, InterventionError> {
+        let (d, r) = (self.hidden_size, self.rank);
+        check_size("projection", values.projection.len(), r * d)?;
+        let projection = if self.method.orthonormal() {
+            let mut columns = vec![0f32; d * r];
+            for (i, x) in values.projection.iter().enumerate() {
+                columns[(i % d) * r + i / d] = *x;
+            }
+            Projection::Orthonormal(Orthonormal::from_matrix(&columns, d, r, device)?)
+        } else {
+            Projection::Free(parameter(values.projection, [r, d], device))
+        };
+        self.with_projection(projection, values.weight, values.bias, device)
+    }
+
+    /// An intervention with a given projection, `W` and `b`.
+    pub(crate) fn with_projection<B: Backend>(
+        &self,
+        projection: Projection<B>,
+        weight: Option<Vec<f32>>,
+        bias: Vec<f32>,
+        device: &B::Device,
+    ) -> Result<Intervention<B>, InterventionError> {
+        self.check()?;
+        let weights = if self.method.has_weight() { self.rank * self.hidden_size } else { 0 };
+        check_size("weight", weight.as_ref().map_or(0, Vec::len), weights)?;
+        check_size("bias", bias.len(), self.rank)?;
+        Ok(self.assemble(projection, weight, bias, device))
+    }
+
+    fn assemble<B: Backend>(
+        &self,
+        projection: Projection<B>,
+        weight: Option<Vec<f32>>,
+        bias: Vec<f32>,
+        device: &B::Device,
+    ) -> Intervention<B> {
+        Intervention {
+            projection,
+            weight: weight.map(|w| parameter(w, [self.rank, self.hidden_size], device)),
+            bias: parameter(bias, [self.rank], device),
+            dropout: DropoutConfig::new(self.dropout).init(),
+            config: *self,
+        }
+    }
+}
+
+impl<B: Backend> Projection<B> {
+    /// `Pᵀ`, `[d, r]`, differentiable with respect to the parameter.
+    pub fn basis(&self) -> Tensor<B, 2> {
+        match self {
+            Projection::Orthonormal(orthonormal) => orthonormal.matrix(),
+            Projection::Free(matrix) => matrix.val().transpose(),
+        }
+    }
+}
+
+impl<B: Backend> Intervention<B> {
+    /// What the intervention is made of.
+    pub fn config(&self) -> &InterventionConfig {
+        &self.config
+    }
+
+    /// `P`.
+    pub fn projection(&self) -> &Projection<B> {
+        &self.projection
+    }
+
+    /// `W`, for methods that have one.
+    pub fn weight(&self) -> Option<&Param<Tensor<B, 2>>> {
+        self.weight.as_ref()
+    }
+
+    /// `b`.
+    pub fn bias(&self) -> &Param<Tensor<B, 1>> {
+        &self.bias
+    }
+
+    /// The change of each hidden state, `Pᵀ(σ(Wh + b) − Ph)` with the method's switches.
+    ///
+    /// `basis` is [`Projection::basis`]; the caller computes it once and uses it for every batch of a step.
+    ///
+    /// # Shapes
+    /// - hidden `[n, d]` of any float dtype, basis `[d, r]`
+    /// - output `[n, d]` in the dtype of `hidden`
+    pub fn delta(&self, hidden: Tensor<B, 2>, basis: Tensor<B, 2>) -> Tensor<B, 2> {
+        let dtype = hidden.dtype();
+        let hidden = to_dtype(hidden, basis.dtype());
+        let bias = self.bias.val().unsqueeze::<2>();
+        let [rows, _] = hidden.dims();
+        let source = match &self.weight {
+            Some(weight) => {
+                self.config.activation.apply(hidden.clone().matmul(weight.val().transpose()) + bias)
+            }
+            None => bias.repeat_dim(0, rows),
+        };
+        let source = if self.config.method.subtracts() {
+            source - hidden.clone().matmul(basis.clone())
+        } else {
+            source
+        };
+        let mut delta = source.matmul(basis.transpose());
+        if self.config.dropout > 0.0 {
+            delta = self.dropout.forward(hidden.clone() + delta) - hidden;
+        }
+        to_dtype(delta, dtype)
+    }
+
+    /// The edited hidden states, `h + delta(h)`.
+    ///
+    /// # Shapes
+    /// - hidden `[n, d]`, output `[n, d]`
+    pub fn forward(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        hidden.clone() + self.delta(hidden, self.projection.basis())
+    }
+
+    /// The values on the host, for inspection and for other formats.
+    pub fn values(&self) -> InterventionValues {
+        InterventionValues {
+            weight: self.weight.as_ref().map(|w| host_values(w.val())),
+            bias: host_values(self.bias.val()),
+            projection: host_values(self.projection.basis().transpose()),
+        }
+    }
+}
+
+fn to_dtype<B: Backend>(tensor: Tensor<B, 2>, dtype: DType) -> Tensor<B, 2> {
+    if tensor.dtype() == dtype { tensor } else { tensor.cast(dtype) }
+}
+
+fn parameter<B: Backend, const D: usize>(
+    values: Vec<f32>,
+    shape: [usize; D],
+    device: &B::Device,
+) -> Param<Tensor<B, D>> {
+    Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
+}
+
+pub(crate) fn host_values<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().to_vec().expect("converted to f32")
+}
+
+fn check_size(name: &'static str, found: usize, expected: usize) -> Result<(), InterventionError> {
+    if found == expected { Ok(()) } else { Err(InterventionError::Size { name, found, expected }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn_flex::Flex;
+    use burn_ndarray::NdArray;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    const METHODS: [Method; 6] = [
+        Method::Loreft,
+        Method::Direft,
+        Method::Noreft,
+        Method::Orthodireft,
+        Method::Consreft,
+        Method::Lobireft,
+    ];
+
+    fn config(method: Method, activation: Activation) -> InterventionConfig {
+        InterventionConfig { method, hidden_size: 24, rank: 3, activation, dropout: 0.0 }
+    }
+
+    fn random(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
+        (0..n).map(|_| rng.random_range(-2.0..2.0)).collect()
+    }
+
+    /// The equation, one number at a time.
+    fn by_hand(config: &InterventionConfig, v: &InterventionValues, h: &[f32]) -> Vec<f32> {
+        let d = config.hidden_size;
+        let dot = |row: &[f32]| row.iter().zip(h).map(|(a, b)| a * b).sum::<f32>();
+        let mut out = h.to_vec();
+        for k in 0..config.rank {
+            let p = &v.projection[k * d..(k + 1) * d];
+            let mut z = v.bias[k];
+            if let Some(w) = &v.weight {
+                z += dot(&w[k * d..(k + 1) * d]);
+                z = match config.activation {
+                    Activation::Linear => z,
+                    Activation::Relu => z.max(0.0),
+                    Activation::Silu => z / (1.0 + (-z).exp()),
+                    Activation::Tanh => z.tanh(),
+                    Activation::Sigmoid => 1.0 / (1.0 + (-z).exp()),
+                    Activation::Gelu => unreachable!("not in this test"),
+                };
+            }
+            if config.method.subtracts() {
+                z -= dot(p);
+            }
+            for (o, p) in out.iter_mut().zip(p) {
+                *o += p * z;
+            }
+        }
+        out
+    }
+
+    fn every_method_is_its_equation<B: Backend>() {
+        let device = Default::default();
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        for method in METHODS {
+            for activation in
+                [Activation::Linear, Activation::Relu, Activation::Silu, Activation::Tanh, Activation::Sigmoid]
+            {
+                if !method.has_weight() && activation != Activation::Linear {
+                    continue;
+                }
+                let config = config(method, activation);
+                let edit = config.init::<B>(Init::Paper, &mut rng, &device).expect("valid");
+                let values = edit.values();
+                let h = random(&mut rng, 4 * 24);
+                let hidden = Tensor::<B, 2>::from_data(TensorData::new(h.clone(), [4, 24]), &device);
+                let out = host_values(edit.forward(hidden));
+                let expected: Vec<f32> =
+                    h.chunks(24).flat_map(|row| by_hand(&config, &values, row)).collect();
+                for (a, b) in out.iter().zip(&expected) {
+                    assert!((a - b).abs() < 2e-5, "{method:?} {activation:?}: {a} against {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_method_is_its_equation_flex() {
+        every_method_is_its_equation::<Flex>();
+    }
+
+    #[test]
+    fn every_method_is_its_equation_ndarray() {
+        every_method_is_its_equation::<NdArray>();
+    }
+
+    #[test]
+    fn identity_start_changes_nothing_or_is_refused() {
+        let device = Default::default();
+        let mut rng = ChaCha8Rng::seed_from_u64(6);
+        for method in METHODS {
+            let made = config(method, Activation::Linear).init::<Flex>(Init::Identity, &mut rng, &device);
+            if method == Method::Consreft {
+                assert!(matches!(made, Err(InterventionError::NoIdentity { .. })));
+                continue;
+            }
+            let h = random(&mut rng, 24);
+            let hidden = Tensor::<Flex, 2>::from_data(TensorData::new(h.clone(), [1, 24]), &device);
+            let out = host_values(made.expect("has an identity").forward(hidden));
+            for (a, b) in out.iter().zip(&h) {
+                assert!((a - b).abs() < 1e-6, "{method:?}: {a} against {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn paper_start_is_in_bounds() {
+        let mut rng = ChaCha8Rng::seed_from_u64(8);
+        let bound = 1.0 / 24f32.sqrt();
+        let edit = config(Method::Direft, Activation::Linear)
+            .init::<Flex>(Init::Paper, &mut rng, &Default::default())
+            .expect("valid")
+            .values();
+        for values in [edit.weight.expect("has W"), edit.bias, edit.projection] {
+            assert!(values.iter().all(|x| x.abs() <= bound));
+            assert!(values.iter().any(|x| x.abs() > bound / 4.0));
+        }
+    }
+
+    #[test]
+    fn given_values_come_back() {
+        let device = Default::default();
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        for method in METHODS {
+            let config = config(method, Activation::Linear);
+            let values = config.init::<Flex>(Init::Paper, &mut rng, &device).expect("valid").values();
+            let again = config.with_values::<Flex>(values.clone(), &device).expect("valid").values();
+            assert_eq!((again.weight, again.bias), (values.weight, values.bias));
+            for (a, b) in again.projection.iter().zip(&values.projection) {
+                assert!((a - b).abs() < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_configurations_are_errors() {
+        let device = Default::default();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut try_with = |change: fn(&mut InterventionConfig)| {
+            let mut config = config(Method::Loreft, Activation::Linear);
+            change(&mut config);
+            config.init::<Flex>(Init::Paper, &mut rng, &device).expect_err("invalid").to_string()
+        };
+        assert!(try_with(|c| c.rank = 0).contains("at least 1"));
+        assert!(try_with(|c| c.rank = 25).contains("rank 25 is larger than the hidden size 24"));
+        assert!(try_with(|c| c.dropout = 1.0).contains("below 1"));
+        assert!(
+            try_with(|c| (c.method, c.activation) = (Method::Lobireft, Activation::Relu)).contains("linear")
+        );
+    }
+
+    #[test]
+    fn half_precision_states_keep_their_dtype() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let edit = config(Method::Loreft, Activation::Linear)
+            .init::<Flex>(Init::Paper, &mut rng, &Default::default())
+            .expect("valid");
+        let h = random(&mut rng, 24);
+        let hidden = Tensor::<Flex, 2>::from_data(TensorData::new(h, [1, 24]), &Default::default());
+        let exact = host_values(edit.forward(hidden.clone()));
+        let half = edit.forward(hidden.cast(DType::BF16));
+        assert_eq!(half.dtype(), DType::BF16);
+        for (a, b) in host_values(half).iter().zip(&exact) {
+            assert!((a - b).abs() < 0.03, "{a} against {b}");
+        }
+    }
+}
