@@ -1,1 +1,32 @@
-//! x
+//! Frozen language models on [Burn](https://burn.dev) with intervention points.
+//!
+//! A model calls a [`reft_core::Hook`] at every [`reft_core::Site`]; it never learns what the hook does. Weights are
+//! plain tensors, so no optimizer and no tape ever sees them.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`llama`] | Llama 1 to 3.2, TinyLlama, SmolLM, Mistral, Qwen2, Qwen2.5, Qwen3 |
+//! | [`attention`], [`rope`], [`norm`], [`linear`], [`cache`] | layers that models share |
+//! | [`batch`] | token rows of unequal length as one padded batch |
+//! | [`load`], [`hub`] | a model folder, by path or by its name on the Hugging Face hub |
+//! | [`tokenizer`] | text ↔ token ids, chat templates |
+//! | [`generate`](mod@generate) | decoding with a KV cache |
+
+pub mod attention;
+pub mod batch;
+pub mod cache;
+pub mod generate;
+pub mod hub;
+pub mod linear;
+pub mod llama;
+pub mod load;
+pub mod norm;
+pub mod rope;
+pub mod tokenizer;
+
+pub use batch::{Padding, TokenBatch};
+pub use cache::KvCache;
+pub use generate::{GenerateConfig, GenerateError, Generated, generate};
+pub use llama::{Llama, LlamaConfig};
+pub use load::{LoadError, LoadedModel, ModelFiles};
+pub use tokenizer::{ChatMessage, Tokenizer, TokenizerError};

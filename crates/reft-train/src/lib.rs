@@ -1,1 +1,33 @@
-//! x
+//! Data, training loop and run folders for representation finetuning: recipe → batches → steps → files.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`recipe`] | everything that fixes a run, as TOML |
+//! | [`data`] | JSON rows → prompts and answers → tokens → batches |
+//! | [`loss`] | negative log-likelihood of answers, and its gradient |
+//! | [`optim`] | learning-rate schedule, gradient clipping |
+//! | [`trainer`] | the training loop |
+//! | [`eval`] | likelihood and exact match of a data set |
+//! | [`run`] | recipe → run folder, with everything in between |
+//! | [`device`] | the backend, chosen at run time |
+//! | [`tiny`] | the embedded default model and data |
+//!
+//! The library prints nothing; it tells an [`trainer::Observer`] what happens. Only the `reft` program prints.
+
+pub mod data;
+pub mod device;
+pub mod eval;
+pub mod loss;
+pub mod optim;
+pub mod recipe;
+pub mod run;
+pub mod tiny;
+pub mod trainer;
+
+mod memory;
+
+pub use data::{DataError, DataSet, Example, Template};
+pub use device::{DeviceError, OnDevice, on_device};
+pub use recipe::{Recipe, RecipeError};
+pub use run::{RunError, Summary};
+pub use trainer::{Observer, StepReport, Stop, TrainConfig, TrainError};

@@ -1,1 +1,75 @@
-fn main(){}
+//! `reft`: fine-tune language models by editing their hidden states.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)] // the program is the one that prints
+
+mod chat;
+mod eval;
+mod generate;
+mod inspect;
+mod model_args;
+mod train;
+
+use clap::{Parser, Subcommand};
+use std::{
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Representation finetuning (ReFT): steer a frozen language model by small learned edits of its hidden states.
+#[derive(Parser)]
+#[command(version, about, arg_required_else_help = true)]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Train an adapter from a recipe.
+    Train(train::TrainArgs),
+    /// Likelihood of the answers of a data file.
+    Eval(eval::EvalArgs),
+    /// Continue a prompt, or every prompt of a data file.
+    Generate(generate::GenerateArgs),
+    /// Talk to a model.
+    Chat(chat::ChatArgs),
+    /// Show what an adapter is.
+    Inspect(inspect::InspectArgs),
+}
+
+/// Becomes true at the first Ctrl-C; the second ends the program at once.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+fn main() -> ExitCode {
+    let result = match Args::parse().verb {
+        Verb::Train(args) => train::train(&args),
+        Verb::Eval(args) => eval::eval(&args),
+        Verb::Generate(args) => generate::generate(&args),
+        Verb::Chat(args) => chat::chat(&args),
+        Verb::Inspect(args) => inspect::inspect(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader such as `head` that has seen enough is no error.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Lets the work in hand finish on Ctrl-C.
+fn watch_interrupts() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! Attention with shared key and value heads.
+
+use burn::tensor::{Tensor, activation::softmax, backend::Backend};
+
+/// Scaled dot-product attention, `softmax(QKᵀ/√d + mask) V`, where groups of query heads share a key and value head.
+///
+/// # Shapes
+/// - queries `[batch, heads, seq, head_dim]`; keys, values `[batch, kv_heads, slots, head_dim]`
+/// - mask `[batch or 1, 1, seq, slots]`, added to the scores
+/// - output `[batch · seq, heads · head_dim]`
+pub fn attention<B: Backend>(
+    queries: Tensor<B, 4>,
+    keys: Tensor<B, 4>,
+    values: Tensor<B, 4>,
+    mask: Option<&Tensor<B, 4>>,
+) -> Tensor<B, 2> {
+    let [batch, heads, seq, head_dim] = queries.dims();
+    let [_, kv_heads, slots, _] = keys.dims();
+    let group = heads / kv_heads;
+    let queries = queries.mul_scalar((head_dim as f64).powf(-0.5));
+    // The queries of a group stand below each other, so that its key head is used in place, not repeated.
+    let queries = queries.reshape([batch, kv_heads, group * seq, head_dim]);
+    let scores = queries.matmul(keys.swap_dims(2, 3));
+    let scores = match mask {
+        Some(mask) => scores.reshape([batch, heads, seq, slots]) + mask.clone(),
+        None => scores.reshape([batch, heads, seq, slots]),
+    };
+    let weights = softmax(scores, 3).reshape([batch, kv_heads, group * seq, slots]);
+    let mixed = weights.matmul(values).reshape([batch, heads, seq, head_dim]);
+    mixed.swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
+}

@@ -1,0 +1,105 @@
+//! Token rows of unequal length as one padded batch.
+
+use reft_core::PromptSpan;
+
+/// The side on which short rows are filled up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Padding {
+    /// Padding before the tokens.
+    Left,
+    /// Padding after the tokens.
+    #[default]
+    Right,
+}
+
+/// A padded batch of token ids, with the position of every token in its own row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenBatch {
+    /// Token ids, row-major `[batch, seq]`; padding holds id 0.
+    pub ids: Vec<u32>,
+    /// Position of each token in its row, `[batch, seq]`; none for padding.
+    pub positions: Vec<Option<usize>>,
+    /// Rows.
+    pub batch: usize,
+    /// Length of every row with padding.
+    pub seq: usize,
+}
+
+impl TokenBatch {
+    /// Pads rows to the longest.
+    pub fn new<R: AsRef<[u32]>>(rows: &[R], padding: Padding) -> Self {
+        let seq = rows.iter().map(|row| row.as_ref().len()).max().unwrap_or(0);
+        let mut batch = Self {
+            ids: vec![0; rows.len() * seq],
+            positions: vec![None; rows.len() * seq],
+            batch: rows.len(),
+            seq,
+        };
+        for (idx, row) in rows.iter().enumerate() {
+            let row = row.as_ref();
+            let start = idx * seq + if padding == Padding::Left { seq - row.len() } else { 0 };
+            for (position, id) in row.iter().enumerate() {
+                batch.ids[start + position] = *id;
+                batch.positions[start + position] = Some(position);
+            }
+        }
+        batch
+    }
+
+    /// One further token for each row, at that row's own position.
+    pub fn step(tokens: &[u32], positions: &[usize]) -> Self {
+        Self {
+            ids: tokens.to_vec(),
+            positions: positions.iter().copied().map(Some).collect(),
+            batch: tokens.len(),
+            seq: 1,
+        }
+    }
+
+    /// Where a prompt of each row's first `lens[row]` tokens lies in its padded row.
+    pub fn prompt_spans(&self, lens: &[usize]) -> Vec<PromptSpan> {
+        let starts = self.positions.chunks(self.seq.max(1)).map(|row| row.iter().take_while(|p| p.is_none()).count());
+        starts.zip(lens).map(|(start, len)| PromptSpan { start, len: *len }).collect()
+    }
+
+    /// Positions for the rotary embedding and how many different rows of them there are: 1 if all rows agree.
+    ///
+    /// Padding on the right counts on, which is harmless because nothing attends to it, and lets all rows agree.
+    pub(crate) fn rotary_positions(&self) -> (Vec<usize>, usize) {
+        let mut all = Vec::with_capacity(self.positions.len());
+        for row in self.positions.chunks(self.seq.max(1)) {
+            let mut next = 0;
+            for position in row {
+                next = position.unwrap_or(next);
+                all.push(next);
+                // Left padding stays at 0; the count starts with the first token.
+                next += usize::from(position.is_some() || next > 0);
+            }
+        }
+        let agree = all.chunks(self.seq.max(1)).all(|row| *row == all[..self.seq]);
+        if agree && self.batch > 0 {
+            all.truncate(self.seq);
+            (all, 1)
+        } else {
+            (all, self.batch)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_goes_to_its_side() {
+        let rows = [vec![5, 6, 7], vec![8]];
+        let right = TokenBatch::new(&rows, Padding::Right);
+        assert_eq!(right.ids, [5, 6, 7, 8, 0, 0]);
+        assert_eq!(right.rotary_positions(), (vec![0, 1, 2], 1));
+        let left = TokenBatch::new(&rows, Padding::Left);
+        assert_eq!(left.ids, [5, 6, 7, 0, 0, 8]);
+        assert_eq!(left.rotary_positions(), (vec![0, 1, 2, 0, 0, 0], 2));
+        assert_eq!(left.prompt_spans(&[2, 1])[1], PromptSpan { start: 2, len: 1 });
+        assert_eq!(right.prompt_spans(&[2, 1])[1], PromptSpan { start: 0, len: 1 });
+    }
+}

@@ -1,0 +1,316 @@
+//! Decoding with a KV cache.
+
+use crate::{
+    batch::{Padding, TokenBatch},
+    cache::KvCache,
+    llama::Llama,
+};
+use burn::tensor::{Tensor, backend::Backend};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use reft_core::{NoHook, Reft};
+use std::ops::ControlFlow;
+
+/// How texts are continued.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateConfig {
+    /// Most tokens to add.
+    pub max_new_tokens: usize,
+    /// Divides the logits before sampling; 0 takes the likeliest token (greedy).
+    pub temperature: f64,
+    /// Sample among this many likeliest tokens only; 0 for all.
+    pub top_k: usize,
+    /// Sample among the likeliest tokens that together have this probability; 1 for all.
+    pub top_p: f64,
+    /// Divides positive logits, multiplies negative ones, of tokens that the text already has (Keskar et al. 2019); 1 for none.
+    pub repetition_penalty: f64,
+    /// Seed of the sampling. Every row draws from a stream of its own.
+    pub seed: u64,
+    /// Ids that end a text.
+    pub stop_ids: Vec<u32>,
+    /// Side on which prompts are padded. Without effect on the result.
+    pub padding: Padding,
+}
+
+impl Default for GenerateConfig {
+    /// Greedy, 64 tokens.
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 64,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+            stop_ids: Vec::new(),
+            padding: Padding::Left,
+        }
+    }
+}
+
+/// One continued text.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Generated {
+    /// The new tokens; the stop id, if one was met, is the last.
+    pub tokens: Vec<u32>,
+    /// Whether a stop id was met.
+    pub stopped: bool,
+}
+
+/// A prompt or a setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum GenerateError {
+    /// A prompt without tokens.
+    #[error("prompt {row} has no tokens")]
+    EmptyPrompt {
+        /// Which prompt, from 0.
+        row: usize,
+    },
+    /// A prompt that fills the context.
+    #[error("prompt {row} has {tokens} tokens; the model's context holds {context}, with room for one new token at least")]
+    PromptTooLong {
+        /// Which prompt, from 0.
+        row: usize,
+        /// Its tokens.
+        tokens: usize,
+        /// The model's context.
+        context: usize,
+    },
+    /// A token id that the model does not have.
+    #[error("prompt {row} has the token id {id}, the model has {vocab}; is this the model's own tokenizer?")]
+    UnknownToken {
+        /// Which prompt, from 0.
+        row: usize,
+        /// The id.
+        id: u32,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// A setting outside of its range.
+    #[error("{name} is {value}, expected {expected}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// Its range.
+        expected: &'static str,
+    },
+}
+
+impl GenerateConfig {
+    fn check(&self) -> Result<(), GenerateError> {
+        let bad = |name, value, expected| Err(GenerateError::Setting { name, value, expected });
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return bad("temperature", self.temperature, "0 (greedy) or more");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return bad("top_p", self.top_p, "above 0 and at most 1");
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return bad("repetition_penalty", self.repetition_penalty, "above 0");
+        }
+        Ok(())
+    }
+}
+
+/// Continues a batch of prompts.
+///
+/// Interventions edit the prompts as they are read; every later token costs no more than without them. `on_token` is
+/// told each new token of each row, and may end that row.
+///
+/// # Errors
+/// If a prompt is empty or does not fit the model, or a setting is out of range.
+pub fn generate<B: Backend>(
+    model: &Llama<B>,
+    prompts: &[Vec<u32>],
+    reft: Option<&Reft<B>>,
+    config: &GenerateConfig,
+    mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
+) -> Result<Vec<Generated>, GenerateError> {
+    config.check()?;
+    let (context, vocab) = (model.config().max_position_embeddings, model.config().vocab_size);
+    for (row, prompt) in prompts.iter().enumerate() {
+        if prompt.is_empty() {
+            return Err(GenerateError::EmptyPrompt { row });
+        }
+        if prompt.len() >= context {
+            return Err(GenerateError::PromptTooLong { row, tokens: prompt.len(), context });
+        }
+        if let Some(id) = prompt.iter().find(|id| **id as usize >= vocab) {
+            return Err(GenerateError::UnknownToken { row, id: *id, vocab });
+        }
+    }
+    let mut rows: Vec<Row> = prompts.iter().enumerate().map(|(idx, prompt)| Row::new(idx, prompt, config)).collect();
+    if rows.is_empty() || config.max_new_tokens == 0 {
+        return Ok(rows.into_iter().map(|row| row.out).collect());
+    }
+    let tokens = TokenBatch::new(prompts, config.padding);
+    let lens: Vec<usize> = prompts.iter().map(Vec::len).collect();
+    let spans = tokens.prompt_spans(&lens);
+    let mut cache = KvCache::new(model.config().num_hidden_layers, tokens.seq + config.max_new_tokens);
+    let hidden = match reft {
+        Some(reft) => {
+            let edited = reft.config().positions.rows(&spans, tokens.seq);
+            model.forward(&tokens, Some(&mut cache), &reft.hook(&reft.bases(), &edited))
+        }
+        None => model.forward(&tokens, Some(&mut cache), &NoHook),
+    };
+    let ends: Vec<usize> =
+        spans.iter().enumerate().map(|(idx, span)| idx * tokens.seq + span.start + span.len - 1).collect();
+    let mut logits = model.logits(hidden, &ends);
+    let all_rows: Vec<usize> = (0..rows.len()).collect();
+    for step in 0..config.max_new_tokens {
+        let next = choose(logits, &mut rows, config);
+        let mut inputs = Vec::with_capacity(rows.len());
+        for (idx, (row, token)) in rows.iter_mut().zip(next).enumerate() {
+            inputs.push(token.unwrap_or_default());
+            let Some(token) = token else { continue };
+            row.push(token);
+            row.out.stopped = config.stop_ids.contains(&token);
+            let asked_to_end = on_token(idx, token).is_break();
+            row.done = row.out.stopped || asked_to_end || row.text.len() >= context;
+        }
+        if rows.iter().all(|row| row.done) || step + 1 == config.max_new_tokens {
+            break;
+        }
+        let positions: Vec<usize> = lens.iter().map(|len| (len + step).min(context - 1)).collect();
+        let hidden = model.forward(&TokenBatch::step(&inputs, &positions), Some(&mut cache), &NoHook);
+        logits = model.logits(hidden, &all_rows);
+    }
+    Ok(rows.into_iter().map(|row| row.out).collect())
+}
+
+/// A text under way.
+struct Row {
+    /// Prompt and new tokens.
+    text: Vec<u32>,
+    out: Generated,
+    done: bool,
+    rng: ChaCha8Rng,
+}
+
+impl Row {
+    fn new(idx: usize, prompt: &[u32], config: &GenerateConfig) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        rng.set_stream(idx as u64);
+        Self { text: prompt.to_vec(), out: Generated::default(), done: false, rng }
+    }
+
+    fn push(&mut self, token: u32) {
+        self.text.push(token);
+        self.out.tokens.push(token);
+    }
+}
+
+/// The next token of every row that goes on.
+fn choose<B: Backend>(logits: Tensor<B, 2>, rows: &mut [Row], config: &GenerateConfig) -> Vec<Option<u32>> {
+    let [_, vocab] = logits.dims();
+    if config.temperature == 0.0 && config.repetition_penalty == 1.0 {
+        // Greedy choices come back from the device as one number a row.
+        let ids: Vec<i64> = logits.argmax(1).into_data().convert::<i64>().to_vec().expect("integer data");
+        return rows.iter().zip(ids).map(|(row, id)| (!row.done).then_some(id as u32)).collect();
+    }
+    let mut values: Vec<f32> = logits.into_data().convert::<f32>().to_vec().expect("f32 data");
+    rows.iter_mut()
+        .zip(values.chunks_mut(vocab))
+        .map(|(row, logits)| (!row.done).then(|| sample(logits, row, config)))
+        .collect()
+}
+
+fn sample(logits: &mut [f32], row: &mut Row, config: &GenerateConfig) -> u32 {
+    if config.repetition_penalty != 1.0 {
+        let penalty = config.repetition_penalty as f32;
+        let mut seen = row.text.clone();
+        seen.sort_unstable();
+        seen.dedup();
+        for id in seen {
+            let logit = &mut logits[id as usize];
+            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        }
+    }
+    let best = |ids: &mut dyn Iterator<Item = u32>, logits: &[f32]| {
+        ids.max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize]).then(b.cmp(a))).unwrap_or(0)
+    };
+    if config.temperature == 0.0 {
+        return best(&mut (0..logits.len() as u32), logits);
+    }
+    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+    ids.sort_unstable_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+    if config.top_k > 0 {
+        ids.truncate(config.top_k);
+    }
+    let top = f64::from(logits[ids[0] as usize]);
+    let mut weights: Vec<f64> =
+        ids.iter().map(|id| ((f64::from(logits[*id as usize]) - top) / config.temperature).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    // The smallest set of likeliest tokens whose probability reaches top_p.
+    let mut sum = 0.0;
+    let kept = weights.iter().position(|w| {
+        sum += w / total;
+        sum >= config.top_p
+    });
+    weights.truncate(kept.map_or(weights.len(), |last| last + 1));
+    let mut draw = row.rng.random::<f64>() * weights.iter().sum::<f64>();
+    for (id, weight) in ids.iter().zip(&weights) {
+        draw -= weight;
+        if draw < 0.0 {
+            return *id;
+        }
+    }
+    ids[weights.len() - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draws(config: &GenerateConfig, logits: &[f32], n: usize) -> Vec<usize> {
+        let mut counts = vec![0; logits.len()];
+        let mut row = Row::new(0, &[0], config);
+        for _ in 0..n {
+            counts[sample(&mut logits.to_vec(), &mut row, config) as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn sampling_follows_the_probabilities() {
+        let config = GenerateConfig { temperature: 1.0, ..Default::default() };
+        let logits: Vec<f32> = [0.5f32, 0.3, 0.2].iter().map(|p| p.ln()).collect();
+        let counts = draws(&config, &logits, 20_000);
+        for (count, p) in counts.iter().zip([0.5, 0.3, 0.2]) {
+            // Four standard deviations.
+            let bound = 4.0 * (20_000.0 * p * (1.0f64 - p)).sqrt();
+            assert!((*count as f64 - 20_000.0 * p).abs() < bound, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn cut_off_tokens_are_never_drawn() {
+        let logits = [3.0, 2.0, 1.0, 0.0];
+        let top_k = GenerateConfig { temperature: 2.0, top_k: 2, ..Default::default() };
+        assert_eq!(draws(&top_k, &logits, 2000)[2..], [0, 0]);
+        let top_p = GenerateConfig { temperature: 1.0, top_p: 0.7, ..Default::default() };
+        let counts = draws(&top_p, &logits, 2000);
+        assert!(counts[1] > 0 && counts[2..] == [0, 0], "{counts:?}");
+    }
+
+    #[test]
+    fn a_repeated_token_is_penalised() {
+        let config = GenerateConfig { repetition_penalty: 2.0, ..Default::default() };
+        assert_eq!(draws(&config, &[1.5, 1.0], 1), [0, 1]);
+        assert_eq!(draws(&config, &[-0.6, -1.0], 1), [0, 1]);
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        for (config, name) in [
+            (GenerateConfig { temperature: -1.0, ..Default::default() }, "temperature"),
+            (GenerateConfig { top_p: 0.0, ..Default::default() }, "top_p"),
+            (GenerateConfig { repetition_penalty: f64::NAN, ..Default::default() }, "repetition_penalty"),
+        ] {
+            assert!(config.check().expect_err("out of range").to_string().starts_with(name));
+        }
+    }
+}

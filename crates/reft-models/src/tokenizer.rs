@@ -1,0 +1,250 @@
+//! Text ↔ token ids, and chat templates.
+
+use crate::load::{LoadError, ModelFiles};
+use minijinja::{Environment, ErrorKind};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A tokenizer that cannot be loaded or used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// `tokenizer.json` cannot be used.
+    #[error("{file}: {reason}")]
+    File {
+        /// The file.
+        file: String,
+        /// Why.
+        reason: String,
+    },
+    /// A text cannot be encoded, or ids cannot be decoded.
+    #[error("tokenizer: {0}")]
+    Text(String),
+    /// The model has no chat template.
+    #[error("the model's tokenizer_config.json has no chat_template; use the template `alpaca`, `plain` or your own")]
+    NoChatTemplate,
+    /// The chat template fails.
+    #[error("chat_template: {0}")]
+    ChatTemplate(String),
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatMessage {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+/// A token with a meaning of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecialToken {
+    /// Its text.
+    pub text: String,
+    /// Its id.
+    pub id: u32,
+}
+
+/// A model's tokenizer: `tokenizer.json`, with the special tokens and the chat template of `tokenizer_config.json`.
+///
+/// Truncation and padding baked into `tokenizer.json` are switched off.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    bos: Option<SpecialToken>,
+    eos: Option<SpecialToken>,
+    /// What a Llama tokenizer's flags say, which transformers obeys whatever `tokenizer.json` does.
+    add_bos: Option<bool>,
+    add_eos: Option<bool>,
+    chat_template: Option<String>,
+}
+
+impl Tokenizer {
+    /// Loads the tokenizer of a model.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged.
+    pub fn load(files: &ModelFiles) -> Result<Self, LoadError> {
+        let bad = |file: &str, reason: String| TokenizerError::File {
+            file: format!("{}: {file}", files.place()),
+            reason,
+        };
+        let json = files.read("tokenizer.json")?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&json)
+            .map_err(|error| bad("tokenizer.json", format!("not a tokenizer: {error}")))?;
+        inner.with_truncation(None).map_err(|error| bad("tokenizer.json", error.to_string()))?;
+        inner.with_padding(None);
+        let json_file = |name: &str| -> Result<Value, LoadError> {
+            match files.read_optional(name)? {
+                Some(json) => {
+                    Ok(serde_json::from_slice(&json).map_err(|e| bad(name, format!("invalid JSON: {e}")))?)
+                }
+                None => Ok(Value::Null),
+            }
+        };
+        let config = json_file("tokenizer_config.json")?;
+        let map = json_file("special_tokens_map.json")?;
+        let special = |key: &str| {
+            let text = [&config, &map].into_iter().find_map(|from| {
+                let value = from.get(key)?;
+                value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
+            })?;
+            Some(SpecialToken { id: inner.token_to_id(&text)?, text })
+        };
+        let is_llama = config.get("tokenizer_class").and_then(Value::as_str).is_some_and(|class| {
+            class.starts_with("LlamaTokenizer") || class.starts_with("CodeLlamaTokenizer")
+        });
+        let flag = |key: &str| config.get(key).and_then(Value::as_bool).filter(|_| is_llama);
+        // Newer models keep the template in a file of its own.
+        let template_file = files.read_optional("chat_template.jinja")?;
+        let chat_template = template_file
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .or_else(|| config.get("chat_template").and_then(chat_template_text));
+        let (bos, eos) = (special("bos_token"), special("eos_token"));
+        Ok(Self { bos, eos, add_bos: flag("add_bos_token"), add_eos: flag("add_eos_token"), chat_template, inner })
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<&SpecialToken> {
+        self.bos.as_ref()
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<&SpecialToken> {
+        self.eos.as_ref()
+    }
+
+    /// Number of token ids.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Whether the model comes with a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        self.chat_template.is_some()
+    }
+
+    /// Token ids of a text, with the special tokens that the model expects around it.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = self.encode_bare(text, true)?;
+        if let (Some(bos), Some(add)) = (&self.bos, self.add_bos) {
+            match (add, ids.first() == Some(&bos.id)) {
+                (true, false) => ids.insert(0, bos.id),
+                (false, true) if !text.starts_with(&bos.text) => drop(ids.remove(0)),
+                _ => {}
+            }
+        }
+        if let (Some(eos), Some(add)) = (&self.eos, self.add_eos) {
+            match (add, ids.last() == Some(&eos.id)) {
+                (true, false) => ids.push(eos.id),
+                (false, true) if !text.ends_with(&eos.text) => drop(ids.pop()),
+                _ => {}
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Token ids of a text that already holds its special tokens, as rendered chats do.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses the text.
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_bare(text, false)
+    }
+
+    fn encode_bare(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text, special).map_err(|e| TokenizerError::Text(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of token ids, without special tokens.
+    ///
+    /// # Errors
+    /// If an id does not exist.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        self.inner.decode(ids, true).map_err(|e| TokenizerError::Text(e.to_string()))
+    }
+
+    /// A conversation as the model's chat template writes it.
+    ///
+    /// # Errors
+    /// If there is no template, or it fails.
+    pub fn render_chat(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String, TokenizerError> {
+        let template = self.chat_template.as_ref().ok_or(TokenizerError::NoChatTemplate)?;
+        let failed = |error: minijinja::Error| TokenizerError::ChatTemplate(format!("{error:#}"));
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_template("chat", template).map_err(failed)?;
+        let text = |token: &Option<SpecialToken>| token.as_ref().map_or("", |t| t.text.as_str()).to_string();
+        let context = minijinja::context! {
+            messages => messages,
+            add_generation_prompt => add_generation_prompt,
+            bos_token => text(&self.bos),
+            eos_token => text(&self.eos),
+        };
+        environment.get_template("chat").and_then(|t| t.render(context)).map_err(failed)
+    }
+}
+
+/// A template, or the one named `default` of a list of them.
+fn chat_template_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(list) => {
+            let default = list.iter().find(|entry| entry.get("name").is_some_and(|name| name == "default"))?;
+            default.get("template")?.as_str().map(str::to_string)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKENIZER: &str = r#"{"version":"1.0","truncation":{"direction":"Right","max_length":2,"strategy":"LongestFirst","stride":0},
+        "padding":null,"added_tokens":[
+        {"id":0,"content":"<s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true},
+        {"id":1,"content":"</s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
+        "normalizer":null,"pre_tokenizer":{"type":"WhitespaceSplit"},"post_processor":null,"decoder":null,
+        "model":{"type":"WordLevel","vocab":{"<s>":0,"</s>":1,"a":2,"b":3,"?":4},"unk_token":"?"}}"#;
+
+    fn tokenizer(config: &str) -> Tokenizer {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("tokenizer.json"), TOKENIZER).expect("written");
+        std::fs::write(folder.path().join("tokenizer_config.json"), config).expect("written");
+        Tokenizer::load(&ModelFiles::Folder(folder.path().into())).expect("loaded")
+    }
+
+    #[test]
+    fn a_llama_tokenizer_adds_what_its_flags_say() {
+        let t = tokenizer(
+            r#"{"tokenizer_class":"LlamaTokenizer","add_bos_token":true,"add_eos_token":false,"bos_token":"<s>","eos_token":{"content":"</s>"}}"#,
+        );
+        assert_eq!(t.encode("a b a").expect("encoded"), [0, 2, 3, 2]);
+        assert_eq!(t.encode("a </s>").expect("encoded"), [0, 2, 1]);
+        assert_eq!(t.encode_rendered("<s> a").expect("encoded"), [0, 2]);
+        let t = tokenizer(r#"{"tokenizer_class":"Other","add_bos_token":true,"bos_token":"<s>"}"#);
+        assert_eq!(t.encode("a").expect("encoded"), [2]);
+    }
+
+    #[test]
+    fn chats_follow_the_template() {
+        let t = tokenizer(
+            r#"{"bos_token":"<s>","eos_token":"</s>","chat_template":"{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m['content'].strip() }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"}"#,
+        );
+        let hi = [ChatMessage { role: "user".into(), content: " hi ".into() }];
+        assert_eq!(t.render_chat(&hi, true).expect("rendered"), "<s>[user] hi</s>[assistant]");
+        let t = tokenizer(r#"{"chat_template":"{{ raise_exception('no system role') }}"}"#);
+        assert!(t.render_chat(&hi, true).expect_err("raised").to_string().contains("no system role"));
+        assert!(matches!(tokenizer("{}").render_chat(&hi, true), Err(TokenizerError::NoChatTemplate)));
+    }
+}

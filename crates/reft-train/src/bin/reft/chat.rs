@@ -1,0 +1,88 @@
+//! `reft chat`: talk to a model.
+
+use crate::{
+    generate::{SamplingArgs, TextStream},
+    model_args::ModelArgs,
+};
+use anyhow::{Result, bail};
+use burn::tensor::backend::AutodiffBackend;
+use clap::Args;
+use reft_models::{ChatMessage, generate};
+use reft_train::{OnDevice, Template, data::Row, on_device};
+use serde_json::json;
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    ops::ControlFlow,
+};
+
+#[derive(Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+pub fn chat(args: &ChatArgs) -> Result<()> {
+    on_device(&args.model.device, args)?
+}
+
+impl OnDevice for &ChatArgs {
+    type Output = Result<()>;
+
+    fn run<A: AutodiffBackend>(self, device: A::Device) -> Result<()> {
+        let ready = self.model.load::<A::InnerBackend>(&device)?;
+        let tokenizer = &ready.loaded.tokenizer;
+        let template = match (&self.model.template, &ready.adapter) {
+            (None, None) if tokenizer.has_chat_template() => Template::Chat,
+            _ => ready.template(self.model.template.as_deref(), &[])?,
+        };
+        let terminal = std::io::stdin().is_terminal();
+        if terminal {
+            let memory = if template == Template::Chat { "" } else { "; every question stands alone" };
+            println!("{} with template {}{memory}. An empty line or Ctrl-D ends.", ready.loaded.base.name, template.text());
+        }
+        let reft = ready.adapter.as_ref().map(|adapter| &adapter.reft);
+        let mut messages: Vec<ChatMessage> = Vec::new();
+        let mut lines = std::io::stdin().lock().lines();
+        loop {
+            if terminal {
+                print!("> ");
+                std::io::stdout().flush()?;
+            }
+            let Some(line) = lines.next().transpose()?.filter(|line| !line.trim().is_empty()) else { break };
+            let row = if template == Template::Chat {
+                messages.push(ChatMessage { role: "user".into(), content: line });
+                conversation(&messages)
+            } else {
+                template.question(&line)
+            };
+            let prompt = template.encode_prompt(&row, tokenizer, usize::MAX)?;
+            let config = self.sampling.config(&ready.loaded.stop_ids, self.model.seed);
+            let mut stream = TextStream::default();
+            let mut failed = None;
+            let out = generate(&ready.loaded.model, &[prompt], reft, &config, |_, token| {
+                match stream.push(tokenizer, token) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(error) => {
+                        failed = Some(error);
+                        ControlFlow::Break(())
+                    }
+                }
+            })?;
+            println!();
+            if let Some(error) = failed {
+                bail!(error);
+            }
+            let content = tokenizer.decode(&out[0].tokens)?;
+            messages.push(ChatMessage { role: "assistant".into(), content });
+        }
+        Ok(())
+    }
+}
+
+fn conversation(messages: &[ChatMessage]) -> Row {
+    let mut fields = serde_json::Map::new();
+    fields.insert("messages".into(), json!(messages));
+    Row { fields, place: "the conversation".into() }
+}

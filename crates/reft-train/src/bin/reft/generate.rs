@@ -1,0 +1,187 @@
+//! `reft generate`: continue a prompt, or every prompt of a data file.
+
+use crate::model_args::{ModelArgs, Ready};
+use anyhow::Result;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use clap::Args;
+use reft_models::{GenerateConfig, generate as continue_prompts};
+use reft_train::{OnDevice, eval::generate_all, on_device, run::find_rows};
+use serde::Serialize;
+use std::{io::Write, ops::ControlFlow};
+
+/// How texts are continued.
+#[derive(Args)]
+pub struct SamplingArgs {
+    /// Most tokens to add
+    #[arg(long, default_value_t = 256)]
+    pub max_new_tokens: usize,
+    /// Always take the likeliest token
+    #[arg(long)]
+    pub greedy: bool,
+    /// Divides the logits before sampling
+    #[arg(long, default_value_t = 0.7)]
+    pub temperature: f64,
+    /// Sample among this many likeliest tokens only; 0 for all
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Sample among the likeliest tokens that together have this probability
+    #[arg(long, default_value_t = 0.95)]
+    pub top_p: f64,
+    /// Above 1, makes repetitions less likely
+    #[arg(long, default_value_t = 1.0)]
+    pub repetition_penalty: f64,
+}
+
+impl SamplingArgs {
+    pub fn config(&self, stop_ids: &[u32], seed: u64) -> GenerateConfig {
+        GenerateConfig {
+            max_new_tokens: self.max_new_tokens,
+            temperature: if self.greedy { 0.0 } else { self.temperature },
+            top_k: self.top_k,
+            top_p: self.top_p,
+            repetition_penalty: self.repetition_penalty,
+            seed,
+            stop_ids: stop_ids.to_vec(),
+            ..GenerateConfig::default()
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// The prompt
+    #[arg(long, required_unless_present = "data")]
+    prompt: Option<String>,
+    /// JSON or JSON Lines with prompts
+    #[arg(long, conflicts_with = "prompt")]
+    data: Option<String>,
+    /// Rows that are continued together
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Output {
+    rows: Vec<OutputRow>,
+}
+
+#[derive(Serialize)]
+struct OutputRow {
+    tokens: Vec<u32>,
+    text: String,
+}
+
+impl OnDevice for &GenerateArgs {
+    type Output = Result<()>;
+
+    fn run<A: AutodiffBackend>(self, device: A::Device) -> Result<()> {
+        let ready = self.model.load::<A::InnerBackend>(&device)?;
+        match (&self.prompt, &self.data) {
+            (Some(prompt), _) => self.one(&ready, prompt),
+            (None, Some(data)) => self.many(&ready, data),
+            (None, None) => unreachable!("the arguments require one of them"),
+        }
+    }
+}
+
+impl GenerateArgs {
+    fn config<B: Backend>(&self, ready: &Ready<B>) -> GenerateConfig {
+        self.sampling.config(&ready.loaded.stop_ids, self.model.seed)
+    }
+
+    fn one<B: Backend>(&self, ready: &Ready<B>, prompt: &str) -> Result<()> {
+        let template = ready.template(self.model.template.as_deref(), &[])?;
+        let tokenizer = &ready.loaded.tokenizer;
+        let row = template.question(prompt);
+        let tokens = template.encode_prompt(&row, tokenizer, usize::MAX)?;
+        let reft = ready.adapter.as_ref().map(|adapter| &adapter.reft);
+        let mut stream = TextStream::default();
+        let mut failed = None;
+        let show = |_, token| {
+            if self.json {
+                return ControlFlow::Continue(());
+            }
+            match stream.push(tokenizer, token) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        let mut out =
+            continue_prompts(&ready.loaded.model, &[tokens], reft, &self.config(ready), show)?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if !self.json {
+            println!();
+            return Ok(());
+        }
+        let tokens = out.pop().map(|row| row.tokens).unwrap_or_default();
+        print_json(vec![tokens], ready)
+    }
+
+    fn many<B: Backend>(&self, ready: &Ready<B>, data: &str) -> Result<()> {
+        let rows = find_rows(data)?;
+        let template = ready.template(self.model.template.as_deref(), &rows)?;
+        let prompts = rows
+            .iter()
+            .map(|row| template.encode_prompt(row, &ready.loaded.tokenizer, ready.max_length))
+            .collect::<Result<Vec<_>, _>>()?;
+        let reft = ready.adapter.as_ref().map(|adapter| &adapter.reft);
+        let config = self.config(ready);
+        let all = generate_all(&ready.loaded.model, reft, &prompts, &config, self.batch_size as usize)?;
+        if self.json {
+            return print_json(all, ready);
+        }
+        let mut out = std::io::stdout().lock();
+        for (idx, tokens) in all.iter().enumerate() {
+            writeln!(out, "[{}] {}", idx + 1, ready.loaded.tokenizer.decode(tokens)?.trim())?;
+        }
+        Ok(())
+    }
+}
+
+fn print_json<B: Backend>(all: Vec<Vec<u32>>, ready: &Ready<B>) -> Result<()> {
+    let rows = all
+        .into_iter()
+        .map(|tokens| Ok(OutputRow { text: ready.loaded.tokenizer.decode(&tokens)?, tokens }))
+        .collect::<Result<Vec<_>>>()?;
+    writeln!(std::io::stdout().lock(), "{}", serde_json::to_string(&Output { rows })?)?;
+    Ok(())
+}
+
+/// Prints a text token by token. Only whole characters are shown, and spaces come out as in the whole text.
+#[derive(Default)]
+pub struct TextStream {
+    tokens: Vec<u32>,
+    shown: usize,
+}
+
+impl TextStream {
+    pub fn push(&mut self, tokenizer: &reft_models::Tokenizer, token: u32) -> Result<()> {
+        self.tokens.push(token);
+        let text = tokenizer.decode(&self.tokens)?;
+        // An unfinished character decodes to the replacement character.
+        let ready = text.trim_end_matches('\u{fffd}');
+        if let Some(new) = ready.get(self.shown..) {
+            let mut out = std::io::stdout().lock();
+            out.write_all(new.as_bytes())?;
+            out.flush()?;
+            self.shown = ready.len();
+        }
+        Ok(())
+    }
+}
+
+pub fn generate(args: &GenerateArgs) -> Result<()> {
+    on_device(&args.model.device, args)?
+}

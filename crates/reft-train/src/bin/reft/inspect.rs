@@ -1,0 +1,85 @@
+//! `reft inspect`: what an adapter is.
+
+use anyhow::Result;
+use burn::{module::Module, tensor::backend::AutodiffBackend};
+use clap::Args;
+use reft_core::{Adapter, adapter::read_config};
+use reft_train::{OnDevice, on_device};
+use serde::Serialize;
+use std::{io::Write, path::PathBuf};
+
+#[derive(Args)]
+pub struct InspectArgs {
+    /// The adapter's folder
+    adapter: PathBuf,
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+pub struct Edit {
+    site: String,
+    part: &'static str,
+    parameters: usize,
+    weight_norm: Option<f64>,
+    bias_norm: f64,
+}
+
+#[derive(Serialize)]
+pub struct Output {
+    #[serde(flatten)]
+    config: reft_core::adapter::AdapterConfig,
+    parameters: usize,
+    edits: Vec<Edit>,
+}
+
+impl OnDevice for &InspectArgs {
+    type Output = Result<Output>;
+
+    fn run<A: AutodiffBackend>(self, device: A::Device) -> Result<Output> {
+        let config = read_config(&self.adapter)?;
+        let adapter = Adapter::<A::InnerBackend>::load(&self.adapter, &device)?;
+        let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let edits = adapter.reft.edits().iter().map(|edit| {
+            let values = edit.intervention().values();
+            Edit {
+                site: edit.site().to_string(),
+                part: edit.part().name(),
+                parameters: edit.intervention().num_params(),
+                weight_norm: values.weight.as_deref().map(norm),
+                bias_norm: norm(&values.bias),
+            }
+        });
+        Ok(Output { config, parameters: adapter.reft.num_params(), edits: edits.collect() })
+    }
+}
+
+pub fn inspect(args: &InspectArgs) -> Result<()> {
+    let output = on_device("auto", args)??;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&output)?)?;
+        return Ok(());
+    }
+    let Output { config, parameters, edits } = output;
+    let reft = &config.reft;
+    writeln!(out, "method       {:?}, rank {}, hidden size {}", reft.method, reft.rank, reft.hidden_size)?;
+    let tied = if !reft.positions.has_two_sides() { "" } else if reft.tied { ", tied" } else { ", untied" };
+    writeln!(out, "positions    {}{tied}", reft.positions)?;
+    writeln!(out, "activation   {:?}, dropout {}", reft.activation, reft.dropout)?;
+    writeln!(out, "base model   {} (fingerprint {})", config.base_model.name, config.base_model.fingerprint)?;
+    writeln!(out, "template     {}", config.template.replace('\n', "\\n"))?;
+    writeln!(out, "written by   reft {}, format {}", config.library_version, config.format_version)?;
+    writeln!(out, "parameters   {parameters} in {} interventions", edits.len())?;
+    writeln!(out, "\n{:<32} {:<7} {:>10} {:>9} {:>9}", "site", "part", "parameters", "|W|", "|b|")?;
+    for edit in &edits {
+        let weight = edit.weight_norm.map_or("-".into(), |norm| format!("{norm:.4}"));
+        writeln!(
+            out,
+            "{:<32} {:<7} {:>10} {weight:>9} {:>9.4}",
+            edit.site, edit.part, edit.parameters, edit.bias_norm
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! Likelihood and exact match of a data set.
+
+use crate::{
+    data::{DataError, Example, Row, Template, answer},
+    loss::{Batch, nll},
+};
+use burn::tensor::backend::Backend;
+use reft_core::{NoHook, Reft};
+use reft_models::{GenerateConfig, GenerateError, LoadedModel, generate};
+use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
+
+/// Likelihood of one row's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RowNll {
+    /// Mean negative log-likelihood of the answer's tokens, in nats; none for a row without answer tokens.
+    pub nll: Option<f64>,
+    /// The answer's tokens.
+    pub tokens: usize,
+}
+
+/// Likelihood of a data set.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Likelihood {
+    /// Mean negative log-likelihood over all answer tokens, in nats.
+    pub nll: f64,
+    /// `exp(nll)`.
+    pub perplexity: f64,
+    /// Each row.
+    pub rows: Vec<RowNll>,
+}
+
+/// What `summary.json` says of the held-out rows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Mean negative log-likelihood over all answer tokens, in nats.
+    pub nll: f64,
+    /// Share of greedily generated answers that equal the expected ones, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact_match: Option<f64>,
+}
+
+/// Likelihood of the answers of examples, in batches of like length.
+pub fn likelihood<B: Backend>(
+    model: &reft_models::Llama<B>,
+    reft: Option<&Reft<B>>,
+    examples: &[Example],
+    batch_size: usize,
+) -> Likelihood {
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|idx| examples[*idx].tokens.len());
+    let mut sums = vec![0f64; examples.len()];
+    let bases = reft.map(Reft::bases);
+    for chunk in order.chunks(batch_size) {
+        let members: Vec<&Example> = chunk.iter().map(|idx| &examples[*idx]).collect();
+        let batch = Batch::new(&members, reft.map(|r| r.config().positions));
+        let values = match (reft, &bases) {
+            (Some(reft), Some(bases)) => nll(model, &batch, &reft.hook(bases, &batch.edited)),
+            _ => nll(model, &batch, &NoHook),
+        };
+        for (value, member) in values.iter().zip(&batch.example_of) {
+            sums[chunk[*member]] += f64::from(*value);
+        }
+    }
+    let tokens: usize = examples.iter().map(Example::label_tokens).sum();
+    let nll = sums.iter().sum::<f64>() / tokens as f64;
+    let rows = sums.iter().zip(examples);
+    let rows = rows.map(|(sum, e)| RowNll { nll: Some(sum / e.label_tokens() as f64), tokens: e.label_tokens() });
+    Likelihood { nll, perplexity: nll.exp(), rows: rows.collect() }
+}
+
+/// A generated answer beside the expected one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    /// The row's prompt, before the template.
+    pub prompt: String,
+    /// What the model says.
+    pub found: String,
+    /// What the data say.
+    pub expected: String,
+}
+
+impl Answer {
+    /// Whether both are the same but for white space around them.
+    pub fn is_exact(&self) -> bool {
+        self.found.trim() == self.expected.trim()
+    }
+}
+
+/// An evaluation that cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A prompt.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+}
+
+/// Generates the answers of rows greedily, in batches of like length.
+///
+/// # Errors
+/// If a row has no prompt or answer, or a prompt does not fit the model.
+pub fn answers<B: Backend>(
+    loaded: &LoadedModel<B>,
+    reft: Option<&Reft<B>>,
+    rows: &[Row],
+    template: &Template,
+    max_length: usize,
+    batch_size: usize,
+    max_new_tokens: usize,
+) -> Result<Vec<Answer>, EvalError> {
+    let tokenizer = &loaded.tokenizer;
+    let prompts = rows
+        .iter()
+        .map(|row| template.encode_prompt(row, tokenizer, max_length))
+        .collect::<Result<Vec<_>, _>>()?;
+    let config =
+        GenerateConfig { max_new_tokens, stop_ids: loaded.stop_ids.clone(), ..GenerateConfig::default() };
+    let generated = generate_all(&loaded.model, reft, &prompts, &config, batch_size)?;
+    rows.iter()
+        .zip(generated)
+        .map(|(row, tokens)| {
+            let found = tokenizer.decode(&tokens).map_err(DataError::from)?;
+            let shown = ["instruction", "prompt"].iter().find_map(|key| row.fields.get(*key)?.as_str());
+            let prompt = match shown {
+                Some(text) => text.trim().to_string(),
+                None => template.prompt(row, tokenizer)?,
+            };
+            Ok(Answer { prompt, found, expected: answer(row)? })
+        })
+        .collect()
+}
+
+/// Continues many prompts, in batches of like length, in the order given.
+///
+/// # Errors
+/// If a prompt does not fit the model; the error counts prompts from 0 as given.
+pub fn generate_all<B: Backend>(
+    model: &reft_models::Llama<B>,
+    reft: Option<&Reft<B>>,
+    prompts: &[Vec<u32>],
+    config: &GenerateConfig,
+    batch_size: usize,
+) -> Result<Vec<Vec<u32>>, GenerateError> {
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|idx| prompts[*idx].len());
+    let mut out = vec![Vec::new(); prompts.len()];
+    for chunk in order.chunks(batch_size) {
+        let members: Vec<Vec<u32>> = chunk.iter().map(|idx| prompts[*idx].clone()).collect();
+        let generated = generate(model, &members, reft, config, |_, _| ControlFlow::Continue(()))
+            .map_err(|error| with_row(error, chunk))?;
+        for (idx, row) in chunk.iter().zip(generated) {
+            out[*idx] = row.tokens;
+        }
+    }
+    Ok(out)
+}
+
+/// Counts the row of an error among all prompts instead of within its batch.
+fn with_row(error: GenerateError, chunk: &[usize]) -> GenerateError {
+    match error {
+        GenerateError::EmptyPrompt { row } => GenerateError::EmptyPrompt { row: chunk[row] },
+        GenerateError::PromptTooLong { row, tokens, context } => {
+            GenerateError::PromptTooLong { row: chunk[row], tokens, context }
+        }
+        GenerateError::UnknownToken { row, id, vocab } => {
+            GenerateError::UnknownToken { row: chunk[row], id, vocab }
+        }
+        other => other,
+    }
+}

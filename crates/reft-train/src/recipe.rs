@@ -1,0 +1,382 @@
+//! Everything that fixes a run, as TOML.
+
+use reft_core::{Activation, Component, Layers, Method, Positions, intervention::Init};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use std::{fs, io, path::Path};
+use toml::{Table, Value};
+
+/// A recipe: model, edits, data, training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// A folder, a name on the Hugging Face hub, or `embedded:tiny`.
+    pub model: String,
+    /// Branch, tag or commit on the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// `auto`, `cpu` or `ndarray`.
+    #[serde(default = "auto")]
+    pub device: String,
+    /// Where results go.
+    pub run: RunSection,
+    /// What is learned.
+    #[serde(default)]
+    pub reft: ReftSection,
+    /// What it is learned from.
+    pub data: DataSection,
+    /// How.
+    #[serde(default)]
+    pub train: TrainSection,
+    /// How it is judged.
+    #[serde(default)]
+    pub eval: EvalSection,
+}
+
+/// `[run]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSection {
+    /// Name of the run's folder.
+    pub name: String,
+    /// Folder of all runs.
+    #[serde(default = "runs")]
+    pub folder: String,
+    /// Whether a run of the same name may be replaced.
+    #[serde(default)]
+    pub overwrite: bool,
+}
+
+/// `[reft]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReftSection {
+    /// `loreft`, `direft`, `noreft`, `orthodireft`, `consreft` or `lobireft`.
+    pub method: Method,
+    /// Rank of every edit.
+    pub rank: usize,
+    /// `"all"`, `"0,3,8-11"`, `"-1"`, or a list of numbers.
+    #[serde(deserialize_with = "layers", serialize_with = "layers_text")]
+    pub layers: Layers,
+    /// `block_output`, `block_input`, `attention_output` or `mlp_output`.
+    pub component: Component,
+    /// `fN+lM`, `fN`, `lN` or `all`.
+    pub positions: Positions,
+    /// Whether prefix and suffix share one edit.
+    pub tied: bool,
+    /// Activation of `Wh + b`.
+    pub activation: Activation,
+    /// Dropout of the edited hidden state.
+    pub dropout: f64,
+    /// `paper` or `identity`.
+    pub init: Init,
+}
+
+impl Default for ReftSection {
+    fn default() -> Self {
+        Self {
+            method: Method::Loreft,
+            rank: 8,
+            layers: Layers::all(),
+            component: Component::BlockOutput,
+            positions: Positions::Ends { first: 7, last: 7 },
+            tied: true,
+            activation: Activation::Linear,
+            dropout: 0.0,
+            init: Init::Paper,
+        }
+    }
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSection {
+    /// JSON or JSON Lines.
+    pub train: String,
+    /// Held-out rows, in a file of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<String>,
+    /// Use only the first rows of `train`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_rows: Option<usize>,
+    /// Hold out this many rows: the last of `train`, or the first of `eval`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_rows: Option<usize>,
+    /// `auto`, `alpaca`, `chat`, `plain`, or a Jinja template over the row's fields.
+    #[serde(default = "auto")]
+    pub template: String,
+    /// Longest row in tokens; longer ones are cut from the right. The smaller of 512 and the model's context if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
+}
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainSection {
+    /// Passes over the data.
+    pub epochs: usize,
+    /// Updates; overrides `epochs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Rows in a forward pass.
+    pub batch_size: usize,
+    /// Forward passes in an update.
+    pub accumulation: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// `linear`, `cosine` or `constant`, after the warm-up.
+    pub schedule: crate::optim::ScheduleKind,
+    /// Share of all updates over which the learning rate rises.
+    pub warmup: f64,
+    /// AdamW's weight decay.
+    pub weight_decay: f64,
+    /// Largest global gradient norm; 0 for no limit.
+    pub clip: f64,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Whether rows are shuffled in every epoch; otherwise they keep the file's order.
+    pub shuffle: bool,
+    /// Updates between lines of the log.
+    pub log_every: usize,
+    /// Updates between evaluations; 0 for one at the end.
+    pub eval_every: usize,
+    /// Whether the adapter with the lowest held-out NLL is kept, rather than the last.
+    pub keep_best: bool,
+}
+
+impl Default for TrainSection {
+    fn default() -> Self {
+        Self {
+            epochs: 3,
+            steps: None,
+            batch_size: 16,
+            accumulation: 1,
+            lr: 9e-4,
+            schedule: crate::optim::ScheduleKind::Linear,
+            warmup: 0.1,
+            weight_decay: 0.0,
+            clip: 1.0,
+            seed: 42,
+            shuffle: true,
+            log_every: 10,
+            eval_every: 0,
+            keep_best: true,
+        }
+    }
+}
+
+/// `[eval]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalSection {
+    /// Rows in a forward pass.
+    pub batch_size: usize,
+    /// Whether answers are also generated, greedily, and compared with the expected ones.
+    pub exact_match: bool,
+    /// Most tokens of a generated answer.
+    pub max_new_tokens: usize,
+}
+
+impl Default for EvalSection {
+    fn default() -> Self {
+        Self { batch_size: 16, exact_match: false, max_new_tokens: 64 }
+    }
+}
+
+fn auto() -> String {
+    "auto".into()
+}
+
+fn runs() -> String {
+    "runs".into()
+}
+
+fn layers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Layers, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => text.parse().map_err(D::Error::custom),
+        Value::Integer(layer) => Ok(Layers::list(&[layer])),
+        Value::Array(list) => {
+            let layers: Option<Vec<i64>> = list.iter().map(Value::as_integer).collect();
+            layers.map(|l| Layers::list(&l)).ok_or_else(|| D::Error::custom("layers: expected whole numbers"))
+        }
+        other => Err(D::Error::custom(format!("layers: found {other}, expected \"all\", \"0,3,8-11\" or [0, 3]"))),
+    }
+}
+
+fn layers_text<S: serde::Serializer>(layers: &Layers, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&layers.to_string())
+}
+
+/// A recipe that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("{file}: {source}")]
+    Io {
+        /// The file.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not TOML, or not a recipe.
+    #[error("{file}: {reason}")]
+    Invalid {
+        /// The file.
+        file: String,
+        /// Why.
+        reason: String,
+    },
+    /// Not `key=value`.
+    #[error("{0:?} is not of the form key=value, for example train.lr=4e-4")]
+    Override(String),
+}
+
+impl Recipe {
+    /// Reads a recipe file and applies `key=value` overrides.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not TOML, has an unknown key or an impossible value.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        let file = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|source| RecipeError::Io { file: file.clone(), source })?;
+        Self::parse(&text, &file, overrides)
+    }
+
+    /// Reads a recipe from text; `file` names it in errors.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn parse(text: &str, file: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let invalid = |reason: String| RecipeError::Invalid { file: file.into(), reason };
+        // Parsed as a recipe first where nothing is overridden, because that error shows the line.
+        let recipe = if overrides.is_empty() {
+            toml::from_str::<Recipe>(text).map_err(|e| invalid(with_suggestion(&e.to_string())))?
+        } else {
+            let mut table: Table = toml::from_str(text).map_err(|e| invalid(e.to_string()))?;
+            for text in overrides {
+                apply(&mut table, text)?;
+            }
+            table.try_into().map_err(|e: toml::de::Error| invalid(with_suggestion(&e.to_string())))?
+        };
+        recipe.check().map_err(invalid)?;
+        Ok(recipe)
+    }
+
+    /// The recipe as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe is plain data")
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let mut problems = Vec::new();
+        let mut expect = |good: bool, key: &str, found: &dyn std::fmt::Display, expected: &str| {
+            if !good {
+                problems.push(format!("{key} is {found}, expected {expected}"));
+            }
+        };
+        let (train, eval) = (&self.train, &self.eval);
+        expect(train.batch_size > 0, "train.batch_size", &train.batch_size, "at least 1");
+        expect(train.accumulation > 0, "train.accumulation", &train.accumulation, "at least 1");
+        expect(train.log_every > 0, "train.log_every", &train.log_every, "at least 1");
+        expect(train.epochs > 0 || train.steps.is_some(), "train.epochs", &train.epochs, "at least 1");
+        expect(train.steps != Some(0), "train.steps", &0, "at least 1");
+        expect(train.lr > 0.0 && train.lr.is_finite(), "train.lr", &train.lr, "a number above 0");
+        expect((0.0..=1.0).contains(&train.warmup), "train.warmup", &train.warmup, "a share from 0 to 1");
+        expect(train.weight_decay >= 0.0, "train.weight_decay", &train.weight_decay, "0 or more");
+        expect(train.clip >= 0.0, "train.clip", &train.clip, "0 or more");
+        expect(eval.batch_size > 0, "eval.batch_size", &eval.batch_size, "at least 1");
+        expect(self.reft.rank > 0, "reft.rank", &self.reft.rank, "at least 1");
+        expect(self.data.max_length.is_none_or(|n| n > 1), "data.max_length", &1, "at least 2");
+        expect(self.data.train_rows != Some(0), "data.train_rows", &0, "at least 1");
+        let name = &self.run.name;
+        let plain = !name.is_empty() && !name.contains(['/', '\\']) && name != "." && name != "..";
+        expect(plain, "run.name", &format!("{name:?}"), "the name of a folder; its parent is run.folder");
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
+    }
+}
+
+/// Sets `a.b=value` in a table. A value that is not TOML is taken as text.
+fn apply(table: &mut Table, text: &str) -> Result<(), RecipeError> {
+    let bad = || RecipeError::Override(text.into());
+    let (key, value) = text.split_once('=').ok_or_else(bad)?;
+    let parsed = toml::from_str::<Table>(&format!("x = {value}")).ok().and_then(|mut t| t.remove("x"));
+    let value = parsed.unwrap_or_else(|| Value::String(value.into()));
+    let mut path: Vec<&str> = key.trim().split('.').collect();
+    let last = path.pop().filter(|k| !k.is_empty()).ok_or_else(bad)?;
+    let mut table = table;
+    for part in path {
+        let entry = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
+        table = entry.as_table_mut().ok_or_else(bad)?;
+    }
+    table.insert(last.into(), value);
+    Ok(())
+}
+
+/// Adds "did you mean" to serde's message on an unknown key or value, which lists the known ones in backticks.
+fn with_suggestion(message: &str) -> String {
+    let Some(at) = message.find("unknown field `").or_else(|| message.find("unknown variant `")) else {
+        return message.trim_end().into();
+    };
+    let mut quoted = message[at..].split('`').skip(1).step_by(2);
+    let found = quoted.next().unwrap_or_default();
+    let nearest = quoted
+        .map(|known| (strsim::damerau_levenshtein(found, known), known))
+        .min()
+        .filter(|(distance, known)| *distance <= known.len().max(found.len()) / 2);
+    match nearest {
+        Some((_, known)) => format!("{}\ndid you mean `{known}`?", message.trim_end()),
+        None => message.trim_end().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "model = \"m\"\n[run]\nname = \"r\"\n[data]\ntrain = \"d.json\"\n";
+
+    fn parse(text: &str, overrides: &[&str]) -> Result<Recipe, String> {
+        let overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
+        Recipe::parse(text, "r.toml", &overrides).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_a_suggestion() {
+        let error = parse(&format!("{SMALL}[train]\nlearning_rat = 1\nlt = 2"), &[]).expect_err("unknown");
+        assert!(error.contains("r.toml") && error.contains("learning_rat"), "{error}");
+        let error = parse(&format!("{SMALL}[train]\nbatchsize = 1"), &[]).expect_err("unknown");
+        assert!(error.contains("did you mean `batch_size`?") && error.contains("line 7"), "{error}");
+        let error = parse(SMALL, &["reft.method=lorft"]).expect_err("unknown");
+        assert!(error.contains("did you mean `loreft`?"), "{error}");
+    }
+
+    #[test]
+    fn any_key_can_be_overridden() {
+        let recipe =
+            parse(SMALL, &["train.lr=4e-4", "reft.layers=[1,-1]", "data.template=plain", "reft.positions=l1"])
+                .expect("valid");
+        assert_eq!(recipe.train.lr, 4e-4);
+        assert_eq!(recipe.reft.layers.to_string(), "1,-1");
+        assert_eq!(recipe.data.template, "plain");
+        assert_eq!(recipe.reft.positions.to_string(), "l1");
+        assert!(parse(SMALL, &["train.lr"]).expect_err("no value").contains("key=value"));
+        assert!(parse(SMALL, &["model.x=1"]).is_err());
+    }
+
+    #[test]
+    fn a_resolved_recipe_reads_back() {
+        let recipe = parse(SMALL, &["train.steps=7", "reft.layers=0-2"]).expect("valid");
+        assert_eq!(parse(&recipe.to_toml(), &[]).expect("valid"), recipe);
+    }
+
+    #[test]
+    fn impossible_values_are_all_listed() {
+        let error = parse(SMALL, &["train.lr=-1", "train.batch_size=0", "run.name=../x"]).expect_err("impossible");
+        for part in ["train.lr is -1", "train.batch_size is 0", "run.name is"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(parse(SMALL, &["reft.positions=x7"]).expect_err("positions").contains("f7+l7"));
+        assert!(parse(SMALL, &["reft.layers=top"]).expect_err("layers").contains("top"));
+    }
+}

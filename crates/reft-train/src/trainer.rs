@@ -1,0 +1,350 @@
+//! The training loop.
+
+use crate::{
+    data::{Example, epoch},
+    eval::likelihood,
+    loss::{Batch, tracked_nll},
+    memory::peak_mb,
+    optim::{Schedule, adamw, scale_and_clip},
+    recipe::TrainSection,
+};
+use burn::{
+    module::AutodiffModule,
+    optim::{GradientsAccumulator, GradientsParams, Optimizer},
+    tensor::{
+        Tensor,
+        backend::{AutodiffBackend, Backend},
+    },
+};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use reft_core::Reft;
+use reft_models::Llama;
+use serde::Serialize;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+/// How to train.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainConfig {
+    /// The recipe's `[train]`.
+    pub train: TrainSection,
+    /// Rows in a forward pass of an evaluation.
+    pub eval_batch_size: usize,
+}
+
+/// What one line of the log says.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct StepReport {
+    /// Updates done.
+    pub step: usize,
+    /// Updates in all.
+    pub total_steps: usize,
+    /// Mean loss per answer token over the updates since the last report, in nats.
+    pub loss: f64,
+    /// Learning rate of the last update.
+    pub lr: f64,
+    /// Gradient norm of the last update, before clipping.
+    pub grad_norm: f64,
+    /// Tokens a second, without padding, since the last report.
+    pub tokens_per_s: f64,
+    /// Peak memory of the process in MiB, where the system tells it.
+    pub peak_mb: Option<f64>,
+    /// Seconds left.
+    pub seconds_left: f64,
+}
+
+/// Is told what happens during training.
+pub trait Observer<B: Backend> {
+    /// An update is done.
+    fn progress(&mut self, _step: usize, _total_steps: usize) {}
+
+    /// A line of the log.
+    ///
+    /// # Errors
+    /// Ends the training.
+    fn report(&mut self, _report: &StepReport) -> Result<(), TrainError> {
+        Ok(())
+    }
+
+    /// The held-out rows were judged; `best` holds the adapter if it is the best so far.
+    ///
+    /// # Errors
+    /// Ends the training.
+    fn evaluated(&mut self, _step: usize, _nll: f64, _best: Option<&Reft<B>>) -> Result<(), TrainError> {
+        Ok(())
+    }
+}
+
+/// An observer that looks away.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl<B: Backend> Observer<B> for Silent {}
+
+/// Training that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The loss or the gradient is not a number.
+    #[error(
+        "the {what} is {value} at step {step}; lower train.lr (now {lr}) or raise train.warmup; the adapter of the step \
+         before is kept"
+    )]
+    NotFinite {
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// NaN or infinite.
+        value: f64,
+        /// The update, from 1.
+        step: usize,
+        /// The peak learning rate.
+        lr: f64,
+    },
+    /// A file cannot be written.
+    #[error("{file}: {source}")]
+    Io {
+        /// The file.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The adapter cannot be written.
+    #[error(transparent)]
+    Adapter(#[from] reft_core::AdapterError),
+}
+
+/// Why training ended.
+#[derive(Debug)]
+pub enum Stop {
+    /// All updates are done.
+    Done,
+    /// It was asked to end early.
+    Interrupted,
+    /// It cannot go on; what was learned so far is kept.
+    Failed(TrainError),
+}
+
+/// What training leaves behind.
+#[derive(Debug)]
+pub struct Trained<B: Backend> {
+    /// The adapter: the best, or the last.
+    pub reft: Reft<B>,
+    /// Its held-out NLL, if there are held-out rows.
+    pub eval_nll: Option<f64>,
+    /// Why training ended.
+    pub stop: Stop,
+    /// Updates done.
+    pub steps: usize,
+    /// Mean loss per answer token of every update.
+    pub losses: Vec<f64>,
+    /// Seconds of every update.
+    pub step_seconds: Vec<f64>,
+    /// Tokens that went through the model, without padding.
+    pub tokens: usize,
+    /// Answer tokens among them.
+    pub label_tokens: usize,
+}
+
+/// The gradients and the loss of the examples of one update.
+#[derive(Debug)]
+pub struct StepGradients {
+    /// Gradients of the summed loss with respect to the interventions.
+    pub grads: GradientsParams,
+    /// Summed negative log-likelihood.
+    pub loss_sum: f64,
+    /// Answer tokens.
+    pub label_tokens: usize,
+    /// Tokens without padding.
+    pub tokens: usize,
+}
+
+/// Forward and backward passes over the micro-batches of one update.
+///
+/// Losses are summed, not averaged, so that micro-batches of any size add up to the large batch exactly. The bases `Pᵀ`
+/// are computed once; every micro-batch sees them as leaves, and the gradients that arrive there go down into the
+/// parameter of `P` once, at the end.
+pub fn step_gradients<A: AutodiffBackend>(
+    model: &Llama<A::InnerBackend>,
+    reft: &Reft<A>,
+    micro_batches: &[Vec<&Example>],
+) -> StepGradients {
+    let bases = reft.bases();
+    let leaves: Vec<Tensor<A, 2>> =
+        bases.iter().map(|basis| Tensor::from_inner(basis.clone().inner()).require_grad()).collect();
+    let mut basis_grads: Vec<Option<Tensor<A::InnerBackend, 2>>> = vec![None; bases.len()];
+    let mut sums = GradientsAccumulator::new();
+    let (mut loss_sum, mut label_tokens, mut tokens) = (0.0, 0, 0);
+    for examples in micro_batches {
+        let batch = Batch::new(examples, Some(reft.config().positions));
+        let (loss, scalar) = tracked_nll(model, &batch, &reft.hook(&leaves, &batch.edited));
+        loss_sum += loss;
+        label_tokens += batch.labels.len();
+        tokens += batch.n_tokens();
+        let mut grads = scalar.backward();
+        for (leaf, sum) in leaves.iter().zip(&mut basis_grads) {
+            if let Some(grad) = leaf.grad_remove(&mut grads) {
+                *sum = Some(match sum.take() {
+                    Some(sum) => sum + grad,
+                    None => grad,
+                });
+            }
+        }
+        sums.accumulate(reft, GradientsParams::from_grads(grads, reft));
+    }
+    let pulled = bases
+        .into_iter()
+        .zip(basis_grads)
+        .filter_map(|(basis, grad)| Some((basis * Tensor::from_inner(grad?)).sum()))
+        .reduce(|a, b| a + b);
+    if let Some(scalar) = pulled {
+        sums.accumulate(reft, GradientsParams::from_grads(scalar.backward(), reft));
+    }
+    StepGradients { grads: sums.grads(), loss_sum, label_tokens, tokens }
+}
+
+/// Trains interventions on a frozen model.
+///
+/// Ends early, with what was learned so far, when `interrupted` becomes true.
+pub fn train<A: AutodiffBackend>(
+    model: &Llama<A::InnerBackend>,
+    mut reft: Reft<A>,
+    examples: &[Example],
+    held_out: &[Example],
+    config: &TrainConfig,
+    observer: &mut impl Observer<A::InnerBackend>,
+    interrupted: &AtomicBool,
+) -> Trained<A::InnerBackend> {
+    let train = &config.train;
+    let per_update = train.batch_size * train.accumulation;
+    let updates_per_epoch = examples.len().div_ceil(per_update);
+    let total_steps = train.steps.unwrap_or(train.epochs * updates_per_epoch);
+    let schedule = Schedule {
+        kind: train.schedule,
+        peak: train.lr,
+        warmup_steps: (train.warmup * total_steps as f64).ceil() as usize,
+        total_steps,
+    };
+    let mut optimizer = adamw(train.weight_decay).init();
+    let mut rng = ChaCha8Rng::seed_from_u64(train.seed);
+    let mut out = Trained {
+        reft: reft.valid(),
+        eval_nll: None,
+        stop: Stop::Done,
+        steps: 0,
+        losses: Vec::new(),
+        step_seconds: Vec::new(),
+        tokens: 0,
+        label_tokens: 0,
+    };
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut window = Window::default();
+    let begun = Instant::now();
+    let mut evaluated_at = None;
+    for step in 0..total_steps {
+        if interrupted.load(Ordering::Relaxed) {
+            out.stop = Stop::Interrupted;
+            break;
+        }
+        let started = Instant::now();
+        if batches.is_empty() {
+            batches = epoch(examples, train.batch_size, train.shuffle.then_some(&mut rng));
+            batches.reverse();
+        }
+        let micro_batches: Vec<Vec<&Example>> = (0..train.accumulation)
+            .filter_map(|_| batches.pop())
+            .map(|batch| batch.iter().map(|idx| &examples[*idx]).collect())
+            .collect();
+        let StepGradients { grads, loss_sum, label_tokens, tokens } =
+            step_gradients(model, &reft, &micro_batches);
+        let (loss, scale) = (loss_sum / label_tokens as f64, 1.0 / label_tokens as f64);
+        let (grads, grad_norm) = scale_and_clip(grads, &reft, scale, train.clip);
+        if let Some((what, value)) =
+            [("loss", loss), ("gradient norm", grad_norm)].into_iter().find(|(_, v)| !v.is_finite())
+        {
+            out.stop = Stop::Failed(TrainError::NotFinite { what, value, step: step + 1, lr: train.lr });
+            break;
+        }
+        let lr = schedule.lr(step);
+        reft = optimizer.step(lr, reft, grads);
+        out.steps = step + 1;
+        out.losses.push(loss);
+        out.step_seconds.push(started.elapsed().as_secs_f64());
+        out.tokens += tokens;
+        out.label_tokens += label_tokens;
+        window.loss += loss_sum;
+        window.label_tokens += label_tokens;
+        window.tokens += tokens;
+        window.seconds += started.elapsed().as_secs_f64();
+        observer.progress(out.steps, total_steps);
+
+        let last = out.steps == total_steps;
+        let result = if out.steps.is_multiple_of(train.log_every) || last {
+            let report = StepReport {
+                step: out.steps,
+                total_steps,
+                loss: window.loss / window.label_tokens as f64,
+                lr,
+                grad_norm,
+                tokens_per_s: window.tokens as f64 / window.seconds,
+                peak_mb: peak_mb(),
+                seconds_left: begun.elapsed().as_secs_f64() / out.steps as f64 * (total_steps - out.steps) as f64,
+            };
+            window = Window::default();
+            observer.report(&report)
+        } else {
+            Ok(())
+        };
+        let due = last || (train.eval_every > 0 && out.steps.is_multiple_of(train.eval_every));
+        let result = result.and_then(|()| {
+            if due {
+                evaluated_at = Some(out.steps);
+                judge(model, &reft.valid(), held_out, config, &mut out, observer)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = result {
+            out.stop = Stop::Failed(error);
+            break;
+        }
+    }
+    // Ended early: the last adapter is judged like any other, so that the better one is kept.
+    if out.steps > 0 && evaluated_at != Some(out.steps) {
+        if let Err(error) = judge(model, &reft.valid(), held_out, config, &mut out, observer) {
+            out.stop = Stop::Failed(error);
+        }
+    }
+    out
+}
+
+/// Judges the held-out rows and keeps the adapter if it is to be kept.
+fn judge<B: Backend>(
+    model: &Llama<B>,
+    reft: &Reft<B>,
+    held_out: &[Example],
+    config: &TrainConfig,
+    out: &mut Trained<B>,
+    observer: &mut impl Observer<B>,
+) -> Result<(), TrainError> {
+    if held_out.is_empty() {
+        out.reft = reft.clone();
+        return Ok(());
+    }
+    let nll = likelihood(model, Some(reft), held_out, config.eval_batch_size).nll;
+    let best = !config.train.keep_best || out.eval_nll.is_none_or(|best| nll < best);
+    if best {
+        out.reft = reft.clone();
+        out.eval_nll = Some(nll);
+    }
+    observer.evaluated(out.steps, nll, best.then_some(reft))
+}
+
+/// What happened since the last report.
+#[derive(Default)]
+struct Window {
+    loss: f64,
+    label_tokens: usize,
+    tokens: usize,
+    seconds: f64,
+}
