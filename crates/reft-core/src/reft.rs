@@ -7,8 +7,11 @@ use crate::{
     position::{Positions, Rows},
 };
 use burn::{
-    module::Module,
-    tensor::{IndexingUpdateOp, Int, Tensor, TensorData, backend::Backend},
+    module::{AutodiffModule, Module, ModuleMapper, Param},
+    tensor::{
+        IndexingUpdateOp, Int, Tensor, TensorData,
+        backend::{AutodiffBackend, Backend},
+    },
 };
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -372,6 +375,19 @@ impl<B: Backend> Reft<B> {
             })
             .collect();
         ReftHook { edits, first_layer: self.edits.iter().map(|edit| edit.site.layer).min() }
+    }
+}
+
+impl<A: AutodiffBackend> Reft<A> {
+    /// The same interventions with all parameters tracked, to be trained.
+    pub fn trainable(reft: Reft<A::InnerBackend>) -> Self {
+        struct Track;
+        impl<A: AutodiffBackend> ModuleMapper<A> for Track {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<A, D>>) -> Param<Tensor<A, D>> {
+                param.set_require_grad(true)
+            }
+        }
+        Self::from_inner(reft).map(&mut Track)
     }
 }
 

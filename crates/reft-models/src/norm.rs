@@ -21,7 +21,7 @@ impl<B: Backend> RmsNorm<B> {
     /// Normalises every row.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
         let mean_square = x.clone().square().mean_dim(D - 1);
-        let scale = mean_square.add_scalar(self.epsilon).sqrt().recip();
-        x * scale * self.weight.clone().unsqueeze::<D>()
+        // A division, because some backends approximate `recip`.
+        x / mean_square.add_scalar(self.epsilon).sqrt() * self.weight.clone().unsqueeze::<D>()
     }
 }

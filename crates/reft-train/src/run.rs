@@ -17,7 +17,7 @@ use crate::{
     trainer::{Observer, StepReport, Stop, TrainConfig, TrainError, train},
 };
 use burn::{
-    module::{AutodiffModule, Module},
+    module::Module,
     tensor::backend::{AutodiffBackend, Backend},
 };
 use rand::SeedableRng;
@@ -304,7 +304,7 @@ pub fn run<A: AutodiffBackend>(
         on_event(Event::Data { what: "held out", set: &held_out, max_length });
     }
 
-    let reft: Reft<A> = init_reft(recipe, model.config(), device)?;
+    let reft = init_reft::<A::InnerBackend>(recipe, model.config(), device)?;
     let trainable = reft.num_params();
     on_event(Event::Trainable { interventions: reft.edits().len(), parameters: trainable, weights });
 
@@ -338,7 +338,7 @@ pub fn run<A: AutodiffBackend>(
     let begun = Instant::now();
     let config = TrainConfig { train: recipe.train.clone(), eval_batch_size: recipe.eval.batch_size };
     let trained =
-        train(model, reft, &train_set.examples, &held_out.examples, &config, &mut writer, interrupted);
+        train::<A>(model, reft, &train_set.examples, &held_out.examples, &config, &mut writer, interrupted);
     let seconds = begun.elapsed().as_secs_f64();
     writer.save_adapter(&trained.reft)?;
     let interrupted = matches!(trained.stop, Stop::Interrupted);
@@ -379,11 +379,11 @@ pub fn run<A: AutodiffBackend>(
 ///
 /// # Errors
 /// If the model has no such layers, or the configuration describes no intervention.
-pub fn init_reft<A: AutodiffBackend>(
+pub fn init_reft<B: Backend>(
     recipe: &Recipe,
     model: &reft_models::LlamaConfig,
-    device: &A::Device,
-) -> Result<Reft<A>, RunError> {
+    device: &B::Device,
+) -> Result<Reft<B>, RunError> {
     let section = &recipe.reft;
     let layers = section.layers.resolve(model.num_hidden_layers)?;
     let config = ReftConfig {
@@ -397,8 +397,7 @@ pub fn init_reft<A: AutodiffBackend>(
         dropout: section.dropout,
     };
     let mut rng = ChaCha8Rng::seed_from_u64(recipe.train.seed);
-    let reft = config.init::<A::InnerBackend>(section.init, &mut rng, device)?;
-    Ok(Reft::from_inner(reft))
+    Ok(config.init(section.init, &mut rng, device)?)
 }
 
 /// The rows to train on and those held out.

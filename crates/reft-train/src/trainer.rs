@@ -149,9 +149,11 @@ pub struct Trained<B: Backend> {
 
 /// The gradients and the loss of the examples of one update.
 #[derive(Debug)]
-pub struct StepGradients {
-    /// Gradients of the summed loss with respect to the interventions.
+pub struct StepGradients<B: Backend> {
+    /// Gradients of the summed loss with respect to the interventions' parameters.
     pub grads: GradientsParams,
+    /// Gradients of the summed loss with respect to `Pᵀ` itself, `[d, r]` for each intervention that had rows to edit.
+    pub basis_grads: Vec<Option<Tensor<B, 2>>>,
     /// Summed negative log-likelihood.
     pub loss_sum: f64,
     /// Answer tokens.
@@ -169,7 +171,7 @@ pub fn step_gradients<A: AutodiffBackend>(
     model: &Llama<A::InnerBackend>,
     reft: &Reft<A>,
     micro_batches: &[Vec<&Example>],
-) -> StepGradients {
+) -> StepGradients<A::InnerBackend> {
     let bases = reft.bases();
     let leaves: Vec<Tensor<A, 2>> =
         bases.iter().map(|basis| Tensor::from_inner(basis.clone().inner()).require_grad()).collect();
@@ -195,13 +197,13 @@ pub fn step_gradients<A: AutodiffBackend>(
     }
     let pulled = bases
         .into_iter()
-        .zip(basis_grads)
-        .filter_map(|(basis, grad)| Some((basis * Tensor::from_inner(grad?)).sum()))
+        .zip(&basis_grads)
+        .filter_map(|(basis, grad)| Some((basis * Tensor::from_inner(grad.clone()?)).sum()))
         .reduce(|a, b| a + b);
     if let Some(scalar) = pulled {
         sums.accumulate(reft, GradientsParams::from_grads(scalar.backward(), reft));
     }
-    StepGradients { grads: sums.grads(), loss_sum, label_tokens, tokens }
+    StepGradients { grads: sums.grads(), basis_grads, loss_sum, label_tokens, tokens }
 }
 
 /// Trains interventions on a frozen model.
@@ -209,7 +211,7 @@ pub fn step_gradients<A: AutodiffBackend>(
 /// Ends early, with what was learned so far, when `interrupted` becomes true.
 pub fn train<A: AutodiffBackend>(
     model: &Llama<A::InnerBackend>,
-    mut reft: Reft<A>,
+    reft: Reft<A::InnerBackend>,
     examples: &[Example],
     held_out: &[Example],
     config: &TrainConfig,
@@ -226,10 +228,8 @@ pub fn train<A: AutodiffBackend>(
         warmup_steps: (train.warmup * total_steps as f64).ceil() as usize,
         total_steps,
     };
-    let mut optimizer = adamw(train.weight_decay).init();
-    let mut rng = ChaCha8Rng::seed_from_u64(train.seed);
     let mut out = Trained {
-        reft: reft.valid(),
+        reft: reft.clone(),
         eval_nll: None,
         stop: Stop::Done,
         steps: 0,
@@ -238,6 +238,9 @@ pub fn train<A: AutodiffBackend>(
         tokens: 0,
         label_tokens: 0,
     };
+    let mut reft = Reft::<A>::trainable(reft);
+    let mut optimizer = adamw(train.weight_decay).init();
+    let mut rng = ChaCha8Rng::seed_from_u64(train.seed);
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let mut window = Window::default();
     let begun = Instant::now();
@@ -256,7 +259,7 @@ pub fn train<A: AutodiffBackend>(
             .filter_map(|_| batches.pop())
             .map(|batch| batch.iter().map(|idx| &examples[*idx]).collect())
             .collect();
-        let StepGradients { grads, loss_sum, label_tokens, tokens } =
+        let StepGradients { grads, loss_sum, label_tokens, tokens, .. } =
             step_gradients(model, &reft, &micro_batches);
         let (loss, scale) = (loss_sum / label_tokens as f64, 1.0 / label_tokens as f64);
         let (grads, grad_norm) = scale_and_clip(grads, &reft, scale, train.clip);
