@@ -149,7 +149,8 @@ fn generation_is_the_same_in_any_batch<B: Backend>() {
         };
         let run = |prompts: &[Vec<u32>], padding| {
             let config = GenerateConfig { padding, ..config.clone() };
-            generate(&model, prompts, Some(&reft), &config, |_, _| ControlFlow::Continue(())).expect("generated")
+            generate(&model, prompts, Some(&reft), &config, |_, _| ControlFlow::Continue(()))
+                .expect("generated")
         };
         let left = run(&prompts, Padding::Left);
         assert_eq!(left, run(&prompts, Padding::Right));
@@ -197,7 +198,10 @@ fn gradients_agree_with_finite_differences<B: Backend>() {
     let model: Llama<B> = random_llama(json!({}), 9);
     let examples = examples(&mut rng, &[10, 7]);
     for method in [Method::Loreft, Method::Direft, Method::Noreft, Method::Orthodireft, Method::Consreft] {
-        let config = ReftConfig { method, ..random_reft::<B>("f1+l1", false, Component::BlockOutput, 1).config().clone() };
+        let config = ReftConfig {
+            method,
+            ..random_reft::<B>("f1+l1", false, Component::BlockOutput, 1).config().clone()
+        };
         let reft: Reft<B> = config.init(Init::Paper, &mut rng, &Default::default()).expect("valid");
         let tracked = Reft::<Autodiff<B>>::trainable(reft.clone());
         let step = step_gradients(&model, &tracked, &[examples.iter().collect()]);
@@ -251,7 +255,12 @@ fn along<B: Backend>(
     grads: &burn::optim::GradientsParams,
     direction: &Direction,
 ) -> f64 {
-    struct Dot<'a, B: Backend>(&'a burn::optim::GradientsParams, std::slice::Iter<'a, Vec<f32>>, f64, std::marker::PhantomData<B>);
+    struct Dot<'a, B: Backend>(
+        &'a burn::optim::GradientsParams,
+        std::slice::Iter<'a, Vec<f32>>,
+        f64,
+        std::marker::PhantomData<B>,
+    );
     impl<B: Backend> burn::module::ModuleVisitor<Autodiff<B>> for Dot<'_, B> {
         fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<Autodiff<B>, D>>) {
             let direction = self.1.next().expect("one direction for each parameter");
@@ -278,8 +287,7 @@ fn the_tape_begins_at_the_first_edit<B: Backend>() {
     let plain = model.forward(tokens, None, &NoHook);
     assert!(relative(&values(tracked.inner()), &values(plain)) < 1e-6);
     let trainable = Reft::<Autodiff<B>>::trainable(reft.clone());
-    let with_hook =
-        model.forward_tracked(tokens, &trainable.hook(&trainable.bases(), &batch.edited)).inner();
+    let with_hook = model.forward_tracked(tokens, &trainable.hook(&trainable.bases(), &batch.edited)).inner();
     let without_tape = model.forward(tokens, None, &reft.hook(&reft.bases(), &batch.edited));
     assert!(relative(&values(with_hook), &values(without_tape)) < 1e-6);
 }

@@ -7,9 +7,7 @@ use burn::{
 };
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
-use reft_core::{
-    Component, Method, Part, Reft, ReftConfig, Site, intervention::InterventionValues,
-};
+use reft_core::{Component, Method, Part, Reft, ReftConfig, Site, intervention::InterventionValues};
 use reft_models::{GenerateConfig, LoadedModel, ModelFiles, generate};
 use reft_train::{
     DataSet, Example, Template, TrainConfig,
@@ -81,7 +79,10 @@ fn forward<B: Backend>() {
         let mut worst = 0f64;
         for (idx, row) in rows.iter().enumerate() {
             assert_eq!(case.examples[idx].tokens, ids(&row["input_ids"]), "{name}, row {idx}: tokens");
-            assert_eq!(case.examples[idx].prompt_len as u64, row["prompt_tokens"].as_u64().expect("a number"));
+            assert_eq!(
+                case.examples[idx].prompt_len as u64,
+                row["prompt_tokens"].as_u64().expect("a number")
+            );
             let nll = found.rows[idx].nll.expect("has labels");
             worst = worst.max((nll - row["nll"].as_f64().expect("a number")).abs());
             assert_eq!(texts[idx], ids(&row["greedy"]), "{name}, row {idx}: greedy tokens");
@@ -126,7 +127,10 @@ fn golden_reft<B: Backend>(folder: &Path, hidden_size: usize) -> (Reft<B>, Value
         method: method(expected["kind"].as_str().expect("text")),
         rank: expected["rank"].as_u64().expect("a number") as usize,
         hidden_size,
-        sites: layers.iter().map(|l| Site { layer: *l as usize, component: Component::BlockOutput }).collect(),
+        sites: layers
+            .iter()
+            .map(|l| Site { layer: *l as usize, component: Component::BlockOutput })
+            .collect(),
         positions: expected["positions"].as_str().expect("text").parse().expect("positions"),
         tied: expected["tied"].as_bool().expect("a flag"),
         activation: Default::default(),
@@ -154,19 +158,20 @@ fn with_interventions<B: Backend>() {
             if !folder.exists() {
                 continue;
             }
-            let (reft, expected) =
-                golden_reft::<B>(&folder, case.loaded.model.config().hidden_size);
+            let (reft, expected) = golden_reft::<B>(&folder, case.loaded.model.config().hidden_size);
             let found = likelihood(&case.loaded.model, Some(&reft), &case.examples, 4);
             let worst = (found.rows.iter().zip(numbers(&expected["nll"])))
                 .map(|(row, nll)| (row.nll.expect("has labels") - nll).abs())
                 .fold(0.0, f64::max);
             println!("{name}/{kind}: worst NLL deviation {worst:.1e}");
             assert!(worst < NLL_TOLERANCE, "{name}/{kind}: {worst}");
-            let wanted: Vec<Vec<u32>> = expected["greedy"].as_array().expect("rows").iter().map(ids).collect();
+            let wanted: Vec<Vec<u32>> =
+                expected["greedy"].as_array().expect("rows").iter().map(ids).collect();
             let prompts: Vec<Vec<u32>> =
                 case.examples[..wanted.len()].iter().map(|e| e.prompt().to_vec()).collect();
             let go_on = |_, _| ControlFlow::Continue(());
-            let texts = generate(&case.loaded.model, &prompts, Some(&reft), &greedy(), go_on).expect("generated");
+            let texts =
+                generate(&case.loaded.model, &prompts, Some(&reft), &greedy(), go_on).expect("generated");
             for (idx, (text, wanted)) in texts.iter().zip(&wanted).enumerate() {
                 assert_eq!(&text.tokens, wanted, "{name}/{kind}, row {idx}: greedy tokens");
             }
@@ -248,8 +253,7 @@ fn short_training_runs() {
             if !folder.exists() {
                 continue;
             }
-            let (reft, expected) =
-                golden_reft::<Flex>(&folder, case.loaded.model.config().hidden_size);
+            let (reft, expected) = golden_reft::<Flex>(&folder, case.loaded.model.config().hidden_size);
             let golden = &expected["train"];
             let number = |key: &str| golden[key].as_f64().expect("a number");
             let steps = number("steps") as usize;
@@ -264,12 +268,18 @@ fn short_training_runs() {
             };
             let config = TrainConfig { train: section, eval_batch_size: 4 };
             let never = AtomicBool::new(false);
-            let trained =
-                train::<Autodiff<Flex>>(&case.loaded.model, reft, &case.examples, &[], &config, &mut Silent, &never);
+            let trained = train::<Autodiff<Flex>>(
+                &case.loaded.model,
+                reft,
+                &case.examples,
+                &[],
+                &config,
+                &mut Silent,
+                &never,
+            );
             let wanted = numbers(&golden["losses"]);
             let exact = golden["exact"].as_bool().expect("a flag");
-            let worst =
-                trained.losses.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            let worst = trained.losses.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
             let (last, wanted_last) = (trained.losses[steps - 1], wanted[steps - 1]);
             println!(
                 "{name}/{kind}: last loss {last:.4}, pyreft {wanted_last:.4}; worst step differs by {worst:.1e}"

@@ -55,7 +55,8 @@ fn answer(mut stream: TcpStream, files: &BTreeMap<String, Vec<u8>>, log: &Log) -
     let mut parts = path.trim_start_matches('/').splitn(5, '/');
     let (owner, _model, _resolve, revision, file) =
         (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let mut refuse = |status: &str| write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let mut refuse =
+        |status: &str| write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     if owner == "gated" && token != "Bearer secret" {
         refuse("401 Unauthorized").ok()?;
         return None;
@@ -94,7 +95,10 @@ fn model_files() -> BTreeMap<String, Vec<u8>> {
     BTreeMap::from([
         file("config.json", "{\"model_type\": \"llama\"}"),
         file("tokenizer.json", "{\"version\": \"1.0\"}"),
-        file("model.safetensors.index.json", "{\"weight_map\": {\"a\": \"model-1.safetensors\", \"b\": \"model-2.safetensors\"}}"),
+        file(
+            "model.safetensors.index.json",
+            "{\"weight_map\": {\"a\": \"model-1.safetensors\", \"b\": \"model-2.safetensors\"}}",
+        ),
         file("model-1.safetensors", "first"),
         file("model-2.safetensors", "second"),
     ])
@@ -147,7 +151,8 @@ fn missing_models_revisions_and_names_are_errors() {
     assert!(error.contains("no such folder"), "{error}");
     assert!(matches!(hub.download("../etc", "main"), Err(HubError::NotFound { .. })));
     let (server, cache) = (serve(model_files()), tempfile::tempdir().expect("a folder"));
-    let error = self::hub(&server, cache.path()).download("some/model", "v9").expect_err("no revision").to_string();
+    let error =
+        self::hub(&server, cache.path()).download("some/model", "v9").expect_err("no revision").to_string();
     assert!(error.contains("revision v9"), "{error}");
 }
 

@@ -4,19 +4,17 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{Tensor, backend::Backend},
 };
-use reft_models::{LlamaConfig, load::TensorSource};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use reft_models::{LlamaConfig, load::TensorSource};
 use std::path::PathBuf;
 
 /// A file or folder of the shared material, or none, said aloud, where it is absent.
 ///
 /// It lies where `REFT_SHARED` says, `../shared` beside the repository if unset.
 pub fn shared(path: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("REFT_SHARED").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"),
-        PathBuf::from,
-    );
+    let root = std::env::var_os("REFT_SHARED")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
     let path = root.join(path);
     if path.exists() {
         Some(path)

@@ -94,7 +94,8 @@ impl<B: Backend> TensorSource<B> for Init<'_, B> {
             _ => (0..n).map(|_| sigma * self.rng.sample::<f32, _>(StandardNormal)).collect(),
         };
         let last = shape[D - 1];
-        let matrix = Tensor::<B, 2>::from_data(TensorData::new(values, [n / last, last]), &Default::default());
+        let matrix =
+            Tensor::<B, 2>::from_data(TensorData::new(values, [n / last, last]), &Default::default());
         self.parameters.tensors.push(Param::from_tensor(matrix.clone()));
         self.parameters.names.push(name.into());
         matrix.reshape(shape)
@@ -149,14 +150,24 @@ fn write_tokenizer(folder: &Path, rng: &mut ChaCha8Rng) -> Result<()> {
         .show_progress(false)
         .build();
     let byte_level = ByteLevel::new(false, true, true);
-    let begin = TemplateProcessing::builder().try_single("<s> $A").map_err(anyhow::Error::msg)?.special_tokens(vec![("<s>", 1)]).build()?;
-    let mut tokenizer = TokenizerBuilder::<BPE, tokenizers::NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevel>::default()
-        .with_model(BPE::default())
-        .with_pre_tokenizer(Some(byte_level))
-        .with_post_processor(Some(PostProcessorWrapper::Template(begin)))
-        .with_decoder(Some(byte_level))
-        .build()
-        .map_err(anyhow::Error::msg)?;
+    let begin = TemplateProcessing::builder()
+        .try_single("<s> $A")
+        .map_err(anyhow::Error::msg)?
+        .special_tokens(vec![("<s>", 1)])
+        .build()?;
+    let mut tokenizer = TokenizerBuilder::<
+        BPE,
+        tokenizers::NormalizerWrapper,
+        ByteLevel,
+        PostProcessorWrapper,
+        ByteLevel,
+    >::default()
+    .with_model(BPE::default())
+    .with_pre_tokenizer(Some(byte_level))
+    .with_post_processor(Some(PostProcessorWrapper::Template(begin)))
+    .with_decoder(Some(byte_level))
+    .build()
+    .map_err(anyhow::Error::msg)?;
     tokenizer.train(&mut trainer, texts.iter().map(String::as_str)).map_err(anyhow::Error::msg)?;
     tokenizer.save(folder.join("tokenizer.json"), false).map_err(anyhow::Error::msg)?;
     let config = json!({
@@ -198,7 +209,8 @@ fn pretrain(
     Llama::<Train>::from_source(config, &mut init);
     let mut parameters = init.parameters;
     println!("{} parameters, {steps} steps of {BATCH} rows", parameters.num_params());
-    let mut optimizer = AdamWConfig::new().with_beta_2(0.98).with_epsilon(1e-8).with_weight_decay(0.01).init();
+    let mut optimizer =
+        AdamWConfig::new().with_beta_2(0.98).with_epsilon(1e-8).with_weight_decay(0.01).init();
     let schedule =
         Schedule { kind: ScheduleKind::Cosine, peak: PEAK_LR, warmup_steps: steps / 20, total_steps: steps };
     let begun = Instant::now();
@@ -217,7 +229,12 @@ fn pretrain(
         let (grads, _) = scale_and_clip(grads, &parameters, 1.0, 1.0);
         parameters = optimizer.step(schedule.lr(step), parameters, grads);
         if (step + 1) % 100 == 0 {
-            println!("step {:>5}  loss {:.4}  {:.0} s", step + 1, mean / 100.0, begun.elapsed().as_secs_f64());
+            println!(
+                "step {:>5}  loss {:.4}  {:.0} s",
+                step + 1,
+                mean / 100.0,
+                begun.elapsed().as_secs_f64()
+            );
             mean = 0.0;
         }
     }
@@ -239,7 +256,6 @@ fn language_model_loss(model: &Llama<Train>, rows: &[Vec<u32>]) -> Tensor<Train,
     let targets = Tensor::<Train, 2, Int>::from_data(TensorData::new(next, [n, 1]), &Default::default());
     log_softmax(logits, 1).gather(1, targets).mean().neg()
 }
-
 
 /// The weights in f16, by Hugging Face's names.
 fn write_weights(folder: &Path, parameters: &Parameters<Train>) -> Result<()> {
@@ -265,8 +281,7 @@ fn write_weights(folder: &Path, parameters: &Parameters<Train>) -> Result<()> {
 
 /// How well the written model does each of its skills on sentences that it has not seen.
 fn report(folder: &Path) -> Result<()> {
-    let loaded =
-        LoadedModel::<Flex>::load(&ModelFiles::Folder(folder.into()), "tiny", &Default::default())?;
+    let loaded = LoadedModel::<Flex>::load(&ModelFiles::Folder(folder.into()), "tiny", &Default::default())?;
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let sentences: Vec<Sentence> = std::iter::repeat_with(|| Sentence::random(&mut rng))
         .filter(|sentence| sentence.is_held_out())

@@ -201,9 +201,8 @@ impl<B: Backend> Adapter<B> {
         let (d, r) = (config.hidden_size, config.rank);
         let reft = config
             .build(|site, part| {
-                let mut take = |name: &str, shape: &[usize]| {
-                    tensors.take(&tensor_name(site, part, name), shape)
-                };
+                let mut take =
+                    |name: &str, shape: &[usize]| tensors.take(&tensor_name(site, part, name), shape);
                 let weight = config.method.has_weight().then(|| take("weight", &[r, d]));
                 let bias = take("bias", &[r]);
                 let projection = if config.method.orthonormal() {
@@ -228,10 +227,8 @@ impl<B: Backend> Adapter<B> {
 pub fn read_config(folder: &Path) -> Result<AdapterConfig, AdapterError> {
     let path = folder.join(CONFIG_FILE);
     let text = fs::read_to_string(&path).map_err(|source| AdapterError::Io { path: path.clone(), source })?;
-    let config_error = |error: serde_json::Error| AdapterError::Config {
-        path: path.clone(),
-        reason: error.to_string(),
-    };
+    let config_error =
+        |error: serde_json::Error| AdapterError::Config { path: path.clone(), reason: error.to_string() };
     let value: serde_json::Value = serde_json::from_str(&text).map_err(config_error)?;
     // The version comes first: a newer file may well lack what this version expects.
     let version = value.get("format_version").and_then(serde_json::Value::as_u64);
@@ -357,7 +354,8 @@ mod tests {
     #[test]
     fn damaged_files_are_errors_that_name_the_file() {
         let folder = tempfile::tempdir().expect("a folder");
-        let load = || Adapter::<Flex>::load(folder.path(), &Default::default()).expect_err("damaged").to_string();
+        let load =
+            || Adapter::<Flex>::load(folder.path(), &Default::default()).expect_err("damaged").to_string();
         assert!(load().contains(CONFIG_FILE));
         adapter(Method::Direft).save(folder.path()).expect("saved");
         let tensors = fs::read(folder.path().join(TENSOR_FILE)).expect("read");

@@ -244,8 +244,7 @@ impl InterventionConfig {
         let mut uniform =
             |n: usize, low: f32, high: f32| (0..n).map(|_| rng.random_range(low..high)).collect::<Vec<f32>>();
         let mut weight = method.has_weight().then(|| uniform(r * d, -bound, bound));
-        let mut bias =
-            if method.has_weight() { uniform(r, -bound, bound) } else { uniform(r, 0.0, 1.0) };
+        let mut bias = if method.has_weight() { uniform(r, -bound, bound) } else { uniform(r, 0.0, 1.0) };
         let free = (!method.orthonormal()).then(|| uniform(r * d, -bound, bound));
         let projection = match free {
             None => Projection::Orthonormal(Orthonormal::random(d, r, rng, device)?),
@@ -476,9 +475,13 @@ mod tests {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         for method in METHODS {
-            for activation in
-                [Activation::Linear, Activation::Relu, Activation::Silu, Activation::Tanh, Activation::Sigmoid]
-            {
+            for activation in [
+                Activation::Linear,
+                Activation::Relu,
+                Activation::Silu,
+                Activation::Tanh,
+                Activation::Sigmoid,
+            ] {
                 if !method.has_weight() && activation != Activation::Linear {
                     continue;
                 }

@@ -92,12 +92,7 @@ impl<B: Backend> Orthonormal<B> {
     }
 
     /// The matrix with these reflectors (row-major `[hidden, rank]`) and signs, as saved in an adapter.
-    pub fn from_reflectors(
-        reflectors: Vec<f32>,
-        signs: Vec<f32>,
-        hidden: usize,
-        device: &B::Device,
-    ) -> Self {
+    pub fn from_reflectors(reflectors: Vec<f32>, signs: Vec<f32>, hidden: usize, device: &B::Device) -> Self {
         let rank = signs.len();
         let block_masks = std::iter::successors(Some(1), |size| Some(size * 2))
             .take_while(|size| *size < rank)

@@ -70,7 +70,9 @@ pub struct Layers(String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayersError {
     /// Not a choice of layers.
-    #[error("layers {text:?}: cannot read {part:?}; expected `all`, indices and ranges such as `0,3,8-11` or `-1`")]
+    #[error(
+        "layers {text:?}: cannot read {part:?}; expected `all`, indices and ranges such as `0,3,8-11` or `-1`"
+    )]
     Unreadable {
         /// The whole text.
         text: String,
@@ -469,8 +471,7 @@ mod tests {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         for tied in [true, false] {
-            let reft: Reft<Flex> =
-                config("f1+l1", tied).init(Init::Paper, &mut rng, &device).expect("valid");
+            let reft: Reft<Flex> = config("f1+l1", tied).init(Init::Paper, &mut rng, &device).expect("valid");
             assert_eq!(reft.edits().len(), if tied { 1 } else { 2 });
             let spans = [PromptSpan { start: 1, len: 3 }, PromptSpan { start: 0, len: 2 }];
             let rows = reft.config().positions.rows(&spans, 4);
@@ -478,8 +479,7 @@ mod tests {
             let values: Vec<f32> = (0..64).map(|i| (i as f32 * 0.37).sin()).collect();
             let hidden = Tensor::<Flex, 3>::from_data(TensorData::new(values, [2, 4, 8]), &device);
             let out = hook.edit(reft.config().sites[0], hidden.clone());
-            let elsewhere =
-                hook.edit(Site { layer: 0, component: Component::BlockOutput }, hidden.clone());
+            let elsewhere = hook.edit(Site { layer: 0, component: Component::BlockOutput }, hidden.clone());
             elsewhere.into_data().assert_eq(&hidden.to_data(), true);
             for row in 0..8 {
                 let before = hidden.clone().reshape([8, 8]).slice([row..row + 1, 0..8]);

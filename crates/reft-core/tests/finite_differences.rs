@@ -39,7 +39,8 @@ fn orthonormal_matrix() {
             Orthonormal::<B>::from_reflectors(zeros, signs.clone(), hidden, &device)
                 .map(&mut Set(values.to_vec()))
         };
-        let objective = |values: &[f64]| -> f64 { (build(values).matrix() * weights.clone()).sum().into_scalar() };
+        let objective =
+            |values: &[f64]| -> f64 { (build(values).matrix() * weights.clone()).sum().into_scalar() };
         let q = build(&parameter);
         let grads = (q.matrix() * weights.clone()).sum().backward();
         let grad = q.reflectors().val().grad(&grads).expect("tracked");
@@ -49,7 +50,11 @@ fn orthonormal_matrix() {
             up[i] += 1e-5;
             down[i] -= 1e-5;
             let slope = (objective(&up) - objective(&down)) / 2e-5;
-            assert!((grad[i] - slope).abs() < 1e-7, "{hidden}x{rank}, entry {i}: {} against {slope}", grad[i]);
+            assert!(
+                (grad[i] - slope).abs() < 1e-7,
+                "{hidden}x{rank}, entry {i}: {} against {slope}",
+                grad[i]
+            );
         }
     }
 }

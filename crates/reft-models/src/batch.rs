@@ -58,7 +58,8 @@ impl TokenBatch {
 
     /// Where a prompt of each row's first `lens[row]` tokens lies in its padded row.
     pub fn prompt_spans(&self, lens: &[usize]) -> Vec<PromptSpan> {
-        let starts = self.positions.chunks(self.seq.max(1)).map(|row| row.iter().take_while(|p| p.is_none()).count());
+        let starts =
+            self.positions.chunks(self.seq.max(1)).map(|row| row.iter().take_while(|p| p.is_none()).count());
         starts.zip(lens).map(|(start, len)| PromptSpan { start, len: *len }).collect()
     }
 

@@ -44,7 +44,12 @@ impl<B: Backend> KvCache<B> {
     }
 
     /// The scores to add for the tokens entered last, as queries.
-    pub(crate) fn mask(&self, tokens: &TokenBatch, window: Option<usize>, device: &B::Device) -> Option<Tensor<B, 4>> {
+    pub(crate) fn mask(
+        &self,
+        tokens: &TokenBatch,
+        window: Option<usize>,
+        device: &B::Device,
+    ) -> Option<Tensor<B, 4>> {
         mask(&self.slots, tokens.seq, window, device)
     }
 

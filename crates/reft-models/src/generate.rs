@@ -67,7 +67,9 @@ pub enum GenerateError {
         row: usize,
     },
     /// A prompt that fills the context.
-    #[error("prompt {row} has {tokens} tokens; the model's context holds {context}, with room for one new token at least")]
+    #[error(
+        "prompt {row} has {tokens} tokens; the model's context holds {context}, with room for one new token at least"
+    )]
     PromptTooLong {
         /// Which prompt, from 0.
         row: usize,
@@ -141,7 +143,8 @@ pub fn generate<B: Backend>(
             return Err(GenerateError::UnknownToken { row, id: *id, vocab });
         }
     }
-    let mut rows: Vec<Row> = prompts.iter().enumerate().map(|(idx, prompt)| Row::new(idx, prompt, config)).collect();
+    let mut rows: Vec<Row> =
+        prompts.iter().enumerate().map(|(idx, prompt)| Row::new(idx, prompt, config)).collect();
     if rows.is_empty() || config.max_new_tokens == 0 {
         return Ok(rows.into_iter().map(|row| row.out).collect());
     }

@@ -86,7 +86,8 @@ impl Hub {
         Self {
             token: set("HF_TOKEN").or_else(|| cache.token()),
             cache: cache.path().clone(),
-            offline: set("HF_HUB_OFFLINE").is_some_and(|v| !matches!(v.to_lowercase().as_str(), "0" | "false" | "no" | "off")),
+            offline: set("HF_HUB_OFFLINE")
+                .is_some_and(|v| !matches!(v.to_lowercase().as_str(), "0" | "false" | "no" | "off")),
             endpoint: set("HF_ENDPOINT"),
         }
     }
@@ -113,7 +114,12 @@ impl Hub {
         let fetch = Fetch { hub: self, name, revision };
         let config = fetch.required("config.json")?;
         fetch.required("tokenizer.json")?;
-        for file in ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"] {
+        for file in [
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "generation_config.json",
+            "chat_template.jinja",
+        ] {
             fetch.optional(file)?;
         }
         const INDEX: &str = "model.safetensors.index.json";

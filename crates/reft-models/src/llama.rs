@@ -118,7 +118,8 @@ impl LlamaConfig {
                 "num_attention_heads is {heads}, expected a multiple of num_key_value_heads, {kv_heads}"
             ));
         } else if config.head_dim.is_none() && config.hidden_size % heads != 0 {
-            problems.push(format!("hidden_size is {}, expected a multiple of {heads} heads", config.hidden_size));
+            problems
+                .push(format!("hidden_size is {}, expected a multiple of {heads} heads", config.hidden_size));
         } else if config.head_dim() % 2 != 0 {
             problems.push(format!("head_dim is {}, expected an even number", config.head_dim()));
         }
@@ -168,7 +169,9 @@ impl LlamaConfig {
                 high_freq_factor: number("high_freq_factor")?,
                 original_context: number("original_max_position_embeddings")?,
             },
-            other => return Err(format!("{key}.rope_type is {other:?}, supported are default, linear, llama3")),
+            other => {
+                return Err(format!("{key}.rope_type is {other:?}, supported are default, linear, llama3"));
+            }
         };
         Ok((theta, scaling))
     }
@@ -526,7 +529,10 @@ mod tests {
         };
         expect(r#"{"model_type": "gpt2"}"#, "model_type is \"gpt2\"");
         expect(r#"{"hidden_act": "gelu"}"#, "hidden_act is \"gelu\"");
-        expect(r#"{"rope_scaling": {"rope_type": "yarn", "factor": 2}}"#, "rope_scaling.rope_type is \"yarn\"");
+        expect(
+            r#"{"rope_scaling": {"rope_type": "yarn", "factor": 2}}"#,
+            "rope_scaling.rope_type is \"yarn\"",
+        );
         expect(r#"{"rope_scaling": {"type": "linear"}}"#, "rope_scaling lacks the number factor");
         expect(r#"{"num_key_value_heads": 3}"#, "num_attention_heads is 4");
         expect(r#"{"hidden_size": 10}"#, "hidden_size is 10");
@@ -536,7 +542,8 @@ mod tests {
 
     #[test]
     fn both_spellings_of_rope_are_read() {
-        let config = parse(r#"{"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}"#);
+        let config =
+            parse(r#"{"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}"#);
         assert_eq!(config.expect("valid").rope(), Ok((5e5, RopeScaling::Linear { factor: 2.0 })));
         let config = parse(r#"{"rope_theta": 100.0, "rope_scaling": null}"#);
         assert_eq!(config.expect("valid").rope(), Ok((100.0, RopeScaling::Default)));

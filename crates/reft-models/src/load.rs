@@ -244,7 +244,8 @@ impl Weights {
         let mut problems = Vec::new();
         let mut promised = BTreeMap::new();
         let shard_names: Vec<String> = if let Some(json) = files.read_optional(INDEX)? {
-            promised = weight_map(&json).map_err(|reason| LoadError::Damaged { file: files.file_name(INDEX), reason })?;
+            promised = weight_map(&json)
+                .map_err(|reason| LoadError::Damaged { file: files.file_name(INDEX), reason })?;
             promised.values().cloned().collect::<BTreeSet<_>>().into_iter().collect()
         } else {
             vec![SINGLE.to_string()]
@@ -302,12 +303,13 @@ impl Weights {
         let bytes = &shard.bytes.get()[start..end];
         let half = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
         let values: Vec<f32> = match info.dtype {
-            Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            Dtype::F32 => {
+                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
             Dtype::BF16 => bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(half(b)) << 16)).collect(),
-            Dtype::F16 => bytes
-                .chunks_exact(2)
-                .map(|b| burn::tensor::f16::from_bits(half(b)).to_f32())
-                .collect(),
+            Dtype::F16 => {
+                bytes.chunks_exact(2).map(|b| burn::tensor::f16::from_bits(half(b)).to_f32()).collect()
+            }
             other => return Err(format!("{name}: dtype {other:?}, expected F32, F16 or BF16")),
         };
         shard.bytes.release(start..end);
@@ -360,7 +362,8 @@ impl<B: Backend> TensorSource<B> for OnDevice<'_, B> {
 fn weight_map(json: &[u8]) -> Result<BTreeMap<String, String>, String> {
     let value: Value = serde_json::from_slice(json).map_err(|e| format!("invalid JSON: {e}"))?;
     let map = value.get("weight_map").ok_or("has no weight_map")?;
-    let map: BTreeMap<String, String> = serde_json::from_value(map.clone()).map_err(|e| format!("weight_map: {e}"))?;
+    let map: BTreeMap<String, String> =
+        serde_json::from_value(map.clone()).map_err(|e| format!("weight_map: {e}"))?;
     // Shards lie beside the index; anything else is not a model's folder.
     match map.values().find(|file| file.contains(['/', '\\']) || file.starts_with("..")) {
         Some(file) => Err(format!("weight_map names {file:?}, expected a file beside the index")),
@@ -408,7 +411,8 @@ fn open_shard(file: String, name: String, bytes: Bytes) -> Result<Shard, LoadErr
 /// values.
 fn fingerprint(config_json: &[u8], weights: &Weights) -> String {
     // Keys that say nothing of the function that the model computes.
-    const VOLATILE: [&str; 5] = ["transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache"];
+    const VOLATILE: [&str; 5] =
+        ["transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache"];
     const SAMPLES: usize = 16;
     const SAMPLE_BYTES: usize = 64;
     let mut hash = Sha256::new();

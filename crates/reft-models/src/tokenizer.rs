@@ -20,7 +20,9 @@ pub enum TokenizerError {
     #[error("tokenizer: {0}")]
     Text(String),
     /// The model has no chat template.
-    #[error("the model's tokenizer_config.json has no chat_template; use the template `alpaca`, `plain` or your own")]
+    #[error(
+        "the model's tokenizer_config.json has no chat_template; use the template `alpaca`, `plain` or your own"
+    )]
     NoChatTemplate,
     /// The chat template fails.
     #[error("chat_template: {0}")]
@@ -101,7 +103,14 @@ impl Tokenizer {
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .or_else(|| config.get("chat_template").and_then(chat_template_text));
         let (bos, eos) = (special("bos_token"), special("eos_token"));
-        Ok(Self { bos, eos, add_bos: flag("add_bos_token"), add_eos: flag("add_eos_token"), chat_template, inner })
+        Ok(Self {
+            bos,
+            eos,
+            add_bos: flag("add_bos_token"),
+            add_eos: flag("add_eos_token"),
+            chat_template,
+            inner,
+        })
     }
 
     /// The token that begins a text.
@@ -156,7 +165,8 @@ impl Tokenizer {
     }
 
     fn encode_bare(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.inner.encode_fast(text, special).map_err(|e| TokenizerError::Text(e.to_string()))?;
+        let encoding =
+            self.inner.encode_fast(text, special).map_err(|e| TokenizerError::Text(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -172,7 +182,11 @@ impl Tokenizer {
     ///
     /// # Errors
     /// If there is no template, or it fails.
-    pub fn render_chat(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String, TokenizerError> {
+    pub fn render_chat(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+    ) -> Result<String, TokenizerError> {
         let template = self.chat_template.as_ref().ok_or(TokenizerError::NoChatTemplate)?;
         let failed = |error: minijinja::Error| TokenizerError::ChatTemplate(format!("{error:#}"));
         let mut environment = Environment::new();
@@ -199,7 +213,8 @@ fn chat_template_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Array(list) => {
-            let default = list.iter().find(|entry| entry.get("name").is_some_and(|name| name == "default"))?;
+            let default =
+                list.iter().find(|entry| entry.get("name").is_some_and(|name| name == "default"))?;
             default.get("template")?.as_str().map(str::to_string)
         }
         _ => None,

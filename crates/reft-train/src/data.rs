@@ -100,11 +100,16 @@ pub fn parse_rows(text: &str, file: &str) -> Result<Vec<Row>, DataError> {
         Value::Object(fields) => Ok(Row { fields, place }),
         other => Err(DataError::Row { reason: format!("expected an object, found {}", kind(&other)), place }),
     };
-    let json_error = |line: usize, e: serde_json::Error| DataError::Json { file: file.into(), line, reason: e.to_string() };
+    let json_error = |line: usize, e: serde_json::Error| DataError::Json {
+        file: file.into(),
+        line,
+        reason: e.to_string(),
+    };
     let rows = if text.trim_start().starts_with('[') {
         let values: Vec<Value> = serde_json::from_str(text).map_err(|e| json_error(e.line(), e))?;
         let rows = values.into_iter().enumerate();
-        rows.map(|(idx, value)| object(value, format!("{file}, row {}", idx + 1))).collect::<Result<Vec<_>, _>>()?
+        rows.map(|(idx, value)| object(value, format!("{file}, row {}", idx + 1)))
+            .collect::<Result<Vec<_>, _>>()?
     } else {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         lines
@@ -173,7 +178,8 @@ impl Template {
             "chat" => Ok(Template::Chat),
             "plain" => Ok(Template::Plain),
             own if own.contains("{{") => {
-                let bad = |e: minijinja::Error| DataError::Template { template: own.into(), reason: e.to_string() };
+                let bad =
+                    |e: minijinja::Error| DataError::Template { template: own.into(), reason: e.to_string() };
                 minijinja::Environment::new().template_from_str(own).map_err(bad)?;
                 Ok(Template::Own(own.into()))
             }
@@ -245,7 +251,10 @@ impl Template {
             return Ok(tokenizer.render_chat(&messages, true)?);
         }
         if row.fields.contains_key("messages") {
-            return Err(wrong(format!("has `messages`, which the template `{}` cannot show; use `chat`", self.text())));
+            return Err(wrong(format!(
+                "has `messages`, which the template `{}` cannot show; use `chat`",
+                self.text()
+            )));
         }
         let input = text_field(row, "input")?.unwrap_or_default();
         let prompt = text_field(row, "prompt")?;
@@ -266,7 +275,10 @@ impl Template {
             (Template::Plain, None) => format!("{question}\n{input}\n"),
             _ if input.is_empty() => ALPACA.replace("{instruction}", &question),
             // In this order, so that a question which holds `{input}` stays as it is.
-            _ => ALPACA_WITH_INPUT.replace("{input}", "\u{0}").replace("{instruction}", &question).replace('\u{0}', &input),
+            _ => ALPACA_WITH_INPUT
+                .replace("{input}", "\u{0}")
+                .replace("{instruction}", &question)
+                .replace('\u{0}', &input),
         })
     }
 
@@ -274,7 +286,12 @@ impl Template {
     ///
     /// # Errors
     /// If the row lacks what the template needs.
-    pub fn encode_prompt(&self, row: &Row, tokenizer: &Tokenizer, max_length: usize) -> Result<Vec<u32>, DataError> {
+    pub fn encode_prompt(
+        &self,
+        row: &Row,
+        tokenizer: &Tokenizer,
+        max_length: usize,
+    ) -> Result<Vec<u32>, DataError> {
         let mut tokens = self.encode_text(&self.prompt(row, tokenizer)?, tokenizer)?;
         tokens.truncate(max_length);
         Ok(tokens)
@@ -331,7 +348,8 @@ pub fn answer(row: &Row) -> Result<String, DataError> {
             return Ok(text);
         }
     }
-    let reason = "no answer: expected text in `output` or `completion`, or `messages` that end with the assistant's";
+    let reason =
+        "no answer: expected text in `output` or `completion`, or `messages` that end with the assistant's";
     Err(DataError::Row { place: row.place.clone(), reason: reason.into() })
 }
 
@@ -346,7 +364,8 @@ fn messages(row: &Row) -> Result<Vec<ChatMessage>, DataError> {
         Some(instruction) => Some(instruction),
         None => text_field(row, "prompt")?,
     };
-    let question = question.ok_or_else(|| wrong("no prompt: expected `messages`, `instruction` or `prompt`".into()))?;
+    let question =
+        question.ok_or_else(|| wrong("no prompt: expected `messages`, `instruction` or `prompt`".into()))?;
     let content = match text_field(row, "input")?.filter(|input| !input.is_empty()) {
         Some(input) => format!("{question}\n\n{input}"),
         None => question,
@@ -470,7 +489,9 @@ mod tests {
         let no_answer = row("{\"instruction\": \"x\", \"output\": \"\"}");
         assert!(answer(&no_answer).expect_err("none").to_string().contains("d.json, line 1: no answer"));
         let t = tokenizer();
-        let error = |template: &Template, json: &str| template.prompt(&row(json), &t).expect_err("unusable").to_string();
+        let error = |template: &Template, json: &str| {
+            template.prompt(&row(json), &t).expect_err("unusable").to_string()
+        };
         assert!(error(&Template::Alpaca, "{\"question\": \"x\"}").contains("found question"));
         assert!(error(&Template::Alpaca, "{\"instruction\": [1]}").contains("`instruction` is a list"));
         assert!(error(&Template::Plain, "{\"messages\": []}").contains("use `chat`"));
@@ -483,10 +504,16 @@ mod tests {
         let t = tokenizer();
         let with_input = row("{\"instruction\": \"Add {input}.\", \"input\": \"1 2\", \"output\": \"3\"}");
         let text = Template::Alpaca.prompt(&with_input, &t).expect("rendered");
-        assert!(text.ends_with("### Instruction:\nAdd {input}.\n\n### Input:\n1 2\n\n### Response:\n"), "{text}");
+        assert!(
+            text.ends_with("### Instruction:\nAdd {input}.\n\n### Input:\n1 2\n\n### Response:\n"),
+            "{text}"
+        );
         assert!(text.starts_with("Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.\n\n###"));
         let bare = Template::Alpaca.prompt(&Template::Alpaca.question("Hi"), &t).expect("rendered");
-        assert_eq!(bare, "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\nHi\n\n### Response:\n");
+        assert_eq!(
+            bare,
+            "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\nHi\n\n### Response:\n"
+        );
         let own = Template::Own("Q: {{ instruction }}\nA:".into());
         assert_eq!(own.prompt(&with_input, &t).expect("rendered"), "Q: Add {input}.\nA:");
         assert_eq!(Template::Plain.prompt(&with_input, &t).expect("rendered"), "Add {input}.\n1 2\n");
@@ -513,9 +540,8 @@ mod tests {
     #[test]
     fn an_epoch_has_every_row_once_and_like_lengths_together() {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let examples: Vec<Example> = (0..1000)
-            .map(|_| Example { tokens: vec![1; rng.random_range(2..200)], prompt_len: 1 })
-            .collect();
+        let examples: Vec<Example> =
+            (0..1000).map(|_| Example { tokens: vec![1; rng.random_range(2..200)], prompt_len: 1 }).collect();
         let batches = epoch(&examples, 8, Some(&mut rng));
         let mut seen: Vec<usize> = batches.concat();
         seen.sort_unstable();

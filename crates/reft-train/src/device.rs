@@ -21,7 +21,9 @@ pub enum DeviceError {
         found: String,
     },
     /// Its backend was not compiled in.
-    #[error("device {found:?}: this program was built without the feature `{feature}`; build it with --features {feature}")]
+    #[error(
+        "device {found:?}: this program was built without the feature `{feature}`; build it with --features {feature}"
+    )]
     NotCompiled {
         /// What was asked for.
         found: String,

@@ -65,7 +65,8 @@ pub fn likelihood<B: Backend>(
     let tokens: usize = examples.iter().map(Example::label_tokens).sum();
     let nll = sums.iter().sum::<f64>() / tokens as f64;
     let rows = sums.iter().zip(examples);
-    let rows = rows.map(|(sum, e)| RowNll { nll: Some(sum / e.label_tokens() as f64), tokens: e.label_tokens() });
+    let rows =
+        rows.map(|(sum, e)| RowNll { nll: Some(sum / e.label_tokens() as f64), tokens: e.label_tokens() });
     Likelihood { nll, perplexity: nll.exp(), rows: rows.collect() }
 }
 

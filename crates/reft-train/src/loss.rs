@@ -35,8 +35,7 @@ impl Batch {
         let prompt_lens: Vec<usize> = examples.iter().map(|e| e.prompt_len).collect();
         let spans = tokens.prompt_spans(&prompt_lens);
         let edited = positions.map_or_else(Rows::default, |p| p.rows(&spans, tokens.seq));
-        let mut batch =
-            Self { label_rows: vec![], labels: vec![], example_of: vec![], edited, tokens };
+        let mut batch = Self { label_rows: vec![], labels: vec![], example_of: vec![], edited, tokens };
         for (idx, example) in examples.iter().enumerate() {
             for at in example.prompt_len..example.tokens.len() {
                 batch.label_rows.push(idx * batch.tokens.seq + at - 1);

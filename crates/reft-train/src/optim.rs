@@ -112,13 +112,15 @@ mod tests {
 
     #[test]
     fn the_schedule_rises_and_falls() {
-        let schedule =
-            |kind| Schedule { kind, peak: 2.0, warmup_steps: 4, total_steps: 24 };
+        let schedule = |kind| Schedule { kind, peak: 2.0, warmup_steps: 4, total_steps: 24 };
         let lr = |kind, step| schedule(kind).lr(step);
         assert_eq!([0, 1, 4].map(|s| lr(ScheduleKind::Linear, s)), [0.0, 0.5, 2.0]);
         assert_eq!([14, 24, 30].map(|s| lr(ScheduleKind::Linear, s)), [1.0, 0.0, 0.0]);
         assert!((lr(ScheduleKind::Cosine, 14) - 1.0).abs() < 1e-12);
         assert_eq!(lr(ScheduleKind::Constant, 23), 2.0);
-        assert_eq!(Schedule { kind: ScheduleKind::Linear, peak: 1.0, warmup_steps: 0, total_steps: 2 }.lr(0), 1.0);
+        assert_eq!(
+            Schedule { kind: ScheduleKind::Linear, peak: 1.0, warmup_steps: 0, total_steps: 2 }.lr(0),
+            1.0
+        );
     }
 }

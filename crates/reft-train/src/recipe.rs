@@ -200,7 +200,9 @@ fn layers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Layers, D::Error
             let layers: Option<Vec<i64>> = list.iter().map(Value::as_integer).collect();
             layers.map(|l| Layers::list(&l)).ok_or_else(|| D::Error::custom("layers: expected whole numbers"))
         }
-        other => Err(D::Error::custom(format!("layers: found {other}, expected \"all\", \"0,3,8-11\" or [0, 3]"))),
+        other => {
+            Err(D::Error::custom(format!("layers: found {other}, expected \"all\", \"0,3,8-11\" or [0, 3]")))
+        }
     }
 }
 
@@ -239,7 +241,8 @@ impl Recipe {
     /// If the file cannot be read, is not TOML, has an unknown key or an impossible value.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
         let file = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|source| RecipeError::Io { file: file.clone(), source })?;
+        let text =
+            fs::read_to_string(path).map_err(|source| RecipeError::Io { file: file.clone(), source })?;
         Self::parse(&text, &file, overrides)
     }
 
@@ -353,9 +356,11 @@ mod tests {
 
     #[test]
     fn any_key_can_be_overridden() {
-        let recipe =
-            parse(SMALL, &["train.lr=4e-4", "reft.layers=[1,-1]", "data.template=plain", "reft.positions=l1"])
-                .expect("valid");
+        let recipe = parse(
+            SMALL,
+            &["train.lr=4e-4", "reft.layers=[1,-1]", "data.template=plain", "reft.positions=l1"],
+        )
+        .expect("valid");
         assert_eq!(recipe.train.lr, 4e-4);
         assert_eq!(recipe.reft.layers.to_string(), "1,-1");
         assert_eq!(recipe.data.template, "plain");
@@ -372,7 +377,8 @@ mod tests {
 
     #[test]
     fn impossible_values_are_all_listed() {
-        let error = parse(SMALL, &["train.lr=-1", "train.batch_size=0", "run.name=../x"]).expect_err("impossible");
+        let error =
+            parse(SMALL, &["train.lr=-1", "train.batch_size=0", "run.name=../x"]).expect_err("impossible");
         for part in ["train.lr is -1", "train.batch_size is 0", "run.name is"] {
             assert!(error.contains(part), "{error}");
         }

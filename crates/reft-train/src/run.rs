@@ -23,8 +23,8 @@ use burn::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reft_core::{
-    Adapter, AdapterError, BaseModel, Reft, ReftConfig, Site, adapter::write_atomic, intervention::InterventionError,
-    reft::LayersError,
+    Adapter, AdapterError, BaseModel, Reft, ReftConfig, Site, adapter::write_atomic,
+    intervention::InterventionError, reft::LayersError,
 };
 use reft_models::{LoadError, LoadedModel, ModelFiles, load};
 use serde::{Deserialize, Serialize};
@@ -78,7 +78,9 @@ pub enum RunError {
     #[error("{}: not the folder of a run (no recipe.toml in it), so run.overwrite does not replace it", .0.display())]
     NotARun(PathBuf),
     /// `max_length` beyond the model's context.
-    #[error("data.max_length is {max_length}, the model's context holds {context} tokens; choose at most {context}")]
+    #[error(
+        "data.max_length is {max_length}, the model's context holds {context} tokens; choose at most {context}"
+    )]
     MaxLength {
         /// What was asked for.
         max_length: usize,
@@ -241,7 +243,10 @@ pub fn load_adapter<B: Backend>(
         let (found, expected) = (config.hidden_size, model.hidden_size);
         Some(format!("edits hidden states of size {found}, {} has {expected}", loaded.base.name))
     } else if let Some(site) = config.sites.iter().find(|site| site.layer >= model.num_hidden_layers) {
-        Some(format!("edits layer {}, {} has {} layers", site.layer, loaded.base.name, model.num_hidden_layers))
+        Some(format!(
+            "edits layer {}, {} has {} layers",
+            site.layer, loaded.base.name, model.num_hidden_layers
+        ))
     } else if adapter.base_model.fingerprint != loaded.base.fingerprint {
         Some(format!(
             "made for a model with the fingerprint {}, {} has {}",
@@ -253,7 +258,10 @@ pub fn load_adapter<B: Backend>(
     match reason {
         Some(reason) => {
             let adapter = folder.display().to_string();
-            Err(RunError::WrongModel { adapter, reason: format!("{reason}; {trained_on}, give that with --model") })
+            Err(RunError::WrongModel {
+                adapter,
+                reason: format!("{reason}; {trained_on}, give that with --model"),
+            })
         }
         None => Ok(adapter),
     }
@@ -295,7 +303,8 @@ pub fn run<A: AutodiffBackend>(
     on_event(Event::Model { base: &loaded.base, weights, device: device_name });
 
     let max_length = max_length(recipe.data.max_length, model.config().max_position_embeddings)?;
-    let encode = |rows: &[Row], file: &str| DataSet::encode(rows, &template, &loaded.tokenizer, max_length, file);
+    let encode =
+        |rows: &[Row], file: &str| DataSet::encode(rows, &template, &loaded.tokenizer, max_length, file);
     let train_set = encode(&train_rows, &recipe.data.train)?;
     on_event(Event::Data { what: "train", set: &train_set, max_length });
     let mut held_out = DataSet::default();

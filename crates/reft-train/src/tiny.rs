@@ -15,7 +15,12 @@ macro_rules! embed {
 
 /// The embedded model's folder.
 pub fn model() -> ModelFiles {
-    ModelFiles::Embedded(embed!["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
+    ModelFiles::Embedded(embed![
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors"
+    ])
 }
 
 /// An embedded data file by its name, `french-train` or `french-eval`.

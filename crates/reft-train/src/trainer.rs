@@ -292,7 +292,8 @@ pub fn train<A: AutodiffBackend>(
                 grad_norm,
                 tokens_per_s: window.tokens as f64 / window.seconds,
                 peak_mb: peak_mb(),
-                seconds_left: begun.elapsed().as_secs_f64() / out.steps as f64 * (total_steps - out.steps) as f64,
+                seconds_left: begun.elapsed().as_secs_f64() / out.steps as f64
+                    * (total_steps - out.steps) as f64,
             };
             window = Window::default();
             observer.report(&report)

@@ -40,7 +40,11 @@ impl OnDevice for &ChatArgs {
         let terminal = std::io::stdin().is_terminal();
         if terminal {
             let memory = if template == Template::Chat { "" } else { "; every question stands alone" };
-            println!("{} with template {}{memory}. An empty line or Ctrl-D ends.", ready.loaded.base.name, template.text());
+            println!(
+                "{} with template {}{memory}. An empty line or Ctrl-D ends.",
+                ready.loaded.base.name,
+                template.text()
+            );
         }
         let reft = ready.adapter.as_ref().map(|adapter| &adapter.reft);
         let mut messages: Vec<ChatMessage> = Vec::new();

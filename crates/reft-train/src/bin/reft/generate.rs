@@ -116,8 +116,7 @@ impl GenerateArgs {
                 }
             }
         };
-        let mut out =
-            continue_prompts(&ready.loaded.model, &[tokens], reft, &self.config(ready), show)?;
+        let mut out = continue_prompts(&ready.loaded.model, &[tokens], reft, &self.config(ready), show)?;
         if let Some(error) = failed {
             return Err(error);
         }

@@ -65,7 +65,13 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
     let Output { config, parameters, edits } = output;
     let reft = &config.reft;
     writeln!(out, "method       {:?}, rank {}, hidden size {}", reft.method, reft.rank, reft.hidden_size)?;
-    let tied = if !reft.positions.has_two_sides() { "" } else if reft.tied { ", tied" } else { ", untied" };
+    let tied = if !reft.positions.has_two_sides() {
+        ""
+    } else if reft.tied {
+        ", tied"
+    } else {
+        ", untied"
+    };
     writeln!(out, "positions    {}{tied}", reft.positions)?;
     writeln!(out, "activation   {:?}, dropout {}", reft.activation, reft.dropout)?;
     writeln!(out, "base model   {} (fingerprint {})", config.base_model.name, config.base_model.fingerprint)?;

@@ -54,7 +54,8 @@ impl ModelArgs {
         B::seed(device, self.seed);
         let files = find_model(&name, self.revision.as_deref())?;
         let loaded = LoadedModel::<B>::load(&files, &name, device)?;
-        let adapter = self.adapter.as_deref().map(|folder| load_adapter(folder, &loaded, device)).transpose()?;
+        let adapter =
+            self.adapter.as_deref().map(|folder| load_adapter(folder, &loaded, device)).transpose()?;
         let max_length = max_length(self.max_length, loaded.model.config().max_position_embeddings)?;
         Ok(Ready { loaded, adapter, max_length })
     }

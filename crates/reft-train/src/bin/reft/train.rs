@@ -90,7 +90,11 @@ impl Screen {
                 ));
             }
             Event::Score { before, score } => {
-                self.line(&format!("{} {}", if before { "before    " } else { "after     " }, score_text(&score)));
+                self.line(&format!(
+                    "{} {}",
+                    if before { "before    " } else { "after     " },
+                    score_text(&score)
+                ));
             }
             Event::Progress { step, total_steps } => {
                 self.bar.set_length(total_steps as u64);
@@ -117,7 +121,8 @@ impl Screen {
 }
 
 fn score_text(score: &Score) -> String {
-    let exact = score.exact_match.map_or(String::new(), |share| format!("  exact match {:.1} %", 100.0 * share));
+    let exact =
+        score.exact_match.map_or(String::new(), |share| format!("  exact match {:.1} %", 100.0 * share));
     format!("held-out nll {:.4}  perplexity {:.2}{exact}", score.nll, score.nll.exp())
 }
 
@@ -164,7 +169,10 @@ fn summarise(recipe: &Recipe, finished: &Finished) {
         })
         .unwrap_or_else(|| "reft".into());
     let revision = recipe.revision.as_ref().map_or(String::new(), |r| format!(" --revision {r}"));
-    println!("next:    {program} generate --adapter {adapter}{revision} --prompt '{}'", one_line(prompt).replace('\'', "'\\''"));
+    println!(
+        "next:    {program} generate --adapter {adapter}{revision} --prompt '{}'",
+        one_line(prompt).replace('\'', "'\\''")
+    );
 }
 
 fn one_line(text: &str) -> String {
