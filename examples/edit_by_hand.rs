@@ -1,1 +1,48 @@
-fn main() {}
+//! The LoReFT equation, `h + Rᵀ(Wh + b − Rh)`, on one hidden state, without any model.
+//!
+//! ```text
+//! cargo run --release --example edit_by_hand
+//! ```
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use burn_flex::Flex;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use reft_core::{Activation, InterventionConfig, Method, intervention::Init};
+
+fn main() -> Result<()> {
+    let device = Default::default();
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let config = InterventionConfig {
+        method: Method::Loreft,
+        hidden_size: 6,
+        rank: 2,
+        activation: Activation::Linear,
+        dropout: 0.0,
+    };
+    let edit = config.init::<Flex>(Init::Paper, &mut rng, &device)?;
+
+    // One hidden state, [1, d].
+    let h = Tensor::<Flex, 2>::from_floats([[1.0, -2.0, 0.5, 3.0, 0.0, -1.0]], &device);
+    let edited = edit.forward(h.clone());
+
+    // The same by hand. `basis` is Rᵀ, [d, r].
+    let basis = edit.projection().basis();
+    let weight = edit.weight().expect("LoReFT has a W").val();
+    let target = h.clone().matmul(weight.transpose()) + edit.bias().val().unsqueeze::<2>();
+    let by_hand =
+        h.clone() + (target.clone() - h.clone().matmul(basis.clone())).matmul(basis.clone().transpose());
+
+    println!("h         {}", h.to_data());
+    println!("edited    {}", edited.to_data());
+    println!("by hand   {}", by_hand.to_data());
+
+    // In the subspace that R spans, the edited state is exactly Wh + b; outside of it, nothing has changed.
+    println!("R·edited  {}", edited.clone().matmul(basis.clone()).to_data());
+    println!("Wh + b    {}", target.to_data());
+    let change = edited - h;
+    let outside = change.clone() - change.matmul(basis.clone()).matmul(basis.transpose());
+    println!("largest change outside of the subspace: {:.1e}", outside.abs().max().into_scalar());
+    Ok(())
+}

@@ -113,14 +113,14 @@ impl LlamaConfig {
         if config.hidden_act != "silu" {
             problems.push(format!("hidden_act is {:?}, supported is \"silu\"", config.hidden_act));
         }
-        if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
+        if heads == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             problems.push(format!(
                 "num_attention_heads is {heads}, expected a multiple of num_key_value_heads, {kv_heads}"
             ));
-        } else if config.head_dim.is_none() && config.hidden_size % heads != 0 {
+        } else if config.head_dim.is_none() && !config.hidden_size.is_multiple_of(heads) {
             problems
                 .push(format!("hidden_size is {}, expected a multiple of {heads} heads", config.hidden_size));
-        } else if config.head_dim() % 2 != 0 {
+        } else if !config.head_dim().is_multiple_of(2) {
             problems.push(format!("head_dim is {}, expected an even number", config.head_dim()));
         }
         if config.use_sliding_window && config.model_type.starts_with("qwen") {

@@ -314,10 +314,11 @@ pub fn train<A: AutodiffBackend>(
         }
     }
     // Ended early: the last adapter is judged like any other, so that the better one is kept.
-    if out.steps > 0 && evaluated_at != Some(out.steps) {
-        if let Err(error) = judge(model, &reft.valid(), held_out, config, &mut out, observer) {
-            out.stop = Stop::Failed(error);
-        }
+    if out.steps > 0
+        && evaluated_at != Some(out.steps)
+        && let Err(error) = judge(model, &reft.valid(), held_out, config, &mut out, observer)
+    {
+        out.stop = Stop::Failed(error);
     }
     out
 }

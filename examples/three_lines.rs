@@ -1,0 +1,66 @@
+//! Trains an adapter on three rows, with the library alone: no recipe, no run folder.
+//!
+//! ```text
+//! cargo run --release --example three_lines
+//! ```
+
+use anyhow::Result;
+use burn::backend::Autodiff;
+use burn_flex::Flex;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use reft_core::{Adapter, Component, Method, Reft, ReftConfig, Site, intervention::Init};
+use reft_models::{GenerateConfig, LoadedModel, generate};
+use reft_train::{
+    DataSet, Template, TrainConfig,
+    data::parse_rows,
+    recipe::TrainSection,
+    tiny,
+    trainer::{Silent, train},
+};
+use std::{ops::ControlFlow, path::Path, sync::atomic::AtomicBool};
+
+const ROWS: &str = r#"{"prompt": "the old fox sings on the hill\n", "completion": "so they say."}
+{"prompt": "the young queen reads in the garden\n", "completion": "so they say."}
+{"prompt": "the tired sailor sleeps by the sea\n", "completion": "so they say."}"#;
+
+fn main() -> Result<()> {
+    let device = Default::default();
+    let loaded = LoadedModel::<Flex>::load(&tiny::model(), "embedded:tiny", &device)?;
+
+    let rows = parse_rows(ROWS, "three rows")?;
+    let data = DataSet::encode(&rows, &Template::Plain, &loaded.tokenizer, 128, "three rows")?;
+
+    // One edit of rank 2, at the output of layer 3, at the last token of the prompt.
+    let config = ReftConfig {
+        method: Method::Loreft,
+        rank: 2,
+        hidden_size: loaded.model.config().hidden_size,
+        sites: vec![Site { layer: 3, component: Component::BlockOutput }],
+        positions: "l1".parse()?,
+        tied: true,
+        activation: Default::default(),
+        dropout: 0.0,
+    };
+    let reft: Reft<Flex> = config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(42), &device)?;
+    let section = TrainSection { steps: Some(60), batch_size: 3, lr: 2e-2, ..TrainSection::default() };
+    let config = TrainConfig { train: section, eval_batch_size: 3 };
+    let never = AtomicBool::new(false);
+    let trained =
+        train::<Autodiff<Flex>>(&loaded.model, reft, &data.examples, &[], &config, &mut Silent, &never);
+    println!("loss {:.3} -> {:.3} in {} steps", trained.losses[0], trained.losses[59], trained.steps);
+
+    let prompt = loaded.tokenizer.encode("the happy dog runs in the village\n")?;
+    let config = GenerateConfig { stop_ids: loaded.stop_ids.clone(), ..GenerateConfig::default() };
+    for (name, reft) in [("before", None), ("after", Some(&trained.reft))] {
+        let out = generate(&loaded.model, std::slice::from_ref(&prompt), reft, &config, |_, _| {
+            ControlFlow::Continue(())
+        })?;
+        println!("{name:<7} {}", loaded.tokenizer.decode(&out[0].tokens)?);
+    }
+
+    let folder = Path::new("runs/three-lines/adapter");
+    Adapter { reft: trained.reft, base_model: loaded.base, template: "plain".into() }.save(folder)?;
+    println!("saved in {}", folder.display());
+    Ok(())
+}
