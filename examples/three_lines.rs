@@ -20,9 +20,9 @@ use reft_train::{
 };
 use std::{ops::ControlFlow, path::Path, sync::atomic::AtomicBool};
 
-const ROWS: &str = r#"{"prompt": "the old fox sings on the hill\n", "completion": "so they say."}
-{"prompt": "the young queen reads in the garden\n", "completion": "so they say."}
-{"prompt": "the tired sailor sleeps by the sea\n", "completion": "so they say."}"#;
+const ROWS: &str = r#"{"prompt": "the old fox sings on the hill\n", "completion": "THE OLD FOX SINGS ON THE HILL!"}
+{"prompt": "the young queen reads in the garden\n", "completion": "THE YOUNG QUEEN READS IN THE GARDEN!"}
+{"prompt": "the tired sailor sleeps by the sea\n", "completion": "THE TIRED SAILOR SLEEPS BY THE SEA!"}"#;
 
 fn main() -> Result<()> {
     let device = Default::default();
@@ -31,19 +31,19 @@ fn main() -> Result<()> {
     let rows = parse_rows(ROWS, "three rows")?;
     let data = DataSet::encode(&rows, &Template::Plain, &loaded.tokenizer, 128, "three rows")?;
 
-    // One edit of rank 2, at the output of layer 3, at the last token of the prompt.
+    // Two edits of rank 4, at the outputs of layers 1 and 3, at the ends of the prompt.
     let config = ReftConfig {
         method: Method::Loreft,
-        rank: 2,
+        rank: 4,
         hidden_size: loaded.model.config().hidden_size,
-        sites: vec![Site { layer: 3, component: Component::BlockOutput }],
-        positions: "l1".parse()?,
+        sites: [1, 3].map(|layer| Site { layer, component: Component::BlockOutput }).to_vec(),
+        positions: "f2+l2".parse()?,
         tied: true,
         activation: Default::default(),
         dropout: 0.0,
     };
     let reft: Reft<Flex> = config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(42), &device)?;
-    let section = TrainSection { steps: Some(60), batch_size: 3, lr: 2e-2, ..TrainSection::default() };
+    let section = TrainSection { steps: Some(60), batch_size: 3, lr: 1e-2, ..TrainSection::default() };
     let config = TrainConfig { train: section, eval_batch_size: 3 };
     let never = AtomicBool::new(false);
     let trained =
