@@ -22,10 +22,14 @@ pub fn attention<B: Backend>(
     let queries = queries.reshape([batch, kv_heads, group * seq, head_dim]);
     let scores = queries.matmul(keys.swap_dims(2, 3));
     let scores = match mask {
-        Some(mask) => scores.reshape([batch, heads, seq, slots]) + mask.clone(),
-        None => scores.reshape([batch, heads, seq, slots]),
+        // Flat, a mask that all rows share is one row added to many, which every backend does fast.
+        Some(mask) if mask.dims()[0] == 1 => {
+            scores.reshape([batch * heads, seq * slots]) + mask.clone().reshape([1, seq * slots])
+        }
+        Some(mask) => (scores.reshape([batch, heads, seq, slots]) + mask.clone()).reshape([batch * heads, seq * slots]),
+        None => scores.reshape([batch * heads, seq * slots]),
     };
-    let weights = softmax(scores, 3).reshape([batch, kv_heads, group * seq, slots]);
+    let weights = softmax(scores.reshape([batch, kv_heads, group * seq, slots]), 3);
     let mixed = weights.matmul(values).reshape([batch, heads, seq, head_dim]);
     mixed.swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
 }

@@ -48,39 +48,47 @@ pub fn frequencies(head_dim: usize, theta: f64, scaling: RopeScaling) -> Vec<f64
 /// Cosines and sines of the positions of one batch.
 ///
 /// # Shapes
-/// - cos, sin `[batch or 1, 1, seq, head_dim]`; the halves of the last dimension are equal
+/// - cos, sin `[batch or 1, seq · head_dim]`; the halves of a head's part have equal cosines, and opposite sines
 #[derive(Module, Debug)]
 pub struct Rotation<B: Backend> {
-    cos: Tensor<B, 4>,
-    sin: Tensor<B, 4>,
+    cos: Tensor<B, 2>,
+    sin: Tensor<B, 2>,
 }
 
 impl<B: Backend> Rotation<B> {
     /// The rotation of `rows` rows with these positions, row-major; one row serves for a whole batch.
     pub fn new(frequencies: &[f64], positions: &[usize], rows: usize, device: &B::Device) -> Self {
-        let table = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = positions
-                .iter()
-                .flat_map(|position| {
-                    let angles = frequencies.iter().map(move |freq| f(*position as f64 * freq) as f32);
-                    angles.clone().chain(angles)
-                })
-                .collect();
-            let shape = [rows, 1, positions.len() / rows, frequencies.len() * 2];
-            Tensor::from_data(TensorData::new(values, shape), device)
+        let width = positions.len() / rows * frequencies.len() * 2;
+        let table = |f: fn(f64) -> f64, sign_of_first: f32| {
+            let mut values = Vec::with_capacity(rows * width);
+            for position in positions {
+                for sign in [sign_of_first, 1.0] {
+                    values.extend(frequencies.iter().map(|freq| sign * f(*position as f64 * freq) as f32));
+                }
+            }
+            Tensor::from_data(TensorData::new(values, [rows, width]), device)
         };
-        Self { cos: table(f64::cos), sin: table(f64::sin) }
+        Self { cos: table(f64::cos, 1.0), sin: table(f64::sin, -1.0) }
     }
 
-    /// Rotates queries or keys.
+    /// Rotates queries or keys: `(x₁, x₂) → (x₁ cos − x₂ sin, x₂ cos + x₁ sin)` with the halves `x₁`, `x₂` of a head.
     ///
     /// # Shapes
     /// - x and output `[batch, heads, seq, head_dim]`
     pub fn apply(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let [_, _, _, head_dim] = x.dims();
+        let [batch, heads, seq, head_dim] = x.dims();
         let half = head_dim / 2;
-        let (low, high) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
-        let turned = Tensor::cat(vec![high.neg(), low], 3);
-        x * self.cos.clone() + turned * self.sin.clone()
+        // Heads usually arrive as a permuted view, which is copied once here rather than in each of the steps below.
+        let x = x.reshape([batch * heads, seq * head_dim]).reshape([batch, heads, seq, head_dim]);
+        let swapped = Tensor::cat(vec![x.clone().narrow(3, half, half), x.clone().narrow(3, 0, half)], 3);
+        let [rows, width] = self.cos.dims();
+        if rows == 1 {
+            // Flat, one row times many, which every backend does fast.
+            let flat = |x: Tensor<B, 4>| x.reshape([batch * heads, width]);
+            let turned = flat(x) * self.cos.clone() + flat(swapped) * self.sin.clone();
+            return turned.reshape([batch, heads, seq, head_dim]);
+        }
+        let table = |t: &Tensor<B, 2>| t.clone().reshape([rows, 1, seq, head_dim]);
+        x * table(&self.cos) + swapped * table(&self.sin)
     }
 }
