@@ -46,15 +46,15 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).expect("readable")).expect("JSON")
 }
 
-fn case<B: Backend>(name: &str, model: &str) -> Option<Case<B>> {
-    let (folder, model) = (shared(&format!("golden/{name}"))?, shared(&format!("models/{model}"))?);
+fn case<B: Backend>(name: &str, model: &str) -> Case<B> {
+    let (folder, model) = (shared(&format!("golden/{name}")), shared(&format!("models/{model}")));
     let loaded = LoadedModel::load(&ModelFiles::Folder(model), name, &Default::default()).expect("loaded");
     let forward = json(&folder.join("forward.json"));
     let max_length = forward["max_len"].as_u64().expect("a number") as usize;
     let rows = read_rows(&folder.join("data.jsonl")).expect("rows");
     let set =
         DataSet::encode(&rows, &Template::Alpaca, &loaded.tokenizer, max_length, name).expect("encoded");
-    Some(Case { loaded, examples: set.examples, folder, forward })
+    Case { loaded, examples: set.examples, folder, forward }
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -71,7 +71,7 @@ fn greedy() -> GenerateConfig {
 
 fn forward<B: Backend>() {
     for (name, model) in CASES {
-        let Some(case) = case::<B>(name, model) else { return };
+        let case = case::<B>(name, model);
         let rows = case.forward["rows"].as_array().expect("rows");
         let found = likelihood(&case.loaded.model, None, &case.examples, 4);
         let prompts: Vec<Vec<u32>> = case.examples.iter().map(|e| e.prompt().to_vec()).collect();
@@ -93,11 +93,13 @@ fn forward<B: Backend>() {
 }
 
 #[test]
+#[cfg_attr(not(shared), ignore = "skipped: needs the shared material (REFT_SHARED)")]
 fn forward_flex() {
     forward::<Flex>();
 }
 
 #[test]
+#[cfg_attr(not(shared), ignore = "skipped: needs the shared material (REFT_SHARED)")]
 fn forward_ndarray() {
     forward::<NdArray>();
 }
@@ -152,7 +154,7 @@ fn golden_reft<B: Backend>(folder: &Path, hidden_size: usize) -> (Reft<B>, Value
 
 fn with_interventions<B: Backend>() {
     for (name, model) in CASES {
-        let Some(case) = case::<B>(name, model) else { return };
+        let case = case::<B>(name, model);
         for kind in KINDS {
             let folder = case.folder.join(kind);
             if !folder.exists() {
@@ -180,11 +182,13 @@ fn with_interventions<B: Backend>() {
 }
 
 #[test]
+#[cfg_attr(not(shared), ignore = "skipped: needs the shared material (REFT_SHARED)")]
 fn interventions_flex() {
     with_interventions::<Flex>();
 }
 
 #[test]
+#[cfg_attr(not(shared), ignore = "skipped: needs the shared material (REFT_SHARED)")]
 fn interventions_ndarray() {
     with_interventions::<NdArray>();
 }
@@ -192,7 +196,7 @@ fn interventions_ndarray() {
 /// Gradients of the mean loss of the first four rows, with respect to `W`, `b` and `P` (or `R`) itself.
 fn gradients<B: Backend>() {
     for (name, model) in CASES {
-        let Some(case) = case::<B>(name, model) else { return };
+        let case = case::<B>(name, model);
         for kind in KINDS {
             let folder = case.folder.join(kind);
             if !folder.exists() {
@@ -234,20 +238,23 @@ fn gradients<B: Backend>() {
 }
 
 #[test]
+#[cfg_attr(not(shared), ignore = "skipped: needs the shared material (REFT_SHARED)")]
 fn gradients_flex() {
     gradients::<Flex>();
 }
 
 #[test]
+#[cfg_attr(not(shared), ignore = "skipped: needs the shared material (REFT_SHARED)")]
 fn gradients_ndarray() {
     gradients::<NdArray>();
 }
 
 /// The golden folder's short AdamW run, step by step where it does not depend on how R is parametrised.
 #[test]
+#[cfg_attr(not(shared), ignore = "skipped: needs the shared material (REFT_SHARED)")]
 fn short_training_runs() {
     for (name, model) in CASES {
-        let Some(case) = case::<Flex>(name, model) else { return };
+        let case = case::<Flex>(name, model);
         for kind in KINDS {
             let folder = case.folder.join(kind);
             if !folder.exists() {
@@ -294,8 +301,9 @@ fn short_training_runs() {
 
 /// The same interventions in Burn's training wrapper and out of it.
 #[test]
+#[cfg_attr(not(shared), ignore = "skipped: needs the shared material (REFT_SHARED)")]
 fn inner_and_outer_backend_agree() {
-    let Some(case) = case::<Flex>("stories260k", "stories260k") else { return };
+    let case = case::<Flex>("stories260k", "stories260k");
     let (reft, _) = golden_reft::<Flex>(&case.folder.join("loreft"), 64);
     let outer = Reft::<Autodiff<Flex>>::trainable(reft.clone());
     let values = |reft: &Reft<Flex>| likelihood(&case.loaded.model, Some(reft), &case.examples, 4).nll;

@@ -26,7 +26,9 @@ pub fn attention<B: Backend>(
         Some(mask) if mask.dims()[0] == 1 => {
             scores.reshape([batch * heads, seq * slots]) + mask.clone().reshape([1, seq * slots])
         }
-        Some(mask) => (scores.reshape([batch, heads, seq, slots]) + mask.clone()).reshape([batch * heads, seq * slots]),
+        Some(mask) => {
+            (scores.reshape([batch, heads, seq, slots]) + mask.clone()).reshape([batch * heads, seq * slots])
+        }
         None => scores.reshape([batch * heads, seq * slots]),
     };
     let weights = softmax(scores.reshape([batch, kv_heads, group * seq, slots]), 3);
