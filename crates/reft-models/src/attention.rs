@@ -1,6 +1,6 @@
 //! Attention with shared key and value heads.
 
-use burn::tensor::{Tensor, activation::softmax, backend::Backend};
+use burn::tensor::{Tensor, backend::Backend};
 
 /// Scaled dot-product attention, `softmax(QKᵀ/√d + mask) V`, where groups of query heads share a key and value head.
 ///
@@ -31,7 +31,10 @@ pub fn attention<B: Backend>(
         }
         None => scores.reshape([batch * heads, seq * slots]),
     };
-    let weights = softmax(scores.reshape([batch, kv_heads, group * seq, slots]), 3);
-    let mixed = weights.matmul(values).reshape([batch, heads, seq, head_dim]);
+    // Softmax, but divided by its sum only after the mixing, where there is `head_dim` instead of `slots` to divide.
+    let scores = scores.reshape([batch, kv_heads, group * seq, slots]);
+    let weights = (scores.clone() - scores.detach().max_dim(3)).exp();
+    let sums = weights.clone().sum_dim(3);
+    let mixed = (weights.matmul(values) / sums).reshape([batch, heads, seq, head_dim]);
     mixed.swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
 }
