@@ -121,6 +121,18 @@ fn tensor(file: &SafeTensors, name: &str) -> Option<Vec<f32>> {
     Some(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 
+impl<B: Backend> Case<B> {
+    /// The kinds of intervention that the case has numbers of, and their folders.
+    fn kinds(&self) -> Vec<(&'static str, std::path::PathBuf)> {
+        KINDS.map(|kind| (kind, self.folder.join(kind))).into_iter().filter(|(_, f)| f.exists()).collect()
+    }
+
+    /// The interventions of one of them at their initial values, and the expected numbers.
+    fn reft(&self, folder: &Path) -> (Reft<B>, Value) {
+        golden_reft(folder, self.loaded.model.config().hidden_size)
+    }
+}
+
 /// The interventions of a golden folder, at their initial values.
 fn golden_reft<B: Backend>(folder: &Path, hidden_size: usize) -> (Reft<B>, Value) {
     let expected = json(&folder.join("expected.json"));
@@ -155,12 +167,8 @@ fn golden_reft<B: Backend>(folder: &Path, hidden_size: usize) -> (Reft<B>, Value
 fn with_interventions<B: Backend>() {
     for (name, model) in CASES {
         let case = case::<B>(name, model);
-        for kind in KINDS {
-            let folder = case.folder.join(kind);
-            if !folder.exists() {
-                continue;
-            }
-            let (reft, expected) = golden_reft::<B>(&folder, case.loaded.model.config().hidden_size);
+        for (kind, folder) in case.kinds() {
+            let (reft, expected) = case.reft(&folder);
             let found = likelihood(&case.loaded.model, Some(&reft), &case.examples, 4);
             let worst = (found.rows.iter().zip(numbers(&expected["nll"])))
                 .map(|(row, nll)| (row.nll.expect("has labels") - nll).abs())
@@ -197,12 +205,8 @@ fn interventions_ndarray() {
 fn gradients<B: Backend>() {
     for (name, model) in CASES {
         let case = case::<B>(name, model);
-        for kind in KINDS {
-            let folder = case.folder.join(kind);
-            if !folder.exists() {
-                continue;
-            }
-            let (reft, expected) = golden_reft::<B>(&folder, case.loaded.model.config().hidden_size);
+        for (kind, folder) in case.kinds() {
+            let (reft, expected) = case.reft(&folder);
             let reft = Reft::<Autodiff<B>>::trainable(reft);
             let bytes = fs::read(folder.join("grads.safetensors")).expect("readable");
             let file = SafeTensors::deserialize(&bytes).expect("safetensors");
@@ -255,12 +259,8 @@ fn gradients_ndarray() {
 fn short_training_runs() {
     for (name, model) in CASES {
         let case = case::<Flex>(name, model);
-        for kind in KINDS {
-            let folder = case.folder.join(kind);
-            if !folder.exists() {
-                continue;
-            }
-            let (reft, expected) = golden_reft::<Flex>(&folder, case.loaded.model.config().hidden_size);
+        for (kind, folder) in case.kinds() {
+            let (reft, expected) = case.reft(&folder);
             let golden = &expected["train"];
             let number = |key: &str| golden[key].as_f64().expect("a number");
             let steps = number("steps") as usize;

@@ -181,7 +181,6 @@ impl Fetch<'_> {
         match api.repo(repo).download(file) {
             Ok(path) => Ok(Some(path)),
             Err(ApiError::RequestError(error)) if status(&error) == Some(404) => Ok(None),
-            Err(ApiError::RequestError(error)) => Err(self.failed(file, error.to_string())),
             Err(error) => Err(self.failed(file, error.to_string())),
         }
     }

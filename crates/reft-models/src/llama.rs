@@ -398,11 +398,7 @@ impl<B: Backend> Llama<B> {
     /// # Shapes
     /// - hidden `[batch, seq, d_model]`, rows `n` of `batch · seq`; output `[n, d_model]`
     pub fn final_states(&self, hidden: Tensor<B, 3>, rows: &[usize]) -> Tensor<B, 2> {
-        let [batch, seq, d_model] = hidden.dims();
-        let device = hidden.device();
-        let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-        let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [rows.len()]), &device);
-        self.norm.forward(hidden.reshape([batch * seq, d_model]).select(0, index))
+        normalised_rows(&self.norm, hidden, rows)
     }
 
     /// Logits of normalised final hidden states.
@@ -495,13 +491,16 @@ impl<B: Backend> Llama<B> {
     where
         A: AutodiffBackend<InnerBackend = B>,
     {
-        let [batch, seq, d_model] = hidden.dims();
-        let device = hidden.device();
-        let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-        let index = Tensor::<A, 1, Int>::from_data(TensorData::new(index, [rows.len()]), &device);
-        let norm = RmsNorm::<A>::from_inner(self.norm.clone());
-        norm.forward(hidden.reshape([batch * seq, d_model]).select(0, index))
+        normalised_rows(&RmsNorm::<A>::from_inner(self.norm.clone()), hidden, rows)
     }
+}
+
+/// Some rows of the flattened batch, normalised.
+fn normalised_rows<B: Backend>(norm: &RmsNorm<B>, hidden: Tensor<B, 3>, rows: &[usize]) -> Tensor<B, 2> {
+    let [batch, seq, d_model] = hidden.dims();
+    let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+    let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [rows.len()]), &hidden.device());
+    norm.forward(hidden.reshape([batch * seq, d_model]).select(0, index))
 }
 
 #[cfg(test)]
