@@ -23,8 +23,8 @@ fn main() -> Result<()> {
     // The adapter remembers its model; loading checks that it is the same one, by its fingerprint.
     let device = Default::default();
     let name = read_config(&folder)?.base_model.name;
-    let loaded = LoadedModel::<Flex>::load(&find_model(&name, None)?, &name, &device)?;
-    let adapter = load_adapter(&folder, &loaded, &device)?;
+    let mut loaded: LoadedModel<Flex> = LoadedModel::load(&find_model(&name, None)?, &name, &device)?;
+    let adapter = load_adapter(&folder, &mut loaded, &device)?;
 
     let template = Template::parse(&adapter.template)?;
     let tokens = template.encode_prompt(&template.question(&prompt), &loaded.tokenizer, usize::MAX)?;

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use reft_core::{Adapter, Component, Method, Reft, ReftConfig, Site, intervention::Init};
 use reft_models::{GenerateConfig, LoadedModel, generate};
 use reft_train::{
-    DataSet, Template, TrainConfig,
+    DataSet, LanguageModelling, Template, TrainConfig,
     data::parse_rows,
     recipe::TrainSection,
     tiny,
@@ -26,7 +26,7 @@ const ROWS: &str = r#"{"prompt": "the old fox sings on the hill\n", "completion"
 
 fn main() -> Result<()> {
     let device = Default::default();
-    let loaded = LoadedModel::<Flex>::load(&tiny::model(), "embedded:tiny", &device)?;
+    let loaded: LoadedModel<Flex> = LoadedModel::load(&tiny::model(), "embedded:tiny", &device)?;
 
     let rows = parse_rows(ROWS, "three rows")?;
     let data = DataSet::encode(&rows, &Template::Plain, &loaded.tokenizer, 128, "three rows")?;
@@ -44,15 +44,24 @@ fn main() -> Result<()> {
     };
     let reft: Reft<Flex> = config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(42), &device)?;
     let section = TrainSection { steps: Some(60), batch_size: 3, lr: 1e-2, ..TrainSection::default() };
-    let config = TrainConfig { train: section, eval_batch_size: 3 };
+    let config = TrainConfig { train: section, head_lr: None };
+    let objective = LanguageModelling::new(&loaded.model, 3);
     let never = AtomicBool::new(false);
-    let trained =
-        train::<Autodiff<Flex>>(&loaded.model, reft, &data.examples, &[], &config, &mut Silent, &never);
+    let trained = train::<Autodiff<Flex>, _>(
+        &objective,
+        reft.into(),
+        &data.examples,
+        &[],
+        &config,
+        &mut Silent,
+        &never,
+    );
+    let reft = trained.learned.reft;
     println!("loss {:.3} -> {:.3} in {} steps", trained.losses[0], trained.losses[59], trained.steps);
 
     let prompt = loaded.tokenizer.encode("the happy dog runs in the village\n")?;
     let config = GenerateConfig { stop_ids: loaded.stop_ids.clone(), ..GenerateConfig::default() };
-    for (name, reft) in [("before", None), ("after", Some(&trained.reft))] {
+    for (name, reft) in [("before", None), ("after", Some(&reft))] {
         let out = generate(&loaded.model, std::slice::from_ref(&prompt), reft, &config, |_, _| {
             ControlFlow::Continue(())
         })?;
@@ -60,7 +69,7 @@ fn main() -> Result<()> {
     }
 
     let folder = Path::new("runs/three-lines/adapter");
-    Adapter { reft: trained.reft, base_model: loaded.base, template: "plain".into() }.save(folder)?;
+    Adapter::new(reft, loaded.base, "plain").save(folder)?;
     println!("saved in {}", folder.display());
     Ok(())
 }

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{Component, Method, NoHook, Reft, ReftConfig, Site, intervention::Init};
 use reft_models::{GenerateConfig, KvCache, Llama, Padding, TokenBatch, generate};
-use reft_train::{Example, eval::likelihood, loss::Batch, trainer::step_gradients};
+use reft_train::{Example, LanguageModelling, eval::likelihood, loss::Batch, trainer::step_gradients};
 use serde_json::json;
 use std::ops::ControlFlow;
 use system_tests::{perturb, random_llama, relative, values};
@@ -169,9 +169,10 @@ fn accumulation_equals_the_large_batch<B: Backend>() {
         let model: Llama<B> = random_llama(json!({}), 6);
         let reft = Reft::<Autodiff<B>>::trainable(random_reft("f1+l2", true, component, 8));
         let examples = examples(&mut rng, &[5, 17, 9, 12]);
-        let large = step_gradients(&model, &reft, &[examples.iter().collect()]);
+        let (objective, learned) = (LanguageModelling::new(&model, 4), reft.clone().into());
+        let large = step_gradients(&objective, &learned, &[examples.iter().collect()]);
         let micro: Vec<Vec<&Example>> = examples.iter().map(|e| vec![e]).collect();
-        let small = step_gradients(&model, &reft, &micro);
+        let small = step_gradients(&objective, &learned, &micro);
         assert_eq!(large.label_tokens, small.label_tokens);
         assert!((large.loss_sum - small.loss_sum).abs() / large.loss_sum < 1e-6);
         for edit in reft.edits() {
@@ -204,7 +205,8 @@ fn gradients_agree_with_finite_differences<B: Backend>() {
         };
         let reft: Reft<B> = config.init(Init::Paper, &mut rng, &Default::default()).expect("valid");
         let tracked = Reft::<Autodiff<B>>::trainable(reft.clone());
-        let step = step_gradients(&model, &tracked, &[examples.iter().collect()]);
+        let objective = LanguageModelling::new(&model, 2);
+        let step = step_gradients(&objective, &tracked.clone().into(), &[examples.iter().collect()]);
         // Along a random direction of all parameters at once.
         let direction = random_direction(&reft, &mut rng);
         let slope: f64 = along(&tracked, &step.grads, &direction);

@@ -10,7 +10,7 @@ use burn_ndarray::NdArray;
 use reft_core::{Component, Method, Part, Reft, ReftConfig, Site, intervention::InterventionValues};
 use reft_models::{GenerateConfig, LoadedModel, ModelFiles, generate};
 use reft_train::{
-    DataSet, Example, Template, TrainConfig,
+    DataSet, Example, LanguageModelling, Template, TrainConfig,
     data::read_rows,
     eval::{generate_all, likelihood},
     recipe::TrainSection,
@@ -211,7 +211,8 @@ fn gradients<B: Backend>() {
             let bytes = fs::read(folder.join("grads.safetensors")).expect("readable");
             let file = SafeTensors::deserialize(&bytes).expect("safetensors");
             let examples: Vec<&Example> = case.examples[..4].iter().collect();
-            let step = step_gradients(&case.loaded.model, &reft, &[examples]);
+            let objective = LanguageModelling::new(&case.loaded.model, 4);
+            let step = step_gradients(&objective, &reft.clone().into(), &[examples]);
             let loss = step.loss_sum / step.label_tokens as f64;
             assert!((loss - expected["batch_loss"].as_f64().expect("a number")).abs() < NLL_TOLERANCE);
             let mut worst = 0f64;
@@ -273,11 +274,11 @@ fn short_training_runs() {
                 shuffle: false,
                 ..TrainSection::default()
             };
-            let config = TrainConfig { train: section, eval_batch_size: 4 };
+            let config = TrainConfig { train: section, head_lr: None };
             let never = AtomicBool::new(false);
-            let trained = train::<Autodiff<Flex>>(
-                &case.loaded.model,
-                reft,
+            let trained = train::<Autodiff<Flex>, _>(
+                &LanguageModelling::new(&case.loaded.model, 4),
+                reft.into(),
                 &case.examples,
                 &[],
                 &config,

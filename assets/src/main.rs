@@ -281,7 +281,8 @@ fn write_weights(folder: &Path, parameters: &Parameters<Train>) -> Result<()> {
 
 /// How well the written model does each of its skills on sentences that it has not seen.
 fn report(folder: &Path) -> Result<()> {
-    let loaded = LoadedModel::<Flex>::load(&ModelFiles::Folder(folder.into()), "tiny", &Default::default())?;
+    let loaded: LoadedModel<Flex> =
+        LoadedModel::load(&ModelFiles::Folder(folder.into()), "tiny", &Default::default())?;
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let sentences: Vec<Sentence> = std::iter::repeat_with(|| Sentence::random(&mut rng))
         .filter(|sentence| sentence.is_held_out())

@@ -7,10 +7,13 @@
 //! | `reflectors`, `signs` | `[d, r]`, `[r]` | those with an orthonormal `R` (see [`Orthonormal`]) |
 //! | `projection` | `[r, d]` | the others |
 //!
+//! A classifier's head lies beside them as `classifier.{dense, out_proj}.{weight, bias}`.
+//!
 //! Saving the parameter of `R` instead of `R` makes a loaded adapter the same edit bit for bit, and lets training
 //! continue exactly.
 
 use crate::{
+    head::{Head, HeadConfig, HeadValues},
     intervention::{InterventionError, Projection, host_values},
     orthogonal::Orthonormal,
     reft::{Reft, ReftConfig},
@@ -32,6 +35,7 @@ use std::{
 pub const FORMAT_VERSION: u32 = 1;
 const CONFIG_FILE: &str = "adapter.json";
 const TENSOR_FILE: &str = "adapter.safetensors";
+const HEAD_PREFIX: &str = "classifier.";
 
 /// The model that an adapter was trained on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +44,36 @@ pub struct BaseModel {
     pub name: String,
     /// Identifies the configuration and the weights; an adapter works on no others.
     pub fingerprint: String,
+}
+
+/// What a classifier was trained for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskConfig {
+    /// Name of the task, such as `glue/sst2`, `classification` or `regression`.
+    pub name: String,
+    /// The label of each output; empty for a regression.
+    pub labels: Vec<String>,
+    /// Names of the columns that hold the text, one or two.
+    pub text: Vec<String>,
+    /// Name of the column that holds the label.
+    pub label: String,
+}
+
+/// What was trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trained {
+    /// Interventions, and the head if there is one.
+    #[default]
+    Interventions,
+    /// The head alone.
+    HeadOnly,
+    /// The model's biases, kept in a file of their own.
+    Bitfit,
+    /// All of the model's weights, kept in a file of their own.
+    Full,
+    /// LoRA's factors, kept in PEFT's files.
+    Lora,
 }
 
 /// What `adapter.json` holds.
@@ -53,6 +87,15 @@ pub struct AdapterConfig {
     pub base_model: BaseModel,
     /// Name or text of the prompt template that it was trained with.
     pub template: String,
+    /// What was trained; with baselines the interventions below are none.
+    #[serde(default)]
+    pub trained: Trained,
+    /// What a classifier was trained for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskConfig>,
+    /// A classifier's head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadConfig>,
     /// Everything that fixes the interventions but their values.
     #[serde(flatten)]
     pub reft: ReftConfig,
@@ -67,6 +110,12 @@ pub struct Adapter<B: Backend> {
     pub base_model: BaseModel,
     /// Name or text of the prompt template that they were trained with.
     pub template: String,
+    /// What was trained. The values of baselines lie in files beside the adapter's own.
+    pub trained: Trained,
+    /// What a classifier was trained for.
+    pub task: Option<TaskConfig>,
+    /// A classifier's head.
+    pub head: Option<Head<B>>,
 }
 
 /// An adapter that cannot be written or read.
@@ -132,7 +181,34 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes f32 tensors, name → shape and values, as a safetensors file: whole, or not at all.
+///
+/// # Errors
+/// If the file cannot be written.
+///
+/// # Panics
+/// If a shape does not fit its values.
+pub fn write_tensors(path: &Path, tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>) -> Result<(), AdapterError> {
+    let bytes = tensors.into_iter().map(|(name, (shape, values))| {
+        (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+    });
+    let bytes: Vec<_> = bytes.collect();
+    let views = bytes.iter().map(|(name, shape, bytes)| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("shape matches its bytes"))
+    });
+    // transformers and PEFT refuse a file that does not name its framework.
+    let metadata = [("format".to_string(), "pt".to_string())].into();
+    let file = safetensors::serialize(views, Some(metadata)).expect("f32 tensors serialise");
+    write_atomic(path, &file).map_err(|source| AdapterError::Io { path: path.into(), source })
+}
+
 impl<B: Backend> Adapter<B> {
+    /// Interventions of a language model.
+    pub fn new(reft: Reft<B>, base_model: BaseModel, template: impl Into<String>) -> Self {
+        let trained = Trained::Interventions;
+        Self { reft, base_model, template: template.into(), trained, task: None, head: None }
+    }
+
     /// Writes the adapter to a folder, which is created if it does not exist.
     ///
     /// # Errors
@@ -143,30 +219,24 @@ impl<B: Backend> Adapter<B> {
             library_version: env!("CARGO_PKG_VERSION").into(),
             base_model: self.base_model.clone(),
             template: self.template.clone(),
+            trained: self.trained,
+            task: self.task.clone(),
+            head: self.head.as_ref().map(|head| *head.config()),
             reft: self.reft.config().clone(),
         };
-        let values = self.tensors();
-        let views = values.iter().map(|(name, (shape, bytes))| {
-            let view = TensorView::new(Dtype::F32, shape.clone(), bytes).expect("shape matches its bytes");
-            (name.clone(), view)
-        });
-        let tensors = safetensors::serialize(views, None).expect("f32 tensors serialise");
         let json = serde_json::to_string_pretty(&config).expect("plain data serialises") + "\n";
         fs::create_dir_all(folder).map_err(|source| AdapterError::Io { path: folder.into(), source })?;
-        for (name, bytes) in [(TENSOR_FILE, tensors.as_slice()), (CONFIG_FILE, json.as_bytes())] {
-            let path = folder.join(name);
-            write_atomic(&path, bytes).map_err(|source| AdapterError::Io { path, source })?;
-        }
-        Ok(())
+        write_tensors(&folder.join(TENSOR_FILE), self.tensors())?;
+        let path = folder.join(CONFIG_FILE);
+        write_atomic(&path, json.as_bytes()).map_err(|source| AdapterError::Io { path, source })
     }
 
-    /// Name → shape and little-endian f32 bytes of every tensor.
-    fn tensors(&self) -> BTreeMap<String, (Vec<usize>, Vec<u8>)> {
+    /// Name → shape and values of every tensor.
+    fn tensors(&self) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
         let mut out = BTreeMap::new();
         for edit in self.reft.edits() {
             let mut put = |name: &str, shape: &[usize], values: Vec<f32>| {
-                let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-                out.insert(tensor_name(edit.site(), edit.part(), name), (shape.to_vec(), bytes));
+                out.insert(tensor_name(edit.site(), edit.part(), name), (shape.to_vec(), values));
             };
             let intervention = edit.intervention();
             if let Some(weight) = intervention.weight() {
@@ -181,6 +251,11 @@ impl<B: Backend> Adapter<B> {
                 Projection::Free(p) => put("projection", &p.dims(), host_values(p.val())),
             }
         }
+        if let Some(head) = &self.head {
+            for ((name, shape), values) in head.config().tensors().into_iter().zip(head.values().into_list()) {
+                out.insert(format!("{HEAD_PREFIX}{name}"), (shape, values));
+            }
+        }
         out
     }
 
@@ -190,14 +265,10 @@ impl<B: Backend> Adapter<B> {
     /// If a file is missing or damaged, or if any tensor is missing, unexpected, or of another shape or dtype: the
     /// error lists all of them.
     pub fn load(folder: &Path, device: &B::Device) -> Result<Self, AdapterError> {
-        let AdapterConfig { base_model, template, reft: config, .. } = read_config(folder)?;
+        let AdapterConfig { base_model, template, trained, task, head, reft: config, .. } = read_config(folder)?;
         let path = folder.join(TENSOR_FILE);
         let bytes = fs::read(&path).map_err(|source| AdapterError::Io { path: path.clone(), source })?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| AdapterError::Tensors {
-            path: path.clone(),
-            problems: vec![format!("not a complete safetensors file: {error}")],
-        })?;
-        let mut tensors = StrictTensors::new(file);
+        let mut tensors = StrictTensors::new(&path, &bytes)?;
         let (d, r) = (config.hidden_size, config.rank);
         let reft = config
             .build(|site, part| {
@@ -215,8 +286,12 @@ impl<B: Backend> Adapter<B> {
                 config.intervention().with_projection(projection, weight, bias, device)
             })
             .map_err(|source| AdapterError::Values { path: path.clone(), source })?;
-        tensors.finish(&path)?;
-        Ok(Adapter { reft, base_model, template })
+        let head = head.map(|config| {
+            let values = config.tensors().map(|(name, shape)| tensors.take(&format!("{HEAD_PREFIX}{name}"), &shape));
+            config.with_values(HeadValues::from_list(values), device)
+        });
+        tensors.finish()?;
+        Ok(Adapter { reft, base_model, template, trained, task, head })
     }
 }
 
@@ -242,22 +317,36 @@ fn tensor_name(site: crate::Site, part: crate::Part, name: &str) -> String {
     format!("{site}.{}.{name}", part.name())
 }
 
-/// Takes tensors out of a file and remembers everything that did not fit.
-struct StrictTensors<'a> {
+/// Takes f32 tensors out of a file and remembers everything that did not fit.
+pub struct StrictTensors<'a> {
+    path: &'a Path,
     file: SafeTensors<'a>,
     unused: Vec<String>,
     problems: Vec<String>,
 }
 
 impl<'a> StrictTensors<'a> {
-    fn new(file: SafeTensors<'a>) -> Self {
+    /// Reads the content of a safetensors file; `path` names it in errors.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn new(path: &'a Path, bytes: &'a [u8]) -> Result<Self, AdapterError> {
+        let file = SafeTensors::deserialize(bytes).map_err(|error| AdapterError::Tensors {
+            path: path.into(),
+            problems: vec![format!("not a complete safetensors file: {error}")],
+        })?;
         let mut unused: Vec<String> = file.names().iter().map(|name| name.to_string()).collect();
         unused.sort();
-        Self { file, unused, problems: Vec::new() }
+        Ok(Self { path, file, unused, problems: Vec::new() })
+    }
+
+    /// Does not report unused tensors of these names.
+    pub fn ignore(&mut self, names: impl Fn(&str) -> bool) {
+        self.unused.retain(|name| !names(name));
     }
 
     /// The values, or zeros and an entry in the list of problems.
-    fn take(&mut self, name: &str, shape: &[usize]) -> Vec<f32> {
+    pub fn take(&mut self, name: &str, shape: &[usize]) -> Vec<f32> {
         self.unused.retain(|unused| unused != name);
         match self.file.tensor(name) {
             Err(_) => self.problems.push(format!("missing: {name} {shape:?}")),
@@ -282,12 +371,16 @@ impl<'a> StrictTensors<'a> {
         vec![0.0; shape.iter().product()]
     }
 
-    fn finish(mut self, path: &Path) -> Result<(), AdapterError> {
+    /// Reports everything that did not fit.
+    ///
+    /// # Errors
+    /// If any tensor is missing, unexpected, of another shape or dtype, or not finite.
+    pub fn finish(mut self) -> Result<(), AdapterError> {
         self.problems.extend(self.unused.iter().map(|name| format!("unexpected: {name}")));
         if self.problems.is_empty() {
             Ok(())
         } else {
-            Err(AdapterError::Tensors { path: path.into(), problems: self.problems })
+            Err(AdapterError::Tensors { path: self.path.into(), problems: self.problems })
         }
     }
 }
@@ -312,11 +405,31 @@ mod tests {
             dropout: 0.05,
         };
         let mut rng = ChaCha8Rng::seed_from_u64(4);
-        Adapter {
-            reft: config.init(Init::Paper, &mut rng, &Default::default()).expect("valid"),
-            base_model: BaseModel { name: "some/model".into(), fingerprint: "abc".into() },
-            template: "alpaca".into(),
-        }
+        let base_model = BaseModel { name: "some/model".into(), fingerprint: "abc".into() };
+        Adapter::new(
+            config.init(Init::Paper, &mut rng, &Default::default()).expect("valid"),
+            base_model,
+            "alpaca",
+        )
+    }
+
+    #[test]
+    fn a_head_and_its_labels_come_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = HeadConfig { hidden_size: 12, outputs: 2, input_dropout: 0.1, inner_dropout: 0.1 };
+        let mut saved = adapter(Method::Loreft);
+        saved.head = Some(config.init(&mut ChaCha8Rng::seed_from_u64(1), &Default::default()));
+        saved.task = Some(TaskConfig {
+            name: "classification".into(),
+            labels: vec!["no".into(), "yes".into()],
+            text: vec!["text".into()],
+            label: "label".into(),
+        });
+        saved.save(folder.path()).expect("saved");
+        let loaded = Adapter::<Flex>::load(folder.path(), &Default::default()).expect("loaded");
+        assert_eq!((&loaded.task, loaded.trained), (&saved.task, saved.trained));
+        let values = |adapter: &Adapter<Flex>| adapter.head.as_ref().map(|head| head.values());
+        assert_eq!(values(&loaded), values(&saved));
     }
 
     #[test]

@@ -15,17 +15,20 @@
 //! | [`orthogonal`] | a column-orthonormal matrix as an unconstrained parameter |
 //! | [`position`] | `f7+l7`, `l1`, `all` … → rows of a batch |
 //! | [`reft`] | sites of a model, the [`Hook`] that a model calls, [`Reft`] = sites → interventions |
+//! | [`head`] | the small trained head of a classifier |
 //! | [`adapter`] | an adapter on disk: JSON and safetensors, strictly loaded |
 //!
 //! This crate knows no model, no tokenizer and no training loop.
 
 pub mod adapter;
+pub mod head;
 pub mod intervention;
 pub mod orthogonal;
 pub mod position;
 pub mod reft;
 
-pub use adapter::{Adapter, AdapterError, BaseModel};
+pub use adapter::{Adapter, AdapterError, BaseModel, TaskConfig, Trained};
+pub use head::{Head, HeadConfig};
 pub use intervention::{Activation, Intervention, InterventionConfig, Method};
 pub use orthogonal::Orthonormal;
 pub use position::{Positions, PromptSpan};

@@ -383,14 +383,19 @@ impl<B: Backend> Reft<B> {
 impl<A: AutodiffBackend> Reft<A> {
     /// The same interventions with all parameters tracked, to be trained.
     pub fn trainable(reft: Reft<A::InnerBackend>) -> Self {
-        struct Track;
-        impl<A: AutodiffBackend> ModuleMapper<A> for Track {
-            fn map_float<const D: usize>(&mut self, param: Param<Tensor<A, D>>) -> Param<Tensor<A, D>> {
-                param.set_require_grad(true)
-            }
-        }
-        Self::from_inner(reft).map(&mut Track)
+        trainable(reft)
     }
+}
+
+/// The same module with all parameters tracked, to be trained.
+pub fn trainable<A: AutodiffBackend, M: AutodiffModule<A>>(module: M::InnerModule) -> M {
+    struct Track;
+    impl<A: AutodiffBackend> ModuleMapper<A> for Track {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<A, D>>) -> Param<Tensor<A, D>> {
+            param.set_require_grad(true)
+        }
+    }
+    M::from_inner(module).map(&mut Track)
 }
 
 /// The interventions of a [`Reft`] bound to the rows of one batch.

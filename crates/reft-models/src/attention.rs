@@ -1,18 +1,20 @@
 //! Attention with shared key and value heads.
 
+use crate::linear::dropout;
 use burn::tensor::{Tensor, backend::Backend};
 
 /// Scaled dot-product attention, `softmax(QKᵀ/√d + mask) V`, where groups of query heads share a key and value head.
 ///
 /// # Shapes
 /// - queries `[batch, heads, seq, head_dim]`; keys, values `[batch, kv_heads, slots, head_dim]`
-/// - mask `[batch or 1, 1, seq, slots]`, added to the scores
+/// - mask `[batch or 1, 1, seq or 1, slots]`, added to the scores; `dropout_rate` is the share of dropped weights
 /// - output `[batch · seq, heads · head_dim]`
 pub fn attention<B: Backend>(
     queries: Tensor<B, 4>,
     keys: Tensor<B, 4>,
     values: Tensor<B, 4>,
     mask: Option<&Tensor<B, 4>>,
+    dropout_rate: f64,
 ) -> Tensor<B, 2> {
     let [batch, heads, seq, head_dim] = queries.dims();
     let [_, kv_heads, slots, _] = keys.dims();
@@ -23,7 +25,7 @@ pub fn attention<B: Backend>(
     let scores = queries.matmul(keys.swap_dims(2, 3));
     let scores = match mask {
         // Flat, a mask that all rows share is one row added to many, which every backend does fast.
-        Some(mask) if mask.dims()[0] == 1 => {
+        Some(mask) if mask.dims()[0] == 1 && mask.dims()[2] == seq => {
             scores.reshape([batch * heads, seq * slots]) + mask.clone().reshape([1, seq * slots])
         }
         Some(mask) => {
@@ -35,6 +37,7 @@ pub fn attention<B: Backend>(
     let scores = scores.reshape([batch, kv_heads, group * seq, slots]);
     let weights = (scores.clone() - scores.detach().max_dim(3)).exp();
     let sums = weights.clone().sum_dim(3);
+    let weights = dropout(weights, dropout_rate);
     let mixed = (weights.matmul(values) / sums).reshape([batch, heads, seq, head_dim]);
     mixed.swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
 }

@@ -19,6 +19,8 @@ pub struct TokenBatch {
     pub ids: Vec<u32>,
     /// Position of each token in its row, `[batch, seq]`; none for padding.
     pub positions: Vec<Option<usize>>,
+    /// Token types, `[batch, seq]`; empty for models without, which is the same as all 0.
+    pub types: Vec<u32>,
     /// Rows.
     pub batch: usize,
     /// Length of every row with padding.
@@ -32,6 +34,7 @@ impl TokenBatch {
         let mut batch = Self {
             ids: vec![0; rows.len() * seq],
             positions: vec![None; rows.len() * seq],
+            types: Vec::new(),
             batch: rows.len(),
             seq,
         };
@@ -46,11 +49,25 @@ impl TokenBatch {
         batch
     }
 
+    /// The same batch with the types of each row's tokens; padding has type 0.
+    pub fn with_types<R: AsRef<[u32]>>(mut self, rows: &[R]) -> Self {
+        self.types = vec![0; self.ids.len()];
+        for (idx, row) in rows.iter().enumerate() {
+            let places = idx * self.seq..(idx + 1) * self.seq;
+            let tokens = places.filter(|place| self.positions[*place].is_some());
+            for (place, token_type) in tokens.zip(row.as_ref()) {
+                self.types[place] = *token_type;
+            }
+        }
+        self
+    }
+
     /// One further token for each row, at that row's own position.
     pub fn step(tokens: &[u32], positions: &[usize]) -> Self {
         Self {
             ids: tokens.to_vec(),
             positions: positions.iter().copied().map(Some).collect(),
+            types: Vec::new(),
             batch: tokens.len(),
             seq: 1,
         }

@@ -6,6 +6,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`llama`] | Llama 1 to 3.2, TinyLlama, SmolLM, Mistral, Qwen2, Qwen2.5, Qwen3 |
+//! | [`roberta`] | RoBERTa, XLM-RoBERTa, CamemBERT, BERT |
+//! | [`tuned`], [`peft`] | trained weights instead of interventions: BitFit, full fine-tuning, LoRA and its files |
 //! | [`attention`], [`rope`], [`norm`], [`linear`], [`cache`] | layers that models share |
 //! | [`batch`] | token rows of unequal length as one padded batch |
 //! | [`load`], [`hub`] | a model folder, by path or by its name on the Hugging Face hub |
@@ -21,12 +23,17 @@ pub mod linear;
 pub mod llama;
 pub mod load;
 pub mod norm;
+pub mod peft;
+pub mod roberta;
 pub mod rope;
 pub mod tokenizer;
+pub mod tuned;
 
 pub use batch::{Padding, TokenBatch};
 pub use cache::KvCache;
 pub use generate::{GenerateConfig, GenerateError, Generated, generate};
 pub use llama::{Llama, LlamaConfig};
-pub use load::{LoadError, LoadedModel, ModelFiles};
+pub use load::{LoadError, LoadedModel, ModelFiles, Pretrained};
+pub use roberta::{Roberta, RobertaConfig};
 pub use tokenizer::{ChatMessage, Tokenizer, TokenizerError};
+pub use tuned::{LoraConfig, Tuned, Tuning};

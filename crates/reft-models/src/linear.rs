@@ -2,10 +2,10 @@
 
 use burn::{
     module::Module,
-    tensor::{Tensor, backend::Backend},
+    tensor::{Distribution, Tensor, backend::Backend},
 };
 
-/// `y = x Wᵀ + b`, with `W` as Hugging Face stores it.
+/// `y = x Wᵀ + b`, with `W` as Hugging Face stores it, and LoRA's `+ s (x Aᵀ) Bᵀ` where that is trained.
 ///
 /// # Shapes
 /// - `W [d_out, d_in]`, `b [d_out]`
@@ -16,15 +16,52 @@ pub struct Linear<B: Backend> {
     pub weight: Tensor<B, 2>,
     /// `b`, where the layer has one.
     pub bias: Option<Tensor<B, 1>>,
+    /// LoRA's factors, where the layer has them.
+    pub lora: Option<Lora<B>>,
+}
+
+/// The low-rank change `s B A` of a linear map ([LoRA](https://arxiv.org/abs/2106.09685)).
+#[derive(Module, Debug)]
+pub struct Lora<B: Backend> {
+    /// `A [r, d_in]`.
+    pub a: Tensor<B, 2>,
+    /// `B [d_out, r]`.
+    pub b: Tensor<B, 2>,
+    /// `s`, alpha over rank.
+    pub scale: f64,
+    /// Dropout of the input.
+    pub dropout: f64,
 }
 
 impl<B: Backend> Linear<B> {
     /// Applies the map to every row.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let change = self.lora.as_ref().map(|lora| {
+            let x = dropout(x.clone(), lora.dropout);
+            x.matmul(lora.a.clone().transpose()).matmul(lora.b.clone().transpose()).mul_scalar(lora.scale)
+        });
         let y = x.matmul(self.weight.clone().transpose());
-        match &self.bias {
+        let y = match &self.bias {
             Some(bias) => y + bias.clone().unsqueeze::<2>(),
+            None => y,
+        };
+        match change {
+            Some(change) => y + change,
             None => y,
         }
     }
+
+    /// Number of frozen weights.
+    pub fn num_weights(&self) -> usize {
+        self.weight.shape().num_elements() + self.bias.as_ref().map_or(0, |b| b.shape().num_elements())
+    }
+}
+
+/// Drops entries with probability `rate` and divides the others by `1 − rate`. A rate of 0 does nothing.
+pub fn dropout<B: Backend, const D: usize>(x: Tensor<B, D>, rate: f64) -> Tensor<B, D> {
+    if rate == 0.0 {
+        return x;
+    }
+    let kept = Tensor::random(x.dims(), Distribution::Bernoulli(1.0 - rate), &x.device());
+    x * kept.mul_scalar(1.0 / (1.0 - rate))
 }

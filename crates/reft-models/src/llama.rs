@@ -7,7 +7,7 @@ use crate::{
     batch::TokenBatch,
     cache::{self, KvCache},
     linear::Linear,
-    load::{LoadError, TensorSource, Weights},
+    load::{Pretrained, TensorSource, Weights},
     norm::RmsNorm,
     rope::{RopeScaling, Rotation, frequencies},
 };
@@ -254,7 +254,7 @@ impl<B: Backend> Block<B> {
             Some(cache) => cache.append(layer, k, v),
             None => (k, v),
         };
-        let mixed = self.o.forward(attention(q, k, v, context.mask.as_ref()));
+        let mixed = self.o.forward(attention(q, k, v, context.mask.as_ref(), 0.0));
         let hidden = hidden + hook.edit(site(Component::AttentionOutput), as_batch(mixed));
 
         let normed = self.mlp_norm.forward(hidden.clone()).reshape([batch * seq, d_model]);
@@ -283,20 +283,6 @@ pub struct Llama<B: Backend> {
 }
 
 impl<B: Backend> Llama<B> {
-    /// Takes the weights out of a checkpoint by Hugging Face's names.
-    ///
-    /// # Errors
-    /// One error that lists every tensor that is missing, unexpected, of another shape, or not finite.
-    pub fn load(config: &LlamaConfig, mut weights: Weights, device: &B::Device) -> Result<Self, LoadError> {
-        weights.ignore(|name| name.ends_with("rotary_emb.inv_freq"));
-        if config.tie_word_embeddings {
-            weights.ignore(|name| name == "lm_head.weight");
-        }
-        let model = Self::from_source(config, &mut weights.on::<B>(device));
-        weights.finish()?;
-        Ok(model)
-    }
-
     /// Builds the model from any source of tensors, asked for by Hugging Face's names.
     ///
     /// The configuration must have passed [`LlamaConfig::parse`].
@@ -309,9 +295,8 @@ impl<B: Backend> Llama<B> {
         let blocks = (0..config.num_hidden_layers)
             .map(|layer| {
                 let name = |part: &str| format!("model.layers.{layer}.{part}");
-                let mut linear = |part: &str, d_out: usize, d_in: usize, bias: bool| Linear {
-                    weight: source.take(&name(&format!("{part}.weight")), [d_out, d_in]),
-                    bias: bias.then(|| source.take(&name(&format!("{part}.bias")), [d_out])),
+                let mut linear = |part: &str, d_out: usize, d_in: usize, bias: bool| {
+                    source.linear(&name(part), [d_out, d_in], bias)
                 };
                 let attention_bias = config.attention_bias;
                 let (d_q, d_kv) = (heads.queries * heads.dim, heads.keys * heads.dim);
@@ -335,7 +320,7 @@ impl<B: Backend> Llama<B> {
             .collect();
         let norm = RmsNorm { weight: source.take("model.norm.weight", [d]), epsilon: config.rms_norm_eps };
         let head = (!config.tie_word_embeddings)
-            .then(|| Linear { weight: source.take("lm_head.weight", [vocab, d]), bias: None });
+            .then(|| source.linear("lm_head", [vocab, d], false));
         let (theta, scaling) = config.rope().expect("checked by parse");
         let frequencies = frequencies(heads.dim, theta, scaling);
         Self { embedding, blocks, norm, head, config: config.clone(), frequencies }
@@ -353,9 +338,7 @@ impl<B: Backend> Llama<B> {
 
     /// Number of weights.
     pub fn num_weights(&self) -> usize {
-        let linear = |l: &Linear<B>| {
-            l.weight.shape().num_elements() + l.bias.as_ref().map_or(0, |b| b.shape().num_elements())
-        };
+        let linear = Linear::num_weights;
         let norm = |n: &RmsNorm<B>| n.weight.shape().num_elements();
         let block = |b: &Block<B>| {
             [&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down].into_iter().map(linear).sum::<usize>()
@@ -492,6 +475,29 @@ impl<B: Backend> Llama<B> {
         A: AutodiffBackend<InnerBackend = B>,
     {
         normalised_rows(&RmsNorm::<A>::from_inner(self.norm.clone()), hidden, rows)
+    }
+}
+
+impl<B: Backend> Pretrained<B> for Llama<B> {
+    type Config = LlamaConfig;
+
+    fn parse(json: &[u8]) -> Result<LlamaConfig, String> {
+        LlamaConfig::parse(json)
+    }
+
+    fn prepare(config: &LlamaConfig, weights: &mut Weights) {
+        weights.ignore(|name| name.ends_with("rotary_emb.inv_freq"));
+        if config.tie_word_embeddings {
+            weights.ignore(|name| name == "lm_head.weight");
+        }
+    }
+
+    fn from_source<S: TensorSource<B>>(config: &LlamaConfig, source: &mut S) -> Self {
+        Llama::from_source(config, source)
+    }
+
+    fn stop_ids(config: &LlamaConfig) -> Vec<u32> {
+        config.eos_ids()
     }
 }
 

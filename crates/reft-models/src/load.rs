@@ -2,12 +2,14 @@
 
 use crate::{
     hub::HubError,
-    llama::{self, Llama, LlamaConfig},
+    linear::Linear,
+    llama::{self, Llama},
     tokenizer::{Tokenizer, TokenizerError},
+    tuned::NamedTensors,
 };
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use memmap2::Mmap;
-use reft_core::BaseModel;
+use reft_core::{BaseModel, HeadConfig, head::HeadValues};
 use safetensors::{
     Dtype, SafeTensors,
     tensor::{Metadata, TensorInfo},
@@ -80,11 +82,36 @@ pub enum LoadError {
     Hub(#[from] HubError),
 }
 
+/// A kind of model that can be loaded from a folder.
+pub trait Pretrained<B: Backend>: Sized {
+    /// Its `config.json`.
+    type Config;
+
+    /// Reads and checks a `config.json`.
+    ///
+    /// # Errors
+    /// A message that names every value that is missing or not supported.
+    fn parse(json: &[u8]) -> Result<Self::Config, String>;
+
+    /// Tells a checkpoint which of its tensors the model has no use for, and how names are written there.
+    fn prepare(config: &Self::Config, weights: &mut Weights);
+
+    /// Builds the model from any source of tensors, asked for by Hugging Face's names.
+    fn from_source<S: TensorSource<B>>(config: &Self::Config, source: &mut S) -> Self;
+
+    /// Token ids that end a text.
+    fn stop_ids(config: &Self::Config) -> Vec<u32>;
+}
+
 /// A frozen model with everything that belongs to it.
 #[derive(Debug)]
-pub struct LoadedModel<B: Backend> {
+pub struct LoadedModel<B: Backend, M = Llama<B>> {
     /// The model.
-    pub model: Llama<B>,
+    pub model: M,
+    /// The model's tensors by Hugging Face's names; they share their memory with the model.
+    pub tensors: NamedTensors<B>,
+    /// The classification head that the checkpoint brings, where it has one.
+    pub head: Option<HeadValues>,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// Its name and fingerprint.
@@ -93,26 +120,31 @@ pub struct LoadedModel<B: Backend> {
     pub stop_ids: Vec<u32>,
 }
 
-impl<B: Backend> LoadedModel<B> {
+impl<B: Backend, M: Pretrained<B>> LoadedModel<B, M> {
     /// Loads a model; `name` is what its adapters will remember it by.
     ///
     /// # Errors
-    /// If a file is missing, damaged or not supported.
+    /// If a file is missing, damaged or not supported, or if any tensor is missing, unexpected, of another shape, or not
+    /// finite: the error lists all of them.
     pub fn load(files: &ModelFiles, name: &str, device: &B::Device) -> Result<Self, LoadError> {
         let config_json = files.read("config.json")?;
-        let config = LlamaConfig::parse(&config_json).map_err(LoadError::Config)?;
+        let config = M::parse(&config_json).map_err(LoadError::Config)?;
         let tokenizer = Tokenizer::load(files)?;
-        let weights = Weights::open(files)?;
+        let mut weights = Weights::open(files)?;
         let fingerprint = fingerprint(&config_json, &weights);
-        let mut stop_ids: BTreeSet<u32> = config.eos_ids().into_iter().collect();
+        let mut stop_ids: BTreeSet<u32> = M::stop_ids(&config).into_iter().collect();
         if let Some(json) = files.read_optional("generation_config.json")? {
             let value: Value = serde_json::from_slice(&json).unwrap_or_default();
             stop_ids.extend(llama::ids(value.get("eos_token_id")));
         }
         stop_ids.extend(tokenizer.eos().map(|token| token.id));
-        let model = Llama::load(&config, weights, device)?;
+        M::prepare(&config, &mut weights);
+        let head = weights.head();
+        let mut tensors = NamedTensors::default();
+        let model = M::from_source(&config, &mut tensors.record(weights.on::<B>(device)));
+        weights.finish()?;
         let base = BaseModel { name: name.into(), fingerprint };
-        Ok(Self { model, tokenizer, base, stop_ids: stop_ids.into_iter().collect() })
+        Ok(Self { model, tensors, head, tokenizer, base, stop_ids: stop_ids.into_iter().collect() })
     }
 }
 
@@ -209,6 +241,15 @@ impl Bytes {
 pub trait TensorSource<B: Backend> {
     /// The tensor of this name and shape.
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D>;
+
+    /// The linear map of this name and shape `[d_out, d_in]`.
+    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Linear<B> {
+        Linear {
+            weight: self.take(&format!("{name}.weight"), shape),
+            bias: bias.then(|| self.take(&format!("{name}.bias"), [shape[0]])),
+            lora: None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -227,8 +268,8 @@ struct Shard {
 pub struct Weights {
     place: String,
     shards: Vec<Shard>,
-    /// Tensor → shard.
-    index: BTreeMap<String, usize>,
+    /// Tensor, by the name that the model asks for → shard, and the name in that file.
+    index: BTreeMap<String, (usize, String)>,
     unused: BTreeSet<String>,
     problems: Vec<String>,
 }
@@ -263,7 +304,7 @@ impl Weights {
         let mut index = BTreeMap::new();
         for (shard_idx, shard) in shards.iter().enumerate() {
             for name in shard.metadata.tensors().keys() {
-                index.insert(name.clone(), shard_idx);
+                index.insert(name.clone(), (shard_idx, name.clone()));
             }
         }
         for (tensor, file) in &promised {
@@ -280,8 +321,34 @@ impl Weights {
     }
 
     fn info(&self, name: &str) -> Option<(&Shard, &TensorInfo)> {
-        let shard = &self.shards[*self.index.get(name)?];
+        let (shard_idx, name) = self.index.get(name)?;
+        let shard = &self.shards[*shard_idx];
         Some((shard, shard.metadata.info(name)?))
+    }
+
+    /// Calls tensors by other names than the file does.
+    pub fn rename(&mut self, name: impl Fn(&str) -> String) {
+        let rename = |old: &String| name(old);
+        self.unused = self.unused.iter().map(rename).collect();
+        self.index = std::mem::take(&mut self.index).into_iter().map(|(old, at)| (name(&old), at)).collect();
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.index.contains_key(name)
+    }
+
+    /// The classification head, `classifier.{dense, out_proj}.{weight, bias}`, taken out where it is whole.
+    fn head(&mut self) -> Option<HeadValues> {
+        let shape = self.info("classifier.out_proj.weight")?.1.shape.clone();
+        let [outputs, hidden_size] = shape[..] else { return None };
+        let config = HeadConfig { hidden_size, outputs, input_dropout: 0.0, inner_dropout: 0.0 };
+        let names = config.tensors().map(|(name, shape)| (format!("classifier.{name}"), shape));
+        let values: Result<Vec<Vec<f32>>, String> =
+            names.iter().map(|(name, shape)| self.values(name, shape)).collect();
+        let [a, b, c, d] = <[Vec<f32>; 4]>::try_from(values.ok()?).ok()?;
+        self.ignore(|name| names.iter().any(|(head, _)| head == name));
+        Some(HeadValues::from_list([a, b, c, d]))
     }
 
     /// Does not report unused tensors of these names.

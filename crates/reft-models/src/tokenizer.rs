@@ -4,6 +4,7 @@ use crate::load::{LoadError, ModelFiles};
 use minijinja::{Environment, ErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokenizers::{PostProcessor, TruncationParams, truncate_encodings};
 
 /// A tokenizer that cannot be loaded or used.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +163,33 @@ impl Tokenizer {
     /// If the tokenizer refuses the text.
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode_bare(text, false)
+    }
+
+    /// Token ids and types of a text, or of a pair of texts as the tokenizer's own template joins them.
+    ///
+    /// If there are more than `max_length` tokens, the longer text loses its last ones (transformers' `longest_first`);
+    /// the third value says whether that happened.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses a text.
+    pub fn encode_pair(
+        &self,
+        first: &str,
+        second: Option<&str>,
+        max_length: usize,
+    ) -> Result<(Vec<u32>, Vec<u32>, bool), TokenizerError> {
+        let fail = |e: tokenizers::Error| TokenizerError::Text(e.to_string());
+        let a = self.inner.encode(first, false).map_err(fail)?;
+        let b = second.map(|text| self.inner.encode(text, false)).transpose().map_err(fail)?;
+        let added = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(second.is_some()));
+        let params = TruncationParams {
+            max_length: max_length.saturating_sub(added).max(1),
+            ..TruncationParams::default()
+        };
+        let cut = a.len() + b.as_ref().map_or(0, |b| b.len()) > params.max_length;
+        let (a, b) = truncate_encodings(a, b, &params).map_err(fail)?;
+        let whole = self.inner.post_process(a, b, true).map_err(fail)?;
+        Ok((whole.get_ids().to_vec(), whole.get_type_ids().to_vec(), cut))
     }
 
     fn encode_bare(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {

@@ -1,5 +1,6 @@
 //! JSON rows → prompts and answers → tokens → batches.
 
+use crate::table::{Separator, parse_table};
 use rand::{Rng, seq::SliceRandom};
 use reft_models::{ChatMessage, Tokenizer, TokenizerError};
 use serde_json::{Map, Value};
@@ -54,6 +55,14 @@ pub enum DataError {
         /// Why.
         reason: String,
     },
+    /// The task cannot be done with these rows.
+    #[error("{task}: {reason}")]
+    Task {
+        /// The task.
+        task: String,
+        /// Why.
+        reason: String,
+    },
     /// Every row was dropped.
     #[error(
         "{file}: none of the {rows} rows has an answer token within max_length = {max_length}; raise data.max_length"
@@ -80,14 +89,17 @@ pub struct Row {
     pub place: String,
 }
 
-/// Reads JSON Lines or a JSON array.
+/// Reads JSON Lines, a JSON array, or, by the file's name, CSV or TSV.
 ///
 /// # Errors
-/// If the file cannot be read, is empty or is not JSON; the error names the line.
+/// If the file cannot be read, is empty or is malformed; the error names the line.
 pub fn read_rows(path: &Path) -> Result<Vec<Row>, DataError> {
     let file = path.display().to_string();
     let text = fs::read_to_string(path).map_err(|source| DataError::Io { file: file.clone(), source })?;
-    parse_rows(&text, &file)
+    match Separator::of_file(&file) {
+        Some(separator) => parse_table(&text, &file, separator, None),
+        None => parse_rows(&text, &file),
+    }
 }
 
 /// Rows from text; `file` names it in errors.
@@ -437,19 +449,19 @@ impl DataSet {
     }
 }
 
-/// The order of one epoch, in batches of example indices.
+/// The order of one epoch, in batches of indices of examples with these numbers of tokens.
 ///
 /// Shuffled, rows of like length stand together, because padding costs as much as text: the shuffled rows are sorted
 /// by length within windows of many batches, and the batches are shuffled again.
-pub fn epoch(examples: &[Example], batch_size: usize, rng: Option<&mut impl Rng>) -> Vec<Vec<usize>> {
+pub fn epoch(lengths: &[usize], batch_size: usize, rng: Option<&mut impl Rng>) -> Vec<Vec<usize>> {
     const WINDOW_BATCHES: usize = 32;
-    let mut order: Vec<usize> = (0..examples.len()).collect();
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
     let Some(rng) = rng else {
         return order.chunks(batch_size).map(<[usize]>::to_vec).collect();
     };
     order.shuffle(rng);
     for window in order.chunks_mut(batch_size * WINDOW_BATCHES) {
-        window.sort_by_key(|idx| examples[*idx].tokens.len());
+        window.sort_by_key(|idx| lengths[*idx]);
     }
     let mut batches: Vec<Vec<usize>> = order.chunks(batch_size).map(<[usize]>::to_vec).collect();
     batches.shuffle(rng);
@@ -540,20 +552,19 @@ mod tests {
     #[test]
     fn an_epoch_has_every_row_once_and_like_lengths_together() {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let examples: Vec<Example> =
-            (0..1000).map(|_| Example { tokens: vec![1; rng.random_range(2..200)], prompt_len: 1 }).collect();
-        let batches = epoch(&examples, 8, Some(&mut rng));
+        let lengths: Vec<usize> = (0..1000).map(|_| rng.random_range(2..200)).collect();
+        let batches = epoch(&lengths, 8, Some(&mut rng));
         let mut seen: Vec<usize> = batches.concat();
         seen.sort_unstable();
         assert_eq!(seen, (0..1000).collect::<Vec<_>>());
         let padded: usize = batches
             .iter()
-            .map(|batch| batch.len() * batch.iter().map(|i| examples[*i].tokens.len()).max().unwrap_or(0))
+            .map(|batch| batch.len() * batch.iter().map(|i| lengths[*i]).max().unwrap_or(0))
             .sum();
-        let real: usize = examples.iter().map(|e| e.tokens.len()).sum();
+        let real: usize = lengths.iter().sum();
         assert!((padded as f64) < 1.1 * real as f64, "{padded} against {real}");
-        assert_ne!(batches, epoch(&examples, 8, Some(&mut rng)));
-        let in_order = epoch(&examples, 8, None::<&mut ChaCha8Rng>);
+        assert_ne!(batches, epoch(&lengths, 8, Some(&mut rng)));
+        let in_order = epoch(&lengths, 8, None::<&mut ChaCha8Rng>);
         assert_eq!(in_order.concat(), (0..1000).collect::<Vec<_>>());
     }
 }

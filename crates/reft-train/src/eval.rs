@@ -6,8 +6,8 @@ use crate::{
 };
 use burn::tensor::backend::Backend;
 use reft_core::{NoHook, Reft};
-use reft_models::{GenerateConfig, GenerateError, LoadedModel, generate};
-use serde::{Deserialize, Serialize};
+use reft_models::{GenerateConfig, GenerateError, Llama, Tokenizer, generate};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ops::ControlFlow;
 
 /// Likelihood of one row's answer.
@@ -30,19 +30,56 @@ pub struct Likelihood {
     pub rows: Vec<RowNll>,
 }
 
-/// What `summary.json` says of the held-out rows.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Score {
-    /// Mean negative log-likelihood over all answer tokens, in nats.
-    pub nll: f64,
-    /// Share of greedily generated answers that equal the expected ones, where that was asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exact_match: Option<f64>,
+/// Metrics by name, in the order in which they are shown. In files an object.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Score(pub Vec<(String, f64)>);
+
+impl Score {
+    /// The value of a metric.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+    }
+}
+
+impl Serialize for Score {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Score {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let map = serde_json::Map::deserialize(deserializer)?;
+        Ok(Self(map.into_iter().map(|(name, value)| (name, value.as_f64().unwrap_or(f64::NAN))).collect()))
+    }
+}
+
+/// How held-out rows judge an adapter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// All metrics.
+    pub score: Score,
+    /// The one that decides.
+    pub key: &'static str,
+    /// Whether more of it is better.
+    pub higher_is_better: bool,
+}
+
+impl Verdict {
+    /// The value that decides.
+    pub fn value(&self) -> f64 {
+        self.score.get(self.key).unwrap_or(f64::NAN)
+    }
+
+    /// Whether this verdict is better than another.
+    pub fn beats(&self, other: &Verdict) -> bool {
+        if self.higher_is_better { self.value() > other.value() } else { self.value() < other.value() }
+    }
 }
 
 /// Likelihood of the answers of examples, in batches of like length.
 pub fn likelihood<B: Backend>(
-    model: &reft_models::Llama<B>,
+    model: &Llama<B>,
     reft: Option<&Reft<B>>,
     examples: &[Example],
     batch_size: usize,
@@ -81,6 +118,11 @@ pub struct Answer {
     pub expected: String,
 }
 
+/// Share of answers that are right to the letter.
+pub fn exact_match(answers: &[Answer]) -> f64 {
+    answers.iter().filter(|answer| answer.is_exact()).count() as f64 / answers.len() as f64
+}
+
 impl Answer {
     /// Whether both are the same but for white space around them.
     pub fn is_exact(&self) -> bool {
@@ -103,8 +145,10 @@ pub enum EvalError {
 ///
 /// # Errors
 /// If a row has no prompt or answer, or a prompt does not fit the model.
+#[allow(clippy::too_many_arguments)]
 pub fn answers<B: Backend>(
-    loaded: &LoadedModel<B>,
+    model: &Llama<B>,
+    (tokenizer, stop_ids): (&Tokenizer, &[u32]),
     reft: Option<&Reft<B>>,
     rows: &[Row],
     template: &Template,
@@ -112,14 +156,13 @@ pub fn answers<B: Backend>(
     batch_size: usize,
     max_new_tokens: usize,
 ) -> Result<Vec<Answer>, EvalError> {
-    let tokenizer = &loaded.tokenizer;
     let prompts = rows
         .iter()
         .map(|row| template.encode_prompt(row, tokenizer, max_length))
         .collect::<Result<Vec<_>, _>>()?;
     let config =
-        GenerateConfig { max_new_tokens, stop_ids: loaded.stop_ids.clone(), ..GenerateConfig::default() };
-    let generated = generate_all(&loaded.model, reft, &prompts, &config, batch_size)?;
+        GenerateConfig { max_new_tokens, stop_ids: stop_ids.to_vec(), ..GenerateConfig::default() };
+    let generated = generate_all(model, reft, &prompts, &config, batch_size)?;
     rows.iter()
         .zip(generated)
         .map(|(row, tokens)| {
@@ -139,7 +182,7 @@ pub fn answers<B: Backend>(
 /// # Errors
 /// If a prompt does not fit the model; the error counts prompts from 0 as given.
 pub fn generate_all<B: Backend>(
-    model: &reft_models::Llama<B>,
+    model: &Llama<B>,
     reft: Option<&Reft<B>>,
     prompts: &[Vec<u32>],
     config: &GenerateConfig,

@@ -3,8 +3,10 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`recipe`] | everything that fixes a run, as TOML |
-//! | [`data`] | JSON rows → prompts and answers → tokens → batches |
+//! | [`data`], [`table`] | JSON, CSV and TSV rows → prompts and answers → tokens → batches |
 //! | [`loss`] | negative log-likelihood of answers, and its gradient |
+//! | [`task`], [`classify`], [`metrics`] | classification and regression: GLUE's tasks and one's own |
+//! | [`learned`] | everything that training changes, and its files |
 //! | [`optim`] | learning-rate schedule, gradient clipping |
 //! | [`trainer`] | the training loop |
 //! | [`eval`] | likelihood and exact match of a data set |
@@ -14,13 +16,18 @@
 //!
 //! The library prints nothing; it tells an [`trainer::Observer`] what happens. Only the `reft` program prints.
 
+pub mod classify;
 pub mod data;
 pub mod device;
 pub mod eval;
+pub mod learned;
 pub mod loss;
+pub mod metrics;
 pub mod optim;
 pub mod recipe;
 pub mod run;
+pub mod table;
+pub mod task;
 pub mod tiny;
 pub mod trainer;
 
@@ -28,6 +35,9 @@ mod memory;
 
 pub use data::{DataError, DataSet, Example, Template};
 pub use device::{DeviceError, OnDevice, on_device};
+pub use learned::Learned;
+pub use loss::LanguageModelling;
 pub use recipe::{Recipe, RecipeError};
 pub use run::{RunError, Summary};
-pub use trainer::{Observer, StepReport, Stop, TrainConfig, TrainError};
+pub use task::Task;
+pub use trainer::{Objective, Observer, StepReport, Stop, TrainConfig, TrainError};

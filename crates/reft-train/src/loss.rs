@@ -1,13 +1,18 @@
 //! Negative log-likelihood of answers, and its gradient.
 
-use crate::data::Example;
+use crate::{
+    data::Example,
+    eval::{Score, Verdict, likelihood},
+    learned::Learned,
+    trainer::{Loss, Objective},
+};
 use burn::tensor::{
     Int, Tensor, TensorData,
-    activation::softmax,
+    activation::{log_softmax, softmax},
     backend::{AutodiffBackend, Backend},
 };
 use reft_core::{Hook, Positions, position::Rows};
-use reft_models::{Llama, Padding, TokenBatch};
+use reft_models::{Llama, Padding, TokenBatch, tuned::NamedTensors};
 
 /// Most logits that exist at a time.
 const LOGITS_AT_ONCE: usize = 1 << 24;
@@ -94,18 +99,83 @@ pub fn nll<B: Backend, H: Hook<B>>(model: &Llama<B>, batch: &Batch, hook: &H) ->
     nll_of_states(model, states, &batch.labels, false).0
 }
 
-/// The summed negative log-likelihood of a batch, and a scalar with the same gradient for the backward pass.
-///
-/// The scalar is `Σ h · ∂nll/∂h`, with the second factor held fixed: its value means nothing, its gradient is the loss's.
-pub fn tracked_nll<A: AutodiffBackend, H: Hook<A>>(
-    model: &Llama<A::InnerBackend>,
-    batch: &Batch,
-    hook: &H,
-) -> (f64, Tensor<A, 1>) {
-    let hidden = model.forward_tracked(&batch.tokens, hook);
-    let states = model.final_states_tracked(hidden, &batch.label_rows);
-    let (values, gradient) = nll_of_states(model, states.clone().inner(), &batch.labels, true);
-    let gradient = gradient.expect("asked for");
-    let sum = values.iter().map(|value| f64::from(*value)).sum();
-    (sum, (states * Tensor::from_inner(gradient)).sum())
+/// Answers to prompts, and how a language model is judged by them.
+#[derive(Debug)]
+pub struct LanguageModelling<'a, B: Backend> {
+    model: &'a Llama<B>,
+    tensors: Option<&'a NamedTensors<B>>,
+    eval_batch_size: usize,
+}
+
+impl<'a, B: Backend> LanguageModelling<'a, B> {
+    /// For interventions on a model; `eval_batch_size` is the number of rows in a forward pass of an evaluation.
+    pub fn new(model: &'a Llama<B>, eval_batch_size: usize) -> Self {
+        Self { model, tensors: None, eval_batch_size }
+    }
+
+    /// The same for baselines, which need the model's tensors by name.
+    pub fn with_tensors(self, tensors: &'a NamedTensors<B>) -> Self {
+        Self { tensors: Some(tensors), ..self }
+    }
+}
+
+impl<B: Backend> Objective<B> for LanguageModelling<'_, B> {
+    type Example = Example;
+
+    fn n_tokens(example: &Example) -> usize {
+        example.tokens.len()
+    }
+
+    /// The summed negative log-likelihood of a batch.
+    ///
+    /// With a frozen head the scalar is `Σ h · ∂nll/∂h`, with the second factor held fixed: its value means nothing,
+    /// its gradient is the loss's.
+    fn loss<A: AutodiffBackend<InnerBackend = B>>(
+        &self,
+        learned: &Learned<A>,
+        bases: &[Tensor<A, 2>],
+        examples: &[&Example],
+    ) -> Loss<A> {
+        let batch = Batch::new(examples, Some(learned.reft.config().positions));
+        let hook = learned.reft.hook(bases, &batch.edited);
+        let (labels, tokens) = (batch.labels.len(), batch.n_tokens());
+        let states = match &learned.tuned {
+            None => {
+                let hidden = self.model.forward_tracked(&batch.tokens, &hook);
+                self.model.final_states_tracked(hidden, &batch.label_rows)
+            }
+            Some(tuned) => {
+                let tensors = self.tensors.expect("baselines come with the model's tensors");
+                let mut source = tuned.source(tensors, Tensor::from_inner, true);
+                let model = Llama::<A>::from_source(self.model.config(), &mut source);
+                let hidden = model.forward(&batch.tokens, None, &hook);
+                let states = model.final_states(hidden, &batch.label_rows);
+                if tuned.lora().is_none() {
+                    // The head is trained as well, so its logits stay on the tape.
+                    let ids: Vec<i64> = batch.labels.iter().map(|id| i64::from(*id)).collect();
+                    let targets = TensorData::new(ids, [labels, 1]);
+                    let targets = Tensor::<A, 2, Int>::from_data(targets, &states.device());
+                    let scalar = log_softmax(model.head(states), 1).gather(1, targets).sum().neg();
+                    let sum = scalar.clone().into_data().convert::<f64>();
+                    let sum = sum.as_slice::<f64>().map_or(f64::NAN, |values| values[0]);
+                    return Loss { sum, labels, tokens, scalar };
+                }
+                states
+            }
+        };
+        let (values, gradient) = nll_of_states(self.model, states.clone().inner(), &batch.labels, true);
+        let gradient = gradient.expect("asked for");
+        let sum = values.iter().map(|value| f64::from(*value)).sum();
+        Loss { sum, labels, tokens, scalar: (states * Tensor::from_inner(gradient)).sum() }
+    }
+
+    fn judge(&self, learned: &Learned<B>, held_out: &[Example]) -> Verdict {
+        let tuned = learned.tuned.as_ref().map(|tuned| {
+            let tensors = self.tensors.expect("baselines come with the model's tensors");
+            Llama::from_source(self.model.config(), &mut tuned.source(tensors, |tensor| tensor, false))
+        });
+        let model = tuned.as_ref().unwrap_or(self.model);
+        let nll = likelihood(model, Some(&learned.reft), held_out, self.eval_batch_size).nll;
+        Verdict { score: Score(vec![("nll".into(), nll)]), key: "nll", higher_is_better: false }
+    }
 }

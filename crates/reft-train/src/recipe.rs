@@ -1,6 +1,7 @@
 //! Everything that fixes a run, as TOML.
 
-use reft_core::{Activation, Component, Layers, Method, Positions, intervention::Init};
+use crate::metrics::Metric;
+use reft_core::{Activation, Component, Layers, Positions, intervention::Init};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::{fs, io, path::Path};
 use toml::{Table, Value};
@@ -22,6 +23,12 @@ pub struct Recipe {
     /// What is learned.
     #[serde(default)]
     pub reft: ReftSection,
+    /// LoRA, where `reft.method` asks for it.
+    #[serde(default)]
+    pub lora: LoraSection,
+    /// The head of a classifier.
+    #[serde(default)]
+    pub head: HeadSection,
     /// What it is learned from.
     pub data: DataSection,
     /// How.
@@ -50,9 +57,9 @@ pub struct RunSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReftSection {
-    /// `loreft`, `direft`, `noreft`, `orthodireft`, `consreft` or `lobireft`.
+    /// An intervention, or a baseline to compare with.
     pub method: Method,
-    /// Rank of every edit.
+    /// Rank of every edit, or of LoRA's changes.
     pub rank: usize,
     /// `"all"`, `"0,3,8-11"`, `"-1"`, or a list of numbers.
     #[serde(deserialize_with = "layers", serialize_with = "layers_text")]
@@ -87,15 +94,96 @@ impl Default for ReftSection {
     }
 }
 
+/// What is trained: an intervention, or a baseline to compare with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// `h + Rᵀ(Wh + b − Rh)`, `R` orthonormal.
+    Loreft,
+    /// `h + W₂ᵀ(W₁h + b)`.
+    Direft,
+    /// `h + W₂ᵀ(W₁h + b − W₂h)`.
+    Noreft,
+    /// `h + Rᵀ(Wh + b)`, `R` orthonormal.
+    Orthodireft,
+    /// `h + Rᵀ(b − Rh)`, `R` orthonormal.
+    Consreft,
+    /// `h + Rᵀb`, `R` orthonormal.
+    Lobireft,
+    /// A classifier's head alone.
+    HeadOnly,
+    /// The model's biases.
+    Bitfit,
+    /// All of the model's weights.
+    Full,
+    /// Low-rank changes of the model's linear maps.
+    Lora,
+}
+
+impl Method {
+    /// The intervention, if it is one.
+    pub fn intervention(self) -> Option<reft_core::Method> {
+        match self {
+            Method::Loreft => Some(reft_core::Method::Loreft),
+            Method::Direft => Some(reft_core::Method::Direft),
+            Method::Noreft => Some(reft_core::Method::Noreft),
+            Method::Orthodireft => Some(reft_core::Method::Orthodireft),
+            Method::Consreft => Some(reft_core::Method::Consreft),
+            Method::Lobireft => Some(reft_core::Method::Lobireft),
+            Method::HeadOnly | Method::Bitfit | Method::Full | Method::Lora => None,
+        }
+    }
+}
+
+/// `[lora]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraSection {
+    /// Changes are multiplied by `alpha / reft.rank`; twice the rank if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+    /// Last parts of the changed maps' names; every map of attention and MLP if absent.
+    pub targets: Vec<String>,
+    /// Dropout of a change's input, in training.
+    pub dropout: f64,
+}
+
+impl Default for LoraSection {
+    fn default() -> Self {
+        Self { alpha: None, targets: Vec::new(), dropout: 0.0 }
+    }
+}
+
+/// `[head]`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadSection {
+    /// Peak learning rate; `train.lr` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+}
+
 /// `[data]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
-    /// JSON or JSON Lines.
+    /// `glue/<name>`, `classification` or `regression`; language modelling if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// JSON, JSON Lines, CSV or TSV.
     pub train: String,
     /// Held-out rows, in a file of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval: Option<String>,
+    /// Further files that a task is judged by once, at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<String>,
+    /// The column of a task's text, or the two columns of a pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Vec<String>>,
+    /// The column of a task's label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Use only the first rows of `train`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_rows: Option<usize>,
@@ -141,8 +229,15 @@ pub struct TrainSection {
     pub log_every: usize,
     /// Updates between evaluations; 0 for one at the end.
     pub eval_every: usize,
-    /// Whether the adapter with the lowest held-out NLL is kept, rather than the last.
+    /// Whether there is an evaluation after every epoch, in the place of `eval_every`.
+    pub eval_each_epoch: bool,
+    /// Whether the adapter that does best on the held-out rows is kept, rather than the last.
     pub keep_best: bool,
+    /// Evaluations without a better one after which training ends; 0 for never.
+    pub patience: usize,
+    /// Dropout within a task's model and head; as the model was pretrained with if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_dropout: Option<f64>,
 }
 
 impl Default for TrainSection {
@@ -161,7 +256,10 @@ impl Default for TrainSection {
             shuffle: true,
             log_every: 10,
             eval_every: 0,
+            eval_each_epoch: false,
             keep_best: true,
+            patience: 0,
+            model_dropout: None,
         }
     }
 }
@@ -176,11 +274,34 @@ pub struct EvalSection {
     pub exact_match: bool,
     /// Most tokens of a generated answer.
     pub max_new_tokens: usize,
+    /// The metric by which a task's adapter is chosen; the task's main one if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
+    /// How a task's held-out rows are used.
+    pub protocol: Protocol,
+}
+
+/// How a task's held-out rows are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// All of them choose the adapter and judge it.
+    #[default]
+    Same,
+    /// As in the paper, a random half of them chooses the adapter and the other half judges it; of more than 5,000 rows,
+    /// 1,000 choose.
+    ReftPaper,
 }
 
 impl Default for EvalSection {
     fn default() -> Self {
-        Self { batch_size: 16, exact_match: false, max_new_tokens: 64 }
+        Self {
+            batch_size: 16,
+            exact_match: false,
+            max_new_tokens: 64,
+            metric: None,
+            protocol: Protocol::Same,
+        }
     }
 }
 
@@ -289,6 +410,20 @@ impl Recipe {
         expect(train.weight_decay >= 0.0, "train.weight_decay", &train.weight_decay, "0 or more");
         expect(train.clip >= 0.0, "train.clip", &train.clip, "0 or more");
         expect(eval.batch_size > 0, "eval.batch_size", &eval.batch_size, "at least 1");
+        let rate = |rate: f64| (0.0..1.0).contains(&rate);
+        let head_lr = self.head.lr.unwrap_or(1.0);
+        expect(head_lr > 0.0 && head_lr.is_finite(), "head.lr", &head_lr, "a number above 0");
+        expect(rate(self.lora.dropout), "lora.dropout", &self.lora.dropout, "a share below 1");
+        let dropout = train.model_dropout.unwrap_or(0.0);
+        expect(rate(dropout), "train.model_dropout", &dropout, "a share below 1");
+        let columns = self.data.text.as_ref().map_or(1, Vec::len);
+        expect((1..=2).contains(&columns), "data.text", &format!("a list of {columns}"), "one or two columns");
+        let (task, method) = (&self.data.task, self.reft.method);
+        let headless = task.is_none() && method == Method::HeadOnly;
+        expect(!headless, "reft.method", &"head-only", "another method: a language model has no head to train");
+        let paper = task.is_some() && self.data.eval.is_none() && self.data.eval_rows.is_none();
+        let paper = paper && eval.protocol == Protocol::ReftPaper;
+        expect(!paper, "data.eval", &"absent", "held-out rows, which eval.protocol divides");
         expect(self.reft.rank > 0, "reft.rank", &self.reft.rank, "at least 1");
         expect(self.data.max_length.is_none_or(|n| n > 1), "data.max_length", &1, "at least 2");
         expect(self.data.train_rows != Some(0), "data.train_rows", &0, "at least 1");

@@ -8,25 +8,31 @@
 //! | `summary.json` | [`Summary`] |
 
 use crate::{
+    classify::{Classification, Report, predict},
     data::{DataError, DataSet, Row, Template, parse_rows, read_rows},
     device::DeviceError,
-    eval::{Answer, EvalError, Score, answers, likelihood},
+    eval::{Answer, EvalError, Score, Verdict, answers, exact_match, likelihood},
+    learned::{Learned, Origin, load_tuned},
+    loss::LanguageModelling,
     memory::peak_mb,
-    recipe::Recipe,
+    recipe::{Method, Protocol, Recipe},
+    task::{LabelledSet, Task, check_name, read_task_rows},
     tiny,
-    trainer::{Observer, StepReport, Stop, TrainConfig, TrainError, train},
+    trainer::{Objective, Observer, StepReport, Stop, TrainConfig, TrainError, train},
 };
-use burn::{
-    module::Module,
-    tensor::backend::{AutodiffBackend, Backend},
-};
-use rand::SeedableRng;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{
     Adapter, AdapterError, BaseModel, Reft, ReftConfig, Site, adapter::write_atomic,
     intervention::InterventionError, reft::LayersError,
 };
-use reft_models::{LoadError, LoadedModel, ModelFiles, load};
+use reft_models::{
+    Llama, LoadError, LoadedModel, LoraConfig, ModelFiles, Roberta, Tuned, Tuning, load,
+    peft::{PeftNames, TunedFileError},
+    roberta::DropoutRates,
+    tuned::{NamedTensors, TuningError},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
@@ -65,6 +71,12 @@ pub enum RunError {
         /// Why it does not fit.
         reason: String,
     },
+    /// A baseline's weights.
+    #[error("reft.method: {0}")]
+    Tuning(#[from] TuningError),
+    /// A baseline's files.
+    #[error(transparent)]
+    TunedFile(#[from] TunedFileError),
     /// The evaluation.
     #[error(transparent)]
     Eval(#[from] EvalError),
@@ -103,14 +115,24 @@ pub enum RunError {
 /// What a run did, as `summary.json` holds it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// The held-out rows without the adapter, if there are any.
+    /// What was trained.
+    pub method: Method,
+    /// The held-out rows without the adapter, if there are any; for language models.
     pub before: Option<Score>,
-    /// The held-out rows with the adapter.
+    /// The held-out rows with the adapter; those that did not choose it where `eval.protocol` divides them.
     pub after: Option<Score>,
-    /// Trained parameters.
+    /// The rows that chose the adapter, where they are others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Score>,
+    /// The files of `data.test`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<(String, Score)>,
+    /// Trained parameters without the head's.
     pub trainable: usize,
-    /// Trained parameters over the frozen model's.
+    /// Those over the model's.
     pub share: f64,
+    /// Parameters of a classifier's head.
+    pub head: usize,
     /// Updates done.
     pub steps: usize,
     /// Whether the run was ended before its last update.
@@ -119,7 +141,7 @@ pub struct Summary {
     pub seconds: f64,
     /// Tokens that went through the model in training, without padding.
     pub tokens: usize,
-    /// Answer tokens among them.
+    /// Labels among them: answer tokens, or rows.
     pub label_tokens: usize,
     /// Tokens per second of the updates.
     pub tokens_per_s: f64,
@@ -127,7 +149,7 @@ pub struct Summary {
     pub s_per_step_median: f64,
     /// Peak memory of the process in MiB, where the system tells it.
     pub peak_mb: Option<f64>,
-    /// Mean loss per answer token of every update, in nats.
+    /// Mean loss per label of every update.
     pub losses: Vec<f64>,
     /// Where it ran.
     pub device: String,
@@ -149,28 +171,38 @@ pub enum Event<'a> {
     },
     /// The data are read.
     Data {
-        /// `train` or `held out`.
+        /// `train`, `held out` or the like.
         what: &'static str,
         /// The rows.
-        set: &'a DataSet,
+        rows: usize,
+        /// Rows that were cut.
+        cut: usize,
+        /// Rows dropped because no answer token was left.
+        dropped: usize,
         /// The length at which rows were cut.
         max_length: usize,
     },
-    /// The interventions are made.
+    /// What is to be trained is made.
     Trainable {
-        /// Their number.
+        /// What it is.
+        method: Method,
+        /// Number of interventions.
         interventions: usize,
-        /// Their parameters.
+        /// Parameters without the head's.
         parameters: usize,
-        /// The frozen model's.
+        /// Parameters of a classifier's head.
+        head: usize,
+        /// The model's.
         weights: usize,
     },
-    /// The held-out rows were judged without (`before`) or with the adapter.
+    /// A classifier's labels are known.
+    Labels(&'a [String]),
+    /// Rows were judged.
     Score {
-        /// Without the adapter.
-        before: bool,
+        /// Which rows, and whether with the adapter.
+        what: &'a str,
         /// The score.
-        score: Score,
+        score: &'a Score,
     },
     /// An update is done.
     Progress {
@@ -185,8 +217,8 @@ pub enum Event<'a> {
     Evaluated {
         /// Updates done.
         step: usize,
-        /// Their NLL.
-        nll: f64,
+        /// What they say.
+        verdict: &'a Verdict,
         /// Whether this is the best so far.
         best: bool,
     },
@@ -226,45 +258,89 @@ pub fn find_rows(name: &str) -> Result<Vec<Row>, DataError> {
     }
 }
 
-/// Loads an adapter and checks that it belongs to the model.
+/// Loads an adapter and checks that it belongs to the model. Weights of a baseline take their place in the model.
 ///
 /// # Errors
-/// If it cannot be read, or was trained on a model of another size or with other weights.
+/// If it cannot be read, is a classifier's, or was trained on a model of another size or with other weights.
 pub fn load_adapter<B: Backend>(
     folder: &Path,
-    loaded: &LoadedModel<B>,
+    loaded: &mut LoadedModel<B>,
     device: &B::Device,
 ) -> Result<Adapter<B>, RunError> {
     let adapter = Adapter::<B>::load(folder, device)?;
-    let config = adapter.reft.config();
-    let model = loaded.model.config();
-    let trained_on = format!("it was trained on {}", adapter.base_model.name);
-    let reason = if config.hidden_size != model.hidden_size {
-        let (found, expected) = (config.hidden_size, model.hidden_size);
-        Some(format!("edits hidden states of size {found}, {} has {expected}", loaded.base.name))
-    } else if let Some(site) = config.sites.iter().find(|site| site.layer >= model.num_hidden_layers) {
-        Some(format!(
-            "edits layer {}, {} has {} layers",
-            site.layer, loaded.base.name, model.num_hidden_layers
-        ))
-    } else if adapter.base_model.fingerprint != loaded.base.fingerprint {
-        Some(format!(
-            "made for a model with the fingerprint {}, {} has {}",
-            adapter.base_model.fingerprint, loaded.base.name, loaded.base.fingerprint
-        ))
-    } else {
-        None
-    };
-    match reason {
-        Some(reason) => {
-            let adapter = folder.display().to_string();
-            Err(RunError::WrongModel {
-                adapter,
-                reason: format!("{reason}; {trained_on}, give that with --model"),
-            })
-        }
-        None => Ok(adapter),
+    if let Some(task) = &adapter.task {
+        let reason = format!("a classifier for {}; use it with `reft eval` or `reft predict`", task.name);
+        return Err(RunError::WrongModel { adapter: folder.display().to_string(), reason });
     }
+    let config = loaded.model.config().clone();
+    check_adapter(folder, &adapter, &loaded.base, config.hidden_size, config.num_hidden_layers)?;
+    let names = PeftNames::LANGUAGE_MODEL;
+    if let Some(tuned) = load_tuned(folder, adapter.trained, &loaded.tensors, names, device)? {
+        let mut source = tuned.source(&loaded.tensors, |tensor| tensor, false);
+        loaded.model = Llama::from_source(&config, &mut source);
+    }
+    Ok(adapter)
+}
+
+/// A trained classifier with its model.
+#[derive(Debug)]
+pub struct Classifier<B: Backend> {
+    /// The model.
+    pub loaded: LoadedModel<B, Roberta<B>>,
+    /// What was learned.
+    pub learned: Learned<B>,
+    /// The task.
+    pub task: Task,
+}
+
+/// Loads a classifier's adapter and its model.
+///
+/// # Errors
+/// If either cannot be read, or the adapter was trained on a model of another size or with other weights.
+pub fn load_classifier<B: Backend>(
+    folder: &Path,
+    model: &str,
+    revision: Option<&str>,
+    device: &B::Device,
+) -> Result<Classifier<B>, RunError> {
+    let adapter = Adapter::<B>::load(folder, device)?;
+    let (Some(task), Some(head)) = (&adapter.task, &adapter.head) else {
+        let reason = "not a classifier's adapter: it has no head".into();
+        return Err(RunError::WrongModel { adapter: folder.display().to_string(), reason });
+    };
+    let (task, head) = (Task::of_adapter(task.clone()), head.clone());
+    let loaded = LoadedModel::<B, Roberta<B>>::load(&find_model(model, revision)?, model, device)?;
+    let config = loaded.model.config();
+    check_adapter(folder, &adapter, &loaded.base, config.hidden_size, config.num_hidden_layers)?;
+    let names = PeftNames::classifier(config);
+    let tuned = load_tuned(folder, adapter.trained, &loaded.tensors, names, device)?;
+    Ok(Classifier { loaded, learned: Learned { reft: adapter.reft, tuned, head: Some(head) }, task })
+}
+
+fn check_adapter<B: Backend>(
+    folder: &Path,
+    adapter: &Adapter<B>,
+    base: &BaseModel,
+    hidden_size: usize,
+    n_layers: usize,
+) -> Result<(), RunError> {
+    let config = adapter.reft.config();
+    let trained_on = format!("it was trained on {}", adapter.base_model.name);
+    let reason = if config.hidden_size != hidden_size {
+        let found = config.hidden_size;
+        format!("edits hidden states of size {found}, {} has {hidden_size}", base.name)
+    } else if let Some(site) = config.sites.iter().find(|site| site.layer >= n_layers) {
+        format!("edits layer {}, {} has {n_layers} layers", site.layer, base.name)
+    } else if adapter.base_model.fingerprint != base.fingerprint {
+        format!(
+            "made for a model with the fingerprint {}, {} has {}",
+            adapter.base_model.fingerprint, base.name, base.fingerprint
+        )
+    } else {
+        return Ok(());
+    };
+    let adapter = folder.display().to_string();
+    Err(RunError::WrongModel { adapter, reason: format!("{reason}; {trained_on}, give that with --model") })
 }
 
 /// The longest row in tokens: as asked for, or the smaller of 512 and the model's context.
@@ -295,110 +371,328 @@ pub fn run<A: AutodiffBackend>(
     check_free(&folder, recipe.run.overwrite)?;
     A::seed(device, recipe.train.seed);
 
-    let (train_rows, held_out_rows) = split_rows(recipe)?;
-    let template = Template::resolve(&recipe.data.template, &train_rows)?;
-    let files = find_model(&recipe.model, recipe.revision.as_deref())?;
-    let loaded = LoadedModel::<A::InnerBackend>::load(&files, &recipe.model, device)?;
-    let (model, weights) = (&loaded.model, loaded.model.num_weights());
-    on_event(Event::Model { base: &loaded.base, weights, device: device_name });
-
-    let max_length = max_length(recipe.data.max_length, model.config().max_position_embeddings)?;
-    let encode =
-        |rows: &[Row], file: &str| DataSet::encode(rows, &template, &loaded.tokenizer, max_length, file);
-    let train_set = encode(&train_rows, &recipe.data.train)?;
-    on_event(Event::Data { what: "train", set: &train_set, max_length });
-    let mut held_out = DataSet::default();
-    if !held_out_rows.is_empty() {
-        held_out = encode(&held_out_rows, recipe.data.eval.as_ref().unwrap_or(&recipe.data.train))?;
-        on_event(Event::Data { what: "held out", set: &held_out, max_length });
+    let run = Run { recipe, folder, device, device_name, on_event, interrupted };
+    match &recipe.data.task {
+        None => run.language_model::<A>(),
+        Some(task) => run.classifier::<A>(task),
     }
-
-    let reft = init_reft::<A::InnerBackend>(recipe, model.config(), device)?;
-    let trainable = reft.num_params();
-    on_event(Event::Trainable { interventions: reft.edits().len(), parameters: trainable, weights });
-
-    let all_answers = |reft: Option<&Reft<A::InnerBackend>>| match recipe.eval.exact_match {
-        true => {
-            let (batch_size, new) = (recipe.eval.batch_size, recipe.eval.max_new_tokens);
-            answers(&loaded, reft, &held_out_rows, &template, max_length, batch_size, new)
-        }
-        false => Ok(Vec::new()),
-    };
-    let score = |nll: f64, answers: &[Answer]| Score {
-        nll,
-        exact_match: (!answers.is_empty())
-            .then(|| answers.iter().filter(|a| a.is_exact()).count() as f64 / answers.len() as f64),
-    };
-    let mut before = None;
-    let answers_before = all_answers(None)?;
-    if !held_out.examples.is_empty() {
-        let nll = likelihood(model, None, &held_out.examples, recipe.eval.batch_size).nll;
-        before = Some(score(nll, &answers_before));
-        on_event(Event::Score { before: true, score: score(nll, &answers_before) });
-    }
-
-    let mut resolved = recipe.clone();
-    resolved.device = device_name.into();
-    resolved.data.template = template.text().into();
-    resolved.data.max_length = Some(max_length);
-    let mut writer = RunWriter::create(&folder, recipe.run.overwrite, &resolved, on_event)?;
-    writer.base = Some((loaded.base.clone(), template.text().to_string()));
-
-    let begun = Instant::now();
-    let config = TrainConfig { train: recipe.train.clone(), eval_batch_size: recipe.eval.batch_size };
-    let trained =
-        train::<A>(model, reft, &train_set.examples, &held_out.examples, &config, &mut writer, interrupted);
-    let seconds = begun.elapsed().as_secs_f64();
-    writer.save_adapter(&trained.reft)?;
-    let interrupted = matches!(trained.stop, Stop::Interrupted);
-    if let Stop::Failed(error) = trained.stop {
-        return Err(error.into());
-    }
-
-    let answers_after = if interrupted { Vec::new() } else { all_answers(Some(&trained.reft))? };
-    let after = trained.eval_nll.map(|nll| score(nll, &answers_after));
-    if let Some(score) = after {
-        (writer.on_event)(Event::Score { before: false, score });
-    }
-    let mut sorted = trained.step_seconds.clone();
-    sorted.sort_by(f64::total_cmp);
-    let summary = Summary {
-        before,
-        after,
-        trainable,
-        share: trainable as f64 / weights as f64,
-        steps: trained.steps,
-        interrupted,
-        seconds,
-        tokens: trained.tokens,
-        label_tokens: trained.label_tokens,
-        tokens_per_s: trained.tokens as f64 / sorted.iter().sum::<f64>().max(f64::MIN_POSITIVE),
-        s_per_step_median: sorted.get(sorted.len() / 2).copied().unwrap_or_default(),
-        peak_mb: peak_mb(),
-        losses: trained.losses,
-        device: device_name.into(),
-        adapter: folder.join("adapter"),
-    };
-    let json = serde_json::to_string_pretty(&summary).expect("plain data serialises") + "\n";
-    write(&folder.join("summary.json"), json.as_bytes())?;
-    Ok(Finished { summary, answers: answers_before.into_iter().zip(answers_after).collect() })
 }
 
-/// New interventions as a recipe describes them.
+/// A run under way, before its folder is made.
+struct Run<'a, 'b, D> {
+    recipe: &'a Recipe,
+    folder: PathBuf,
+    device: &'a D,
+    device_name: &'a str,
+    on_event: &'a mut (dyn FnMut(Event) + 'b),
+    interrupted: &'a AtomicBool,
+}
+
+impl<D> Run<'_, '_, D> {
+    fn language_model<A: AutodiffBackend<Device = D>>(self) -> Result<Finished, RunError>
+    where
+        A::InnerBackend: Backend<Device = D>,
+    {
+        let recipe = self.recipe;
+        let (train_rows, held_out_rows) = split_rows(recipe, find_rows)?;
+        let template = Template::resolve(&recipe.data.template, &train_rows)?;
+        let files = find_model(&recipe.model, recipe.revision.as_deref())?;
+        let loaded: LoadedModel<A::InnerBackend> = LoadedModel::load(&files, &recipe.model, self.device)?;
+        let (model, weights) = (&loaded.model, loaded.model.num_weights());
+        (self.on_event)(Event::Model { base: &loaded.base, weights, device: self.device_name });
+
+        let max_length = max_length(recipe.data.max_length, model.config().max_position_embeddings)?;
+        let encode =
+            |rows: &[Row], file: &str| DataSet::encode(rows, &template, &loaded.tokenizer, max_length, file);
+        let event = |what, set: &DataSet| {
+            let (rows, cut, dropped) = (set.examples.len(), set.n_cut, set.n_dropped());
+            Event::Data { what, rows, cut, dropped, max_length }
+        };
+        let train_set = encode(&train_rows, &recipe.data.train)?;
+        (self.on_event)(event("train", &train_set));
+        let mut held_out = DataSet::default();
+        if !held_out_rows.is_empty() {
+            held_out = encode(&held_out_rows, recipe.data.eval.as_ref().unwrap_or(&recipe.data.train))?;
+            (self.on_event)(event("held out", &held_out));
+        }
+
+        let config = model.config();
+        let reft = init_reft(recipe, config.num_hidden_layers, config.hidden_size, self.device)?;
+        let tuned = init_tuned(recipe, &loaded.tensors, self.device)?;
+        let learned = Learned { reft, tuned, head: None };
+
+        let all_answers = |model: &Llama<A::InnerBackend>, reft| match recipe.eval.exact_match {
+            true => {
+                let (batch_size, new) = (recipe.eval.batch_size, recipe.eval.max_new_tokens);
+                let of = (&loaded.tokenizer, loaded.stop_ids.as_slice());
+                answers(model, of, reft, &held_out_rows, &template, max_length, batch_size, new)
+            }
+            false => Ok(Vec::new()),
+        };
+        let score = |nll: f64, answers: &[Answer]| {
+            let mut score = vec![("nll".to_string(), nll), ("perplexity".to_string(), nll.exp())];
+            if !answers.is_empty() {
+                score.push(("exact_match".to_string(), exact_match(answers)));
+            }
+            Score(score)
+        };
+        let answers_before = all_answers(model, None)?;
+        let mut before = None;
+        if !held_out.examples.is_empty() {
+            let nll = likelihood(model, None, &held_out.examples, recipe.eval.batch_size).nll;
+            let score = score(nll, &answers_before);
+            (self.on_event)(Event::Score { what: "before", score: &score });
+            before = Some(score);
+        }
+
+        let mut resolved = recipe.clone();
+        resolved.data.template = template.text().into();
+        resolved.data.max_length = Some(max_length);
+        let origin = Origin {
+            base: loaded.base.clone(),
+            template: template.text().into(),
+            task: None,
+            names: PeftNames::LANGUAGE_MODEL,
+        };
+        let objective =
+            LanguageModelling::new(model, recipe.eval.batch_size).with_tensors(&loaded.tensors);
+        let sets = (train_set.examples.as_slice(), held_out.examples.as_slice());
+        let mut done = self.execute::<A, _>(&objective, learned, weights, sets, resolved, origin)?;
+        done.summary.before = before;
+        let mut answers_after = Vec::new();
+        if !done.summary.interrupted {
+            let tuned = done.learned.tuned.as_ref().map(|tuned| {
+                let mut source = tuned.source(&loaded.tensors, |tensor| tensor, false);
+                Llama::from_source(model.config(), &mut source)
+            });
+            answers_after = all_answers(tuned.as_ref().unwrap_or(model), Some(&done.learned.reft))?;
+        }
+        done.summary.after = done
+            .verdict
+            .as_ref()
+            .and_then(|verdict| verdict.score.get("nll"))
+            .map(|nll| score(nll, &answers_after));
+        done.finish(answers_before.into_iter().zip(answers_after).collect())
+    }
+
+    fn classifier<A: AutodiffBackend<Device = D>>(self, name: &str) -> Result<Finished, RunError>
+    where
+        A::InnerBackend: Backend<Device = D>,
+    {
+        let recipe = self.recipe;
+        check_name(name)?;
+        let read = |file: &str| read_task_rows(name, Path::new(file));
+        let (train_rows, selection_rows) = split_rows(recipe, read)?;
+        let data = &recipe.data;
+        let task = Task::discover(name, data.text.as_deref(), data.label.as_deref(), &train_rows)?;
+        let selection = task.selection(recipe.eval.metric)?;
+        let (selection_rows, judging_rows) = divide(selection_rows, recipe.eval.protocol, recipe.train.seed);
+        let files = find_model(&recipe.model, recipe.revision.as_deref())?;
+        let loaded =
+            LoadedModel::<A::InnerBackend, Roberta<A::InnerBackend>>::load(&files, &recipe.model, self.device)?;
+        let (model, weights) = (&loaded.model, loaded.model.num_weights());
+        (self.on_event)(Event::Model { base: &loaded.base, weights, device: self.device_name });
+        (self.on_event)(Event::Labels(&task.config.labels));
+
+        let max_length = max_length(data.max_length, model.config().context())?;
+        let encode = |rows: &[Row]| task.encode(rows, &loaded.tokenizer, max_length, true);
+        let event = |what, set: &LabelledSet| {
+            Event::Data { what, rows: set.examples.len(), cut: set.n_cut, dropped: 0, max_length }
+        };
+        let train_set = encode(&train_rows)?;
+        (self.on_event)(event("train", &train_set));
+        let selection_set = encode(&selection_rows)?;
+        if !selection_rows.is_empty() {
+            let what = if judging_rows.is_empty() { "held out" } else { "choose" };
+            (self.on_event)(event(what, &selection_set));
+        }
+        let judging_set = encode(&judging_rows)?;
+        if !judging_rows.is_empty() {
+            (self.on_event)(event("judge", &judging_set));
+        }
+        let mut test_sets = Vec::new();
+        for file in &data.test {
+            test_sets.push((file.clone(), encode(&read(file)?)?));
+        }
+
+        let config = model.config();
+        let reft = init_reft(recipe, config.num_hidden_layers, config.hidden_size, self.device)?;
+        let tuned = init_tuned(recipe, &loaded.tensors, self.device)?;
+        let head_config = config.head(task.outputs(), recipe.train.model_dropout);
+        let head = match loaded.head.clone().filter(|head| head.out_bias.len() == task.outputs()) {
+            Some(values) => head_config.with_values(values, self.device),
+            None => head_config.init(&mut ChaCha8Rng::seed_from_u64(recipe.train.seed ^ HEAD_SEED), self.device),
+        };
+        let learned = Learned { reft, tuned, head: Some(head) };
+        let rates = match recipe.train.model_dropout {
+            Some(rate) => DropoutRates { hidden: rate, attention: rate },
+            None => config.dropout(),
+        };
+        let mut resolved = recipe.clone();
+        resolved.data.text = Some(task.config.text.clone());
+        resolved.data.label = Some(task.config.label.clone());
+        resolved.data.max_length = Some(max_length);
+        resolved.eval.metric = Some(selection);
+        let origin = Origin {
+            base: loaded.base.clone(),
+            template: String::new(),
+            task: Some(task.config.clone()),
+            names: PeftNames::classifier(config),
+        };
+        let eval_batch_size = recipe.eval.batch_size;
+        let tensors = &loaded.tensors;
+        let objective = Classification { model, tensors, task: &task, selection, rates, eval_batch_size };
+        let sets = (train_set.examples.as_slice(), selection_set.examples.as_slice());
+        let mut done = self.execute::<A, _>(&objective, learned, weights, sets, resolved, origin)?;
+        let score = done.verdict.as_ref().map(|verdict| verdict.score.clone());
+        let mut report = |set: &LabelledSet, what: &str| {
+            let outputs = predict(model, tensors, &done.learned, &set.examples, eval_batch_size);
+            let report = Report::new(&task, &set.examples, set.n_cut, &outputs);
+            (done.writer.on_event)(Event::Score { what, score: &report.metrics });
+            report.metrics
+        };
+        if judging_rows.is_empty() {
+            done.summary.after = score;
+        } else {
+            done.summary.after = Some(report(&judging_set, "judge"));
+            done.summary.selection = score;
+        }
+        done.summary.test = test_sets.iter().map(|(file, set)| (file.clone(), report(set, file))).collect();
+        done.finish(Vec::new())
+    }
+}
+
+/// Keeps the head's random numbers apart from the interventions'.
+const HEAD_SEED: u64 = 0x68656164;
+
+impl<'a, 'b, D> Run<'a, 'b, D> {
+    /// Trains, with everything written that has to be written on the way.
+    fn execute<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
+        self,
+        objective: &O,
+        learned: Learned<A::InnerBackend>,
+        weights: usize,
+        (train_set, held_out): (&[O::Example], &[O::Example]),
+        mut resolved: Recipe,
+        origin: Origin,
+    ) -> Result<Executed<'a, 'b, A::InnerBackend>, RunError> {
+        let (head, trainable) = learned.num_params_apart();
+        let (interventions, method) = (learned.reft.edits().len(), self.recipe.reft.method);
+        (self.on_event)(Event::Trainable { method, interventions, parameters: trainable, head, weights });
+        resolved.device = self.device_name.into();
+        let overwrite = self.recipe.run.overwrite;
+        let mut writer = RunWriter::create(&self.folder, overwrite, &resolved, origin, self.on_event)?;
+
+        let begun = Instant::now();
+        let config = TrainConfig { train: self.recipe.train.clone(), head_lr: self.recipe.head.lr };
+        let trained =
+            train::<A, O>(objective, learned, train_set, held_out, &config, &mut writer, self.interrupted);
+        let seconds = begun.elapsed().as_secs_f64();
+        writer.save_adapter(&trained.learned)?;
+        let interrupted = matches!(trained.stop, Stop::Interrupted);
+        if let Stop::Failed(error) = trained.stop {
+            return Err(error.into());
+        }
+        let mut sorted = trained.step_seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        let summary = Summary {
+            method,
+            before: None,
+            after: None,
+            selection: None,
+            test: Vec::new(),
+            trainable,
+            share: trainable as f64 / weights as f64,
+            head,
+            steps: trained.steps,
+            interrupted,
+            seconds,
+            tokens: trained.tokens,
+            label_tokens: trained.label_tokens,
+            tokens_per_s: trained.tokens as f64 / sorted.iter().sum::<f64>().max(f64::MIN_POSITIVE),
+            s_per_step_median: sorted.get(sorted.len() / 2).copied().unwrap_or_default(),
+            peak_mb: peak_mb(),
+            losses: trained.losses,
+            device: self.device_name.into(),
+            adapter: self.folder.join("adapter"),
+        };
+        Ok(Executed { writer, summary, learned: trained.learned, verdict: trained.verdict })
+    }
+}
+
+/// A run whose training is done.
+struct Executed<'a, 'b, B: Backend> {
+    writer: RunWriter<'a, 'b>,
+    summary: Summary,
+    learned: Learned<B>,
+    verdict: Option<Verdict>,
+}
+
+impl<B: Backend> Executed<'_, '_, B> {
+    fn finish(self, answers: Vec<(Answer, Answer)>) -> Result<Finished, RunError> {
+        let summary = self.summary;
+        if let Some(score) = &summary.after {
+            (self.writer.on_event)(Event::Score { what: "after", score });
+        }
+        let json = serde_json::to_string_pretty(&summary).expect("plain data serialises") + "\n";
+        write(&self.writer.folder.join("summary.json"), json.as_bytes())?;
+        Ok(Finished { summary, answers })
+    }
+}
+
+/// Held-out rows that choose the adapter, and those that judge it; the latter are none if the former do both.
+fn divide(mut rows: Vec<Row>, protocol: Protocol, seed: u64) -> (Vec<Row>, Vec<Row>) {
+    const LARGE: usize = 5000;
+    const CHOOSING: usize = 1000;
+    if protocol == Protocol::Same || rows.len() < 2 {
+        return (rows, Vec::new());
+    }
+    rows.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let choosing = if rows.len() > LARGE { CHOOSING } else { rows.len() / 2 };
+    let judging = rows.split_off(choosing);
+    (rows, judging)
+}
+
+/// The weights that a baseline trains, as they start.
+fn init_tuned<B: Backend>(
+    recipe: &Recipe,
+    tensors: &NamedTensors<B>,
+    device: &B::Device,
+) -> Result<Option<Tuned<B>>, RunError> {
+    let tuning = match recipe.reft.method {
+        Method::Bitfit => Tuning::Bitfit,
+        Method::Full => Tuning::Full,
+        Method::Lora => Tuning::Lora(LoraConfig {
+            rank: recipe.reft.rank,
+            alpha: recipe.lora.alpha.unwrap_or(2.0 * recipe.reft.rank as f64),
+            dropout: recipe.lora.dropout,
+            targets: recipe.lora.targets.clone(),
+        }),
+        _ => return Ok(None),
+    };
+    let mut rng = ChaCha8Rng::seed_from_u64(recipe.train.seed);
+    Ok(Some(tuning.init(tensors, &mut rng, device)?))
+}
+
+/// New interventions as a recipe describes them; none for a baseline.
 ///
 /// # Errors
 /// If the model has no such layers, or the configuration describes no intervention.
 pub fn init_reft<B: Backend>(
     recipe: &Recipe,
-    model: &reft_models::LlamaConfig,
+    n_layers: usize,
+    hidden_size: usize,
     device: &B::Device,
 ) -> Result<Reft<B>, RunError> {
     let section = &recipe.reft;
-    let layers = section.layers.resolve(model.num_hidden_layers)?;
+    let layers = match section.method.intervention() {
+        Some(_) => section.layers.resolve(n_layers)?,
+        None => Vec::new(),
+    };
     let config = ReftConfig {
-        method: section.method,
+        method: section.method.intervention().unwrap_or(reft_core::Method::Loreft),
         rank: section.rank,
-        hidden_size: model.hidden_size,
+        hidden_size,
         sites: layers.into_iter().map(|layer| Site { layer, component: section.component }).collect(),
         positions: section.positions,
         tied: section.tied,
@@ -410,11 +704,14 @@ pub fn init_reft<B: Backend>(
 }
 
 /// The rows to train on and those held out.
-fn split_rows(recipe: &Recipe) -> Result<(Vec<Row>, Vec<Row>), RunError> {
+fn split_rows(
+    recipe: &Recipe,
+    read: impl Fn(&str) -> Result<Vec<Row>, DataError>,
+) -> Result<(Vec<Row>, Vec<Row>), RunError> {
     let data = &recipe.data;
-    let mut train = find_rows(&data.train)?;
+    let mut train = read(&data.train)?;
     let mut held_out = match &data.eval {
-        Some(file) => find_rows(file)?,
+        Some(file) => read(file)?,
         None => Vec::new(),
     };
     match (data.eval_rows, &data.eval) {
@@ -456,7 +753,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
 struct RunWriter<'a, 'b> {
     folder: PathBuf,
     metrics: File,
-    base: Option<(BaseModel, String)>,
+    origin: Origin,
     on_event: &'a mut (dyn FnMut(Event) + 'b),
 }
 
@@ -465,6 +762,7 @@ impl<'a, 'b> RunWriter<'a, 'b> {
         folder: &Path,
         overwrite: bool,
         resolved: &Recipe,
+        origin: Origin,
         on_event: &'a mut (dyn FnMut(Event) + 'b),
     ) -> Result<Self, RunError> {
         check_free(folder, overwrite)?;
@@ -479,12 +777,11 @@ impl<'a, 'b> RunWriter<'a, 'b> {
         write(&folder.join("recipe.toml"), resolved.to_toml().as_bytes())?;
         let path = folder.join("metrics.jsonl");
         let metrics = File::create(&path).map_err(io_error(&path))?;
-        Ok(Self { folder: folder.into(), metrics, base: None, on_event })
+        Ok(Self { folder: folder.into(), metrics, origin, on_event })
     }
 
-    fn save_adapter<B: Backend>(&self, reft: &Reft<B>) -> Result<(), AdapterError> {
-        let Some((base_model, template)) = self.base.clone() else { return Ok(()) };
-        Adapter { reft: reft.clone(), base_model, template }.save(&self.folder.join("adapter"))
+    fn save_adapter<B: Backend>(&self, learned: &Learned<B>) -> Result<(), AdapterError> {
+        learned.save(&self.folder.join("adapter"), &self.origin)
     }
 
     fn metric(&mut self, line: &impl Serialize) -> Result<(), TrainError> {
@@ -506,17 +803,19 @@ impl<B: Backend> Observer<B> for RunWriter<'_, '_> {
         self.metric(report)
     }
 
-    fn evaluated(&mut self, step: usize, nll: f64, best: Option<&Reft<B>>) -> Result<(), TrainError> {
-        #[derive(Serialize)]
-        struct Line {
-            step: usize,
-            eval_nll: f64,
-            best: bool,
-        }
-        (self.on_event)(Event::Evaluated { step, nll, best: best.is_some() });
-        self.metric(&Line { step, eval_nll: nll, best: best.is_some() })?;
+    fn evaluated(
+        &mut self,
+        step: usize,
+        verdict: &Verdict,
+        best: Option<&Learned<B>>,
+    ) -> Result<(), TrainError> {
+        (self.on_event)(Event::Evaluated { step, verdict, best: best.is_some() });
+        let mut line = serde_json::Map::from_iter([("step".to_string(), step.into())]);
+        line.extend(verdict.score.0.iter().map(|(name, value)| (format!("eval_{name}"), (*value).into())));
+        line.insert("best".into(), best.is_some().into());
+        self.metric(&line)?;
         match best {
-            Some(reft) => Ok(self.save_adapter(reft)?),
+            Some(learned) => Ok(self.save_adapter(learned)?),
             None => Ok(()),
         }
     }

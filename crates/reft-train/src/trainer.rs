@@ -1,9 +1,9 @@
 //! The training loop.
 
 use crate::{
-    data::{Example, epoch},
-    eval::likelihood,
-    loss::{Batch, tracked_nll},
+    data::epoch,
+    eval::Verdict,
+    learned::{Learned, take_gradients},
     memory::peak_mb,
     optim::{Schedule, adamw, scale_and_clip},
     recipe::TrainSection,
@@ -18,21 +18,52 @@ use burn::{
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reft_core::Reft;
-use reft_models::Llama;
 use serde::Serialize;
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
+/// What is to be learned: examples, their loss, and the judgement of held-out ones.
+pub trait Objective<B: Backend> {
+    /// One row.
+    type Example;
+
+    /// Number of tokens of a row.
+    fn n_tokens(example: &Self::Example) -> usize;
+
+    /// The loss of a batch. `bases` are those of the interventions, as leaves whose gradients are wanted.
+    fn loss<A: AutodiffBackend<InnerBackend = B>>(
+        &self,
+        learned: &Learned<A>,
+        bases: &[Tensor<A, 2>],
+        examples: &[&Self::Example],
+    ) -> Loss<A>;
+
+    /// How well held-out rows do.
+    fn judge(&self, learned: &Learned<B>, held_out: &[Self::Example]) -> Verdict;
+}
+
+/// The loss of a batch.
+#[derive(Debug)]
+pub struct Loss<A: AutodiffBackend> {
+    /// Its sum over the labels.
+    pub sum: f64,
+    /// Number of labels: answer tokens, or rows.
+    pub labels: usize,
+    /// Tokens without padding.
+    pub tokens: usize,
+    /// A scalar with the gradient of the sum.
+    pub scalar: Tensor<A, 1>,
+}
+
 /// How to train.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainConfig {
     /// The recipe's `[train]`.
     pub train: TrainSection,
-    /// Rows in a forward pass of an evaluation.
-    pub eval_batch_size: usize,
+    /// Peak learning rate of the head, if it has its own.
+    pub head_lr: Option<f64>,
 }
 
 /// What one line of the log says.
@@ -42,7 +73,7 @@ pub struct StepReport {
     pub step: usize,
     /// Updates in all.
     pub total_steps: usize,
-    /// Mean loss per answer token over the updates since the last report, in nats.
+    /// Mean loss per label (answer token, or row) over the updates since the last report.
     pub loss: f64,
     /// Learning rate of the last update.
     pub lr: f64,
@@ -69,11 +100,16 @@ pub trait Observer<B: Backend> {
         Ok(())
     }
 
-    /// The held-out rows were judged; `best` holds the adapter if it is the best so far.
+    /// The held-out rows were judged; `best` holds what was learned if it is the best so far.
     ///
     /// # Errors
     /// Ends the training.
-    fn evaluated(&mut self, _step: usize, _nll: f64, _best: Option<&Reft<B>>) -> Result<(), TrainError> {
+    fn evaluated(
+        &mut self,
+        _step: usize,
+        _verdict: &Verdict,
+        _best: Option<&Learned<B>>,
+    ) -> Result<(), TrainError> {
         Ok(())
     }
 }
@@ -122,6 +158,8 @@ pub enum Stop {
     Done,
     /// It was asked to end early.
     Interrupted,
+    /// The held-out rows did not get better for `train.patience` evaluations.
+    NoLongerBetter,
     /// It cannot go on; what was learned so far is kept.
     Failed(TrainError),
 }
@@ -129,34 +167,34 @@ pub enum Stop {
 /// What training leaves behind.
 #[derive(Debug)]
 pub struct Trained<B: Backend> {
-    /// The adapter: the best, or the last.
-    pub reft: Reft<B>,
-    /// Its held-out NLL, if there are held-out rows.
-    pub eval_nll: Option<f64>,
+    /// What was learned: the best, or the last.
+    pub learned: Learned<B>,
+    /// How held-out rows judge it, if there are any.
+    pub verdict: Option<Verdict>,
     /// Why training ended.
     pub stop: Stop,
     /// Updates done.
     pub steps: usize,
-    /// Mean loss per answer token of every update.
+    /// Mean loss per label of every update.
     pub losses: Vec<f64>,
     /// Seconds of every update.
     pub step_seconds: Vec<f64>,
     /// Tokens that went through the model, without padding.
     pub tokens: usize,
-    /// Answer tokens among them.
+    /// Labels among them: answer tokens, or rows.
     pub label_tokens: usize,
 }
 
 /// The gradients and the loss of the examples of one update.
 #[derive(Debug)]
 pub struct StepGradients<B: Backend> {
-    /// Gradients of the summed loss with respect to the interventions' parameters.
+    /// Gradients of the summed loss with respect to all parameters.
     pub grads: GradientsParams,
     /// Gradients of the summed loss with respect to `Pᵀ` itself, `[d, r]` for each intervention that had rows to edit.
     pub basis_grads: Vec<Option<Tensor<B, 2>>>,
-    /// Summed negative log-likelihood.
+    /// Summed loss.
     pub loss_sum: f64,
-    /// Answer tokens.
+    /// Labels: answer tokens, or rows.
     pub label_tokens: usize,
     /// Tokens without padding.
     pub tokens: usize,
@@ -167,24 +205,23 @@ pub struct StepGradients<B: Backend> {
 /// Losses are summed, not averaged, so that micro-batches of any size add up to the large batch exactly. The bases `Pᵀ`
 /// are computed once; every micro-batch sees them as leaves, and the gradients that arrive there go down into the
 /// parameter of `P` once, at the end.
-pub fn step_gradients<A: AutodiffBackend>(
-    model: &Llama<A::InnerBackend>,
-    reft: &Reft<A>,
-    micro_batches: &[Vec<&Example>],
+pub fn step_gradients<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
+    objective: &O,
+    learned: &Learned<A>,
+    micro_batches: &[Vec<&O::Example>],
 ) -> StepGradients<A::InnerBackend> {
-    let bases = reft.bases();
+    let bases = learned.reft.bases();
     let leaves: Vec<Tensor<A, 2>> =
         bases.iter().map(|basis| Tensor::from_inner(basis.clone().inner()).require_grad()).collect();
     let mut basis_grads: Vec<Option<Tensor<A::InnerBackend, 2>>> = vec![None; bases.len()];
     let mut sums = GradientsAccumulator::new();
     let (mut loss_sum, mut label_tokens, mut tokens) = (0.0, 0, 0);
     for examples in micro_batches {
-        let batch = Batch::new(examples, Some(reft.config().positions));
-        let (loss, scalar) = tracked_nll(model, &batch, &reft.hook(&leaves, &batch.edited));
-        loss_sum += loss;
-        label_tokens += batch.labels.len();
-        tokens += batch.n_tokens();
-        let mut grads = scalar.backward();
+        let loss = objective.loss(learned, &leaves, examples);
+        loss_sum += loss.sum;
+        label_tokens += loss.labels;
+        tokens += loss.tokens;
+        let mut grads = loss.scalar.backward();
         for (leaf, sum) in leaves.iter().zip(&mut basis_grads) {
             if let Some(grad) = leaf.grad_remove(&mut grads) {
                 *sum = Some(match sum.take() {
@@ -193,7 +230,7 @@ pub fn step_gradients<A: AutodiffBackend>(
                 });
             }
         }
-        sums.accumulate(reft, GradientsParams::from_grads(grads, reft));
+        sums.accumulate(learned, GradientsParams::from_grads(grads, learned));
     }
     let pulled = bases
         .into_iter()
@@ -201,19 +238,19 @@ pub fn step_gradients<A: AutodiffBackend>(
         .filter_map(|(basis, grad)| Some((basis * Tensor::from_inner(grad.clone()?)).sum()))
         .reduce(|a, b| a + b);
     if let Some(scalar) = pulled {
-        sums.accumulate(reft, GradientsParams::from_grads(scalar.backward(), reft));
+        sums.accumulate(learned, GradientsParams::from_grads(scalar.backward(), learned));
     }
     StepGradients { grads: sums.grads(), basis_grads, loss_sum, label_tokens, tokens }
 }
 
-/// Trains interventions on a frozen model.
+/// Trains interventions, or a baseline, and a head on a frozen model.
 ///
 /// Ends early, with what was learned so far, when `interrupted` becomes true.
-pub fn train<A: AutodiffBackend>(
-    model: &Llama<A::InnerBackend>,
-    reft: Reft<A::InnerBackend>,
-    examples: &[Example],
-    held_out: &[Example],
+pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
+    objective: &O,
+    learned: Learned<A::InnerBackend>,
+    examples: &[O::Example],
+    held_out: &[O::Example],
     config: &TrainConfig,
     observer: &mut impl Observer<A::InnerBackend>,
     interrupted: &AtomicBool,
@@ -229,8 +266,8 @@ pub fn train<A: AutodiffBackend>(
         total_steps,
     };
     let mut out = Trained {
-        reft: reft.clone(),
-        eval_nll: None,
+        learned: learned.clone(),
+        verdict: None,
         stop: Stop::Done,
         steps: 0,
         losses: Vec::new(),
@@ -238,13 +275,17 @@ pub fn train<A: AutodiffBackend>(
         tokens: 0,
         label_tokens: 0,
     };
-    let mut reft = Reft::<A>::trainable(reft);
+    let mut learned = Learned::<A>::trainable(learned);
     let mut optimizer = adamw(train.weight_decay).init();
+    let mut head_optimizer = adamw(train.weight_decay).init();
+    let lengths: Vec<usize> = examples.iter().map(O::n_tokens).collect();
+    let eval_every = if train.eval_each_epoch { updates_per_epoch } else { train.eval_every };
     let mut rng = ChaCha8Rng::seed_from_u64(train.seed);
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let mut window = Window::default();
     let begun = Instant::now();
     let mut evaluated_at = None;
+    let mut worse_for = 0;
     for step in 0..total_steps {
         if interrupted.load(Ordering::Relaxed) {
             out.stop = Stop::Interrupted;
@@ -252,17 +293,17 @@ pub fn train<A: AutodiffBackend>(
         }
         let started = Instant::now();
         if batches.is_empty() {
-            batches = epoch(examples, train.batch_size, train.shuffle.then_some(&mut rng));
+            batches = epoch(&lengths, train.batch_size, train.shuffle.then_some(&mut rng));
             batches.reverse();
         }
-        let micro_batches: Vec<Vec<&Example>> = (0..train.accumulation)
+        let micro_batches: Vec<Vec<&O::Example>> = (0..train.accumulation)
             .filter_map(|_| batches.pop())
             .map(|batch| batch.iter().map(|idx| &examples[*idx]).collect())
             .collect();
         let StepGradients { grads, loss_sum, label_tokens, tokens, .. } =
-            step_gradients(model, &reft, &micro_batches);
+            step_gradients(objective, &learned, &micro_batches);
         let (loss, scale) = (loss_sum / label_tokens as f64, 1.0 / label_tokens as f64);
-        let (grads, grad_norm) = scale_and_clip(grads, &reft, scale, train.clip);
+        let (mut grads, grad_norm) = scale_and_clip(grads, &learned, scale, train.clip);
         if let Some((what, value)) =
             [("loss", loss), ("gradient norm", grad_norm)].into_iter().find(|(_, v)| !v.is_finite())
         {
@@ -270,7 +311,11 @@ pub fn train<A: AutodiffBackend>(
             break;
         }
         let lr = schedule.lr(step);
-        reft = optimizer.step(lr, reft, grads);
+        if let (Some(head_lr), Some(head)) = (config.head_lr, &learned.head) {
+            let head_grads = take_gradients(&mut grads, head);
+            learned = head_optimizer.step(lr * head_lr / train.lr, learned, head_grads);
+        }
+        learned = optimizer.step(lr, learned, grads);
         out.steps = step + 1;
         out.losses.push(loss);
         out.step_seconds.push(started.elapsed().as_secs_f64());
@@ -300,11 +345,12 @@ pub fn train<A: AutodiffBackend>(
         } else {
             Ok(())
         };
-        let due = last || (train.eval_every > 0 && out.steps.is_multiple_of(train.eval_every));
+        let due = last || (eval_every > 0 && out.steps.is_multiple_of(eval_every));
         let result = result.and_then(|()| {
             if due {
                 evaluated_at = Some(out.steps);
-                judge(model, &reft.valid(), held_out, config, &mut out, observer)?;
+                let better = judge(objective, &learned.valid(), held_out, train, &mut out, observer)?;
+                worse_for = if better { 0 } else { worse_for + 1 };
             }
             Ok(())
         });
@@ -312,37 +358,43 @@ pub fn train<A: AutodiffBackend>(
             out.stop = Stop::Failed(error);
             break;
         }
+        if train.patience > 0 && worse_for >= train.patience && !last {
+            out.stop = Stop::NoLongerBetter;
+            break;
+        }
     }
     // Ended early: the last adapter is judged like any other, so that the better one is kept.
     if out.steps > 0
         && evaluated_at != Some(out.steps)
-        && let Err(error) = judge(model, &reft.valid(), held_out, config, &mut out, observer)
+        && let Err(error) = judge(objective, &learned.valid(), held_out, train, &mut out, observer)
     {
         out.stop = Stop::Failed(error);
     }
     out
 }
 
-/// Judges the held-out rows and keeps the adapter if it is to be kept.
-fn judge<B: Backend>(
-    model: &Llama<B>,
-    reft: &Reft<B>,
-    held_out: &[Example],
-    config: &TrainConfig,
+/// Judges the held-out rows and keeps what was learned if it is to be kept. Says whether it is the best so far.
+fn judge<B: Backend, O: Objective<B>>(
+    objective: &O,
+    learned: &Learned<B>,
+    held_out: &[O::Example],
+    train: &TrainSection,
     out: &mut Trained<B>,
     observer: &mut impl Observer<B>,
-) -> Result<(), TrainError> {
+) -> Result<bool, TrainError> {
     if held_out.is_empty() {
-        out.reft = reft.clone();
-        return Ok(());
+        out.learned = learned.clone();
+        return Ok(true);
     }
-    let nll = likelihood(model, Some(reft), held_out, config.eval_batch_size).nll;
-    let best = !config.train.keep_best || out.eval_nll.is_none_or(|best| nll < best);
-    if best {
-        out.reft = reft.clone();
-        out.eval_nll = Some(nll);
+    let verdict = objective.judge(learned, held_out);
+    let better = out.verdict.as_ref().is_none_or(|best| verdict.beats(best));
+    let kept = better || !train.keep_best;
+    observer.evaluated(out.steps, &verdict, kept.then_some(learned))?;
+    if kept {
+        out.learned = learned.clone();
+        out.verdict = Some(verdict);
     }
-    observer.evaluated(out.steps, nll, best.then_some(reft))
+    Ok(better)
 }
 
 /// What happened since the last report.

@@ -1,19 +1,16 @@
 //! `reft chat`: talk to a model.
 
 use crate::{
-    generate::{SamplingArgs, TextStream},
+    generate::{SamplingArgs, show_generated},
     model_args::ModelArgs,
 };
-use anyhow::{Result, bail};
+use anyhow::Result;
 use burn::tensor::backend::AutodiffBackend;
 use clap::Args;
-use reft_models::{ChatMessage, generate};
+use reft_models::ChatMessage;
 use reft_train::{OnDevice, Template, data::Row, on_device};
 use serde_json::json;
-use std::{
-    io::{BufRead, IsTerminal, Write},
-    ops::ControlFlow,
-};
+use std::io::{BufRead, IsTerminal, Write};
 
 #[derive(Args)]
 pub struct ChatArgs {
@@ -63,22 +60,9 @@ impl OnDevice for &ChatArgs {
             };
             let prompt = template.encode_prompt(&row, tokenizer, usize::MAX)?;
             let config = self.sampling.config(&ready.loaded.stop_ids, self.model.seed);
-            let mut stream = TextStream::default();
-            let mut failed = None;
-            let out = generate(&ready.loaded.model, &[prompt], reft, &config, |_, token| {
-                match stream.push(tokenizer, token) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(error) => {
-                        failed = Some(error);
-                        ControlFlow::Break(())
-                    }
-                }
-            })?;
+            let out = show_generated(&ready.loaded, prompt, reft, &config)?;
             println!();
-            if let Some(error) = failed {
-                bail!(error);
-            }
-            let content = tokenizer.decode(&out[0].tokens)?;
+            let content = tokenizer.decode(&out.tokens)?;
             messages.push(ChatMessage { role: "assistant".into(), content });
         }
         Ok(())

@@ -1,13 +1,18 @@
-//! `reft eval`: likelihood of the answers of a data file.
+//! `reft eval`: likelihood of the answers of a data file, or the metrics of a classifier.
 
-use crate::model_args::ModelArgs;
+use crate::{
+    model_args::ModelArgs,
+    predict::{Classified, classify},
+};
 use anyhow::Result;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
+use reft_core::adapter::read_config;
 use reft_train::{
     DataSet, OnDevice,
+    classify::Report,
     data::{Row, Template},
-    eval::{Likelihood, RowNll, answers, likelihood},
+    eval::{Likelihood, RowNll, answers, exact_match, likelihood},
     on_device,
     run::find_rows,
 };
@@ -18,7 +23,7 @@ use std::io::Write;
 pub struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// JSON or JSON Lines with prompts and answers
+    /// JSON, JSON Lines, CSV or TSV with prompts and answers, or with a classifier's texts and labels
     #[arg(long)]
     data: String,
     /// Rows in a forward pass
@@ -36,7 +41,14 @@ pub struct EvalArgs {
 }
 
 #[derive(Serialize)]
-pub struct Output {
+#[serde(untagged)]
+pub enum Output {
+    LanguageModel(LanguageModel),
+    Classifier(Report),
+}
+
+#[derive(Serialize)]
+pub struct LanguageModel {
     #[serde(flatten)]
     likelihood: Likelihood,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,12 +61,22 @@ impl OnDevice for &EvalArgs {
     type Output = Result<Output>;
 
     fn run<A: AutodiffBackend>(self, device: A::Device) -> Result<Output> {
-        self.judge::<A::InnerBackend>(&device)
+        let task = self.model.adapter.as_deref().map(read_config).transpose()?.and_then(|config| config.task);
+        match task {
+            Some(_) => Ok(Output::Classifier(self.classifier::<A::InnerBackend>(&device)?)),
+            None => Ok(Output::LanguageModel(self.language_model::<A::InnerBackend>(&device)?)),
+        }
     }
 }
 
 impl EvalArgs {
-    fn judge<B: Backend>(&self, device: &B::Device) -> Result<Output> {
+    fn classifier<B: Backend>(&self, device: &B::Device) -> Result<Report> {
+        let classified = classify::<B>(&self.model, &self.data, self.batch_size as usize, true, device)?;
+        let Classified { task, set, outputs } = classified;
+        Ok(Report::new(&task, &set.examples, set.n_cut, &outputs))
+    }
+
+    fn language_model<B: Backend>(&self, device: &B::Device) -> Result<LanguageModel> {
         let rows = find_rows(&self.data)?;
         let ready = self.model.load::<B>(device)?;
         let template = ready.template(self.model.template.as_deref(), &rows)?;
@@ -70,7 +92,7 @@ impl EvalArgs {
         }
         likelihood.rows = all;
         let exact_match = self.exact_match.then(|| self.exact_match(&ready, &rows, &template)).transpose()?;
-        Ok(Output { likelihood, exact_match, cut: set.n_cut, dropped: set.n_dropped() })
+        Ok(LanguageModel { likelihood, exact_match, cut: set.n_cut, dropped: set.n_dropped() })
     }
 
     fn exact_match<B: Backend>(
@@ -81,8 +103,10 @@ impl EvalArgs {
     ) -> Result<f64> {
         let reft = ready.adapter.as_ref().map(|adapter| &adapter.reft);
         let (batch_size, new) = (self.batch_size as usize, self.max_new_tokens);
-        let answers = answers(&ready.loaded, reft, rows, template, ready.max_length, batch_size, new)?;
-        Ok(answers.iter().filter(|a| a.is_exact()).count() as f64 / answers.len() as f64)
+        let loaded = &ready.loaded;
+        let of = (&loaded.tokenizer, loaded.stop_ids.as_slice());
+        let answers = answers(&loaded.model, of, reft, rows, template, ready.max_length, batch_size, new)?;
+        Ok(exact_match(&answers))
     }
 }
 
@@ -93,7 +117,14 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
         writeln!(out, "{}", serde_json::to_string(&output)?)?;
         return Ok(());
     }
-    let Output { likelihood, exact_match, cut, dropped } = &output;
+    match &output {
+        Output::LanguageModel(output) => show_language_model(&mut out, output),
+        Output::Classifier(report) => show_report(&mut out, report),
+    }
+}
+
+fn show_language_model(out: &mut impl Write, output: &LanguageModel) -> Result<()> {
+    let LanguageModel { likelihood, exact_match, cut, dropped } = output;
     let tokens: usize = likelihood.rows.iter().map(|row| row.tokens).sum();
     writeln!(out, "rows         {} ({cut} cut, {dropped} without an answer token)", likelihood.rows.len())?;
     writeln!(out, "tokens       {tokens}")?;
@@ -101,6 +132,32 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     writeln!(out, "perplexity   {:.3}", likelihood.perplexity)?;
     if let Some(share) = exact_match {
         writeln!(out, "exact match  {:.1} %", 100.0 * share)?;
+    }
+    Ok(())
+}
+
+fn show_report(out: &mut impl Write, report: &Report) -> Result<()> {
+    writeln!(out, "task         {}", report.task)?;
+    writeln!(out, "rows         {} ({} cut)", report.rows, report.cut)?;
+    for (name, value) in &report.metrics.0 {
+        writeln!(out, "{name:<12} {value:.4}")?;
+    }
+    if report.labels.is_empty() {
+        return Ok(());
+    }
+    let width = report.labels.iter().map(|label| label.chars().count()).max().unwrap_or(0).max(8);
+    writeln!(out, "\nconfusion: rows are the data's labels, columns the model's")?;
+    write!(out, "{:<width$}", "")?;
+    for label in &report.labels {
+        write!(out, "  {label:>width$}")?;
+    }
+    writeln!(out)?;
+    for (label, counts) in report.labels.iter().zip(&report.confusion) {
+        write!(out, "{label:<width$}")?;
+        for count in counts {
+            write!(out, "  {count:>width$}")?;
+        }
+        writeln!(out)?;
     }
     Ok(())
 }

@@ -4,7 +4,8 @@ use crate::model_args::{ModelArgs, Ready};
 use anyhow::Result;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
-use reft_models::{GenerateConfig, generate as continue_prompts};
+use reft_core::Reft;
+use reft_models::{GenerateConfig, Generated, LoadedModel, Tokenizer, generate as continue_prompts};
 use reft_train::{OnDevice, eval::generate_all, on_device, run::find_rows};
 use serde::Serialize;
 use std::{io::Write, ops::ControlFlow};
@@ -102,24 +103,13 @@ impl GenerateArgs {
         let row = template.question(prompt);
         let tokens = template.encode_prompt(&row, tokenizer, usize::MAX)?;
         let reft = ready.adapter.as_ref().map(|adapter| &adapter.reft);
-        let mut stream = TextStream::default();
-        let mut failed = None;
-        let show = |_, token| {
-            if self.json {
-                return ControlFlow::Continue(());
-            }
-            match stream.push(tokenizer, token) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
+        let config = self.config(ready);
+        let mut out = if self.json {
+            let go_on = |_, _| ControlFlow::Continue(());
+            continue_prompts(&ready.loaded.model, &[tokens], reft, &config, go_on)?
+        } else {
+            vec![show_generated(&ready.loaded, tokens, reft, &config)?]
         };
-        let mut out = continue_prompts(&ready.loaded.model, &[tokens], reft, &self.config(ready), show)?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
         if !self.json {
             println!();
             return Ok(());
@@ -158,15 +148,39 @@ fn print_json<B: Backend>(all: Vec<Vec<u32>>, ready: &Ready<B>) -> Result<()> {
     Ok(())
 }
 
+/// Continues a prompt and prints the text as it comes.
+pub fn show_generated<B: Backend>(
+    loaded: &LoadedModel<B>,
+    prompt: Vec<u32>,
+    reft: Option<&Reft<B>>,
+    config: &GenerateConfig,
+) -> Result<Generated> {
+    let mut stream = TextStream::default();
+    let mut failed = None;
+    let mut out = continue_prompts(&loaded.model, &[prompt], reft, config, |_, token| {
+        match stream.push(&loaded.tokenizer, token) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(out.remove(0)),
+    }
+}
+
 /// Prints a text token by token. Only whole characters are shown, and spaces come out as in the whole text.
 #[derive(Default)]
-pub struct TextStream {
+struct TextStream {
     tokens: Vec<u32>,
     shown: usize,
 }
 
 impl TextStream {
-    pub fn push(&mut self, tokenizer: &reft_models::Tokenizer, token: u32) -> Result<()> {
+    fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<()> {
         self.tokens.push(token);
         let text = tokenizer.decode(&self.tokens)?;
         // An unfinished character decodes to the replacement character.

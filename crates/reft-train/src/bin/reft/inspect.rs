@@ -3,7 +3,7 @@
 use anyhow::Result;
 use burn::{module::Module, tensor::backend::AutodiffBackend};
 use clap::Args;
-use reft_core::{Adapter, adapter::read_config};
+use reft_core::{Adapter, Trained, adapter::read_config};
 use reft_train::{OnDevice, on_device};
 use serde::Serialize;
 use std::{io::Write, path::PathBuf};
@@ -64,6 +64,21 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
     }
     let Output { config, parameters, edits } = output;
     let reft = &config.reft;
+    if let (Some(task), Some(head)) = (&config.task, &config.head) {
+        writeln!(out, "task         {} on {}", task.name, task.text.join(", "))?;
+        if !task.labels.is_empty() {
+            writeln!(out, "labels       {}", task.labels.join(", "))?;
+        }
+        let head: usize = head.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        writeln!(out, "head         {head} parameters")?;
+    }
+    if config.trained != Trained::Interventions {
+        let name = serde_json::to_value(config.trained)?;
+        writeln!(out, "trained      {}, no interventions", name.as_str().unwrap_or_default())?;
+        writeln!(out, "base model   {} (fingerprint {})", config.base_model.name, config.base_model.fingerprint)?;
+        writeln!(out, "written by   reft {}, format {}", config.library_version, config.format_version)?;
+        return Ok(());
+    }
     writeln!(out, "method       {:?}, rank {}, hidden size {}", reft.method, reft.rank, reft.hidden_size)?;
     let tied = if !reft.positions.has_two_sides() {
         ""

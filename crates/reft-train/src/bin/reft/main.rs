@@ -7,6 +7,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod model_args;
+mod predict;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -27,8 +28,10 @@ struct Args {
 enum Verb {
     /// Train an adapter from a recipe.
     Train(train::TrainArgs),
-    /// Likelihood of the answers of a data file.
+    /// Likelihood of the answers of a data file, or the metrics of a classifier.
     Eval(eval::EvalArgs),
+    /// Labels and probabilities for every row of a data file.
+    Predict(predict::PredictArgs),
     /// Continue a prompt, or every prompt of a data file.
     Generate(generate::GenerateArgs),
     /// Talk to a model.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().verb {
         Verb::Train(args) => train::train(&args),
         Verb::Eval(args) => eval::eval(&args),
+        Verb::Predict(args) => predict::predict(&args),
         Verb::Generate(args) => generate::generate(&args),
         Verb::Chat(args) => chat::chat(&args),
         Verb::Inspect(args) => inspect::inspect(&args),

@@ -45,17 +45,22 @@ pub struct Ready<B: Backend> {
 }
 
 impl ModelArgs {
-    pub fn load<B: Backend>(&self, device: &B::Device) -> Result<Ready<B>> {
-        let name = match (&self.model, &self.adapter) {
-            (Some(name), _) => name.clone(),
-            (None, Some(adapter)) => read_config(adapter)?.base_model.name,
+    /// The model asked for, or the adapter's.
+    pub fn name(&self) -> Result<String> {
+        match (&self.model, &self.adapter) {
+            (Some(name), _) => Ok(name.clone()),
+            (None, Some(adapter)) => Ok(read_config(adapter)?.base_model.name),
             (None, None) => bail!("which model? give --model or --adapter"),
-        };
+        }
+    }
+
+    pub fn load<B: Backend>(&self, device: &B::Device) -> Result<Ready<B>> {
+        let name = self.name()?;
         B::seed(device, self.seed);
         let files = find_model(&name, self.revision.as_deref())?;
-        let loaded = LoadedModel::<B>::load(&files, &name, device)?;
+        let mut loaded: LoadedModel<B> = LoadedModel::load(&files, &name, device)?;
         let adapter =
-            self.adapter.as_deref().map(|folder| load_adapter(folder, &loaded, device)).transpose()?;
+            self.adapter.as_deref().map(|folder| load_adapter(folder, &mut loaded, device)).transpose()?;
         let max_length = max_length(self.max_length, loaded.model.config().max_position_embeddings)?;
         Ok(Ready { loaded, adapter, max_length })
     }

@@ -9,6 +9,7 @@ use reft_train::{
     OnDevice, Recipe, RunError, device,
     eval::{Answer, Score},
     on_device,
+    recipe::Method,
     run::{Event, Finished, run},
 };
 use std::{io::IsTerminal, path::PathBuf};
@@ -70,32 +71,37 @@ impl Screen {
             Event::Model { base, weights, device } => {
                 self.line(&format!("model      {} ({} weights) on {device}", base.name, thousands(weights)));
             }
-            Event::Data { what, set, max_length } => {
-                let mut text = format!("{what:<10} {} rows", thousands(set.examples.len()));
-                if set.n_cut > 0 {
-                    text += &format!(", {} cut at {max_length} tokens", set.n_cut);
+            Event::Labels([]) => self.line("labels     numbers"),
+            Event::Labels(labels) => {
+                let more = if labels.len() > 10 { ", …" } else { "" };
+                let shown = labels.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
+                self.line(&format!("labels     {} ({shown}{more})", labels.len()));
+            }
+            Event::Data { what, rows, cut, dropped, max_length } => {
+                let mut text = format!("{what:<10} {} rows", thousands(rows));
+                if cut > 0 {
+                    text += &format!(", {cut} cut at {max_length} tokens");
                 }
-                if set.n_dropped() > 0 {
-                    text += &format!(", {} dropped because no answer token was left", set.n_dropped());
+                if dropped > 0 {
+                    text += &format!(", {dropped} dropped because no answer token was left");
                 }
                 self.line(&text);
             }
-            Event::Trainable { interventions, parameters, weights } => {
+            Event::Trainable { method, interventions, parameters, head, weights } => {
                 let percent = 100.0 * parameters as f64 / weights as f64;
+                let (kind, count) = match method.intervention() {
+                    Some(_) => ("intervention".to_string(), format!(" ({interventions} interventions)")),
+                    None => (name(method), String::new()),
+                };
                 self.line(&format!(
-                    "trainable intervention params: {} || trainable model params: 0\n\
-                     model params: {} || trainable%: {percent:.4} ({interventions} interventions)",
+                    "trainable {kind} params: {} || trainable head params: {}\n\
+                     model params: {} || trainable%: {percent:.4}{count}",
                     thousands(parameters),
+                    thousands(head),
                     thousands(weights)
                 ));
             }
-            Event::Score { before, score } => {
-                self.line(&format!(
-                    "{} {}",
-                    if before { "before    " } else { "after     " },
-                    score_text(&score)
-                ));
-            }
+            Event::Score { what, score } => self.line(&format!("{what:<10} {}", score_text(score))),
             Event::Progress { step, total_steps } => {
                 self.bar.set_length(total_steps as u64);
                 self.bar.set_position(step as u64);
@@ -112,18 +118,34 @@ impl Screen {
                     duration(r.seconds_left)
                 ));
             }
-            Event::Evaluated { step, nll, best } => {
+            Event::Evaluated { step, verdict, best } => {
                 let best = if best { "  (best so far, saved)" } else { "" };
-                self.line(&format!("eval  {step:>5}  held-out nll {nll:.4}{best}"));
+                self.line(&format!("eval  {step:>5}  {}{best}", score_text(&verdict.score)));
             }
         }
     }
 }
 
+/// A method by its name in recipes.
+fn name(method: Method) -> String {
+    serde_json::to_value(method).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
+}
+
 fn score_text(score: &Score) -> String {
-    let exact =
-        score.exact_match.map_or(String::new(), |share| format!("  exact match {:.1} %", 100.0 * share));
-    format!("held-out nll {:.4}  perplexity {:.2}{exact}", score.nll, score.nll.exp())
+    let parts = score.0.iter().map(|(name, value)| format!("{} {}", label(name), number(name, *value)));
+    parts.collect::<Vec<_>>().join("  ")
+}
+
+fn label(metric: &str) -> String {
+    metric.replace('_', " ")
+}
+
+fn number(metric: &str, value: f64) -> String {
+    match metric {
+        "exact_match" | "accuracy" => format!("{:.1}%", 100.0 * value),
+        "perplexity" => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
 }
 
 fn summarise(recipe: &Recipe, finished: &Finished) {
@@ -132,14 +154,19 @@ fn summarise(recipe: &Recipe, finished: &Finished) {
     if summary.interrupted {
         println!("interrupted after {} steps; the adapter so far is saved", summary.steps);
     }
-    if let (Some(before), Some(after)) = (summary.before, summary.after) {
-        println!("held-out rows      before      after");
-        println!("nll              {:>8.4}   {:>8.4}", before.nll, after.nll);
-        println!("perplexity       {:>8.2}   {:>8.2}", before.nll.exp(), after.nll.exp());
-        if let (Some(before), Some(after)) = (before.exact_match, after.exact_match) {
-            println!("exact match      {:>7.1}%   {:>7.1}%", 100.0 * before, 100.0 * after);
+    if let Some(after) = &summary.after {
+        let before = summary.before.as_ref();
+        println!("{:<16}{}     after", "held-out rows", if before.is_some() { "   before " } else { "" });
+        for (metric, value) in &after.0 {
+            let before = before.map(|score| {
+                format!("{:>9} ", score.get(metric).map_or("-".into(), |value| number(metric, value)))
+            });
+            println!("{:<16}{} {:>9}", label(metric), before.unwrap_or_default(), number(metric, *value));
         }
         println!();
+    }
+    for (file, score) in &summary.test {
+        println!("{file}: {}", score_text(score));
     }
     for (before, after) in finished.answers.iter().take(3) {
         let Answer { prompt, found, expected } = after;
@@ -149,8 +176,12 @@ fn summarise(recipe: &Recipe, finished: &Finished) {
         println!("  wanted  {}\n", one_line(expected));
     }
     let memory = summary.peak_mb.map_or(String::new(), |mb| format!(", {mb:.0} MB at the peak"));
+    let head = match summary.head {
+        0 => String::new(),
+        n => format!(", and {} of the head", thousands(n)),
+    };
     println!(
-        "{} steps in {}, {:.0} tokens/s{memory}; {} parameters, {:.3} % of the model",
+        "{} steps in {}, {:.0} tokens/s{memory}; {} parameters, {:.3} % of the model{head}",
         summary.steps,
         duration(summary.seconds),
         summary.tokens_per_s,
@@ -168,6 +199,11 @@ fn summarise(recipe: &Recipe, finished: &Finished) {
             path.strip_prefix(folder).unwrap_or(path).display().to_string()
         })
         .unwrap_or_else(|| "reft".into());
+    if recipe.data.task.is_some() {
+        let data = recipe.data.eval.as_ref().unwrap_or(&recipe.data.train);
+        println!("next:    {program} predict --adapter {adapter} --data {data}");
+        return;
+    }
     let revision = recipe.revision.as_ref().map_or(String::new(), |r| format!(" --revision {r}"));
     println!(
         "next:    {program} generate --adapter {adapter}{revision} --prompt '{}'",

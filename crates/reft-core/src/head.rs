@@ -1,0 +1,185 @@
+//! The small trained head of a classifier.
+
+use crate::intervention::host_values;
+use burn::{
+    module::{Module, Param},
+    nn::{Dropout, DropoutConfig},
+    tensor::{Tensor, TensorData, activation::tanh, backend::Backend},
+};
+use rand::Rng;
+use rand_distr::{Distribution, Normal};
+use serde::{Deserialize, Serialize};
+
+/// Everything that fixes a [`Head`] but its values.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct HeadConfig {
+    /// Size `d` of the hidden state.
+    pub hidden_size: usize,
+    /// Number `k` of outputs: one for each label, or 1 for a regression.
+    pub outputs: usize,
+    /// Dropout of the input, in training.
+    pub input_dropout: f64,
+    /// Dropout between the two layers, in training.
+    pub inner_dropout: f64,
+}
+
+/// `W₂ tanh(W₁h + b₁) + b₂` of the first token's final state (HF `RobertaClassificationHead`; for BERT, the pooler and
+/// the classifier).
+///
+/// # Shapes
+/// - `W₁ [d, d]`, `W₂ [k, d]`
+/// - input `[n, d]`, output `[n, k]`
+#[derive(Module, Debug)]
+pub struct Head<B: Backend> {
+    dense_weight: Param<Tensor<B, 2>>,
+    dense_bias: Param<Tensor<B, 1>>,
+    out_weight: Param<Tensor<B, 2>>,
+    out_bias: Param<Tensor<B, 1>>,
+    input_dropout: Dropout,
+    inner_dropout: Dropout,
+    #[module(skip)]
+    config: HeadConfig,
+}
+
+/// The values of a [`Head`] on the host, row-major.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HeadValues {
+    /// `W₁ [d, d]`.
+    pub dense_weight: Vec<f32>,
+    /// `b₁ [d]`.
+    pub dense_bias: Vec<f32>,
+    /// `W₂ [k, d]`.
+    pub out_weight: Vec<f32>,
+    /// `b₂ [k]`.
+    pub out_bias: Vec<f32>,
+}
+
+impl HeadConfig {
+    /// The values' names in files (HF's, below `classifier.`) and shapes.
+    pub fn tensors(&self) -> [(&'static str, Vec<usize>); 4] {
+        let (d, k) = (self.hidden_size, self.outputs);
+        [
+            ("dense.weight", vec![d, d]),
+            ("dense.bias", vec![d]),
+            ("out_proj.weight", vec![k, d]),
+            ("out_proj.bias", vec![k]),
+        ]
+    }
+
+    /// A new head as transformers makes it: weights normal with a standard deviation of 0.02, biases 0.
+    ///
+    /// Random numbers are drawn on the host, so the same `rng` gives the same start on every backend.
+    pub fn init<B: Backend>(&self, rng: &mut impl Rng, device: &B::Device) -> Head<B> {
+        let normal = Normal::new(0.0f32, 0.02).expect("a positive deviation");
+        let mut random = |n: usize| (0..n).map(|_| normal.sample(rng)).collect::<Vec<f32>>();
+        let (d, k) = (self.hidden_size, self.outputs);
+        let (dense_weight, out_weight) = (random(d * d), random(k * d));
+        let values = HeadValues { dense_weight, dense_bias: vec![0.0; d], out_weight, out_bias: vec![0.0; k] };
+        self.with_values(values, device)
+    }
+
+    /// A head with given values.
+    ///
+    /// # Panics
+    /// If a value has another size than [`tensors`](Self::tensors) says.
+    pub fn with_values<B: Backend>(&self, values: HeadValues, device: &B::Device) -> Head<B> {
+        let (d, k) = (self.hidden_size, self.outputs);
+        let vector = |v: Vec<f32>, n: usize| {
+            Param::from_tensor(Tensor::<B, 1>::from_data(TensorData::new(v, [n]), device))
+        };
+        let matrix = |v: Vec<f32>, n: usize| {
+            Param::from_tensor(Tensor::<B, 2>::from_data(TensorData::new(v, [n, d]), device))
+        };
+        Head {
+            dense_weight: matrix(values.dense_weight, d),
+            dense_bias: vector(values.dense_bias, d),
+            out_weight: matrix(values.out_weight, k),
+            out_bias: vector(values.out_bias, k),
+            input_dropout: DropoutConfig::new(self.input_dropout).init(),
+            inner_dropout: DropoutConfig::new(self.inner_dropout).init(),
+            config: *self,
+        }
+    }
+}
+
+impl<B: Backend> Head<B> {
+    /// Everything but the values.
+    pub fn config(&self) -> &HeadConfig {
+        &self.config
+    }
+
+    /// The parameters in the order of [`HeadConfig::tensors`]: `W₁`, `b₁`, `W₂`, `b₂`.
+    #[allow(clippy::type_complexity)]
+    pub fn parameters(
+        &self,
+    ) -> (&Param<Tensor<B, 2>>, &Param<Tensor<B, 1>>, &Param<Tensor<B, 2>>, &Param<Tensor<B, 1>>) {
+        (&self.dense_weight, &self.dense_bias, &self.out_weight, &self.out_bias)
+    }
+
+    /// The outputs of each row. Dropout acts on backends that track gradients only.
+    pub fn forward(&self, states: Tensor<B, 2>) -> Tensor<B, 2> {
+        let linear = |x: Tensor<B, 2>, weight: &Param<Tensor<B, 2>>, bias: &Param<Tensor<B, 1>>| {
+            x.matmul(weight.val().transpose()) + bias.val().unsqueeze::<2>()
+        };
+        let x = self.input_dropout.forward(states);
+        let x = self.inner_dropout.forward(tanh(linear(x, &self.dense_weight, &self.dense_bias)));
+        linear(x, &self.out_weight, &self.out_bias)
+    }
+
+    /// The values on the host.
+    pub fn values(&self) -> HeadValues {
+        HeadValues {
+            dense_weight: host_values(self.dense_weight.val()),
+            dense_bias: host_values(self.dense_bias.val()),
+            out_weight: host_values(self.out_weight.val()),
+            out_bias: host_values(self.out_bias.val()),
+        }
+    }
+}
+
+impl HeadValues {
+    /// The values in the order of [`HeadConfig::tensors`].
+    pub fn into_list(self) -> [Vec<f32>; 4] {
+        [self.dense_weight, self.dense_bias, self.out_weight, self.out_bias]
+    }
+
+    /// From values in the order of [`HeadConfig::tensors`].
+    pub fn from_list([dense_weight, dense_bias, out_weight, out_bias]: [Vec<f32>; 4]) -> Self {
+        Self { dense_weight, dense_bias, out_weight, out_bias }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn_flex::Flex;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    #[test]
+    fn a_head_is_its_equation() {
+        let config = HeadConfig { hidden_size: 5, outputs: 3, input_dropout: 0.1, inner_dropout: 0.1 };
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut random = |n: usize| (0..n).map(|_| rng.random_range(-1.0..1.0f32)).collect::<Vec<f32>>();
+        let values = HeadValues {
+            dense_weight: random(25),
+            dense_bias: random(5),
+            out_weight: random(15),
+            out_bias: random(3),
+        };
+        let h = random(5);
+        let head = config.with_values::<Flex>(values.clone(), &Default::default());
+        let found = host_values(
+            head.forward(Tensor::from_data(TensorData::new(h.clone(), [1, 5]), &Default::default())),
+        );
+        let dot = |row: &[f32], x: &[f32]| row.iter().zip(x).map(|(a, b)| a * b).sum::<f32>();
+        let inner: Vec<f32> = (0..5)
+            .map(|i| (dot(&values.dense_weight[i * 5..i * 5 + 5], &h) + values.dense_bias[i]).tanh())
+            .collect();
+        for (i, found) in found.iter().enumerate() {
+            let expected = dot(&values.out_weight[i * 5..i * 5 + 5], &inner) + values.out_bias[i];
+            assert!((found - expected).abs() < 1e-5, "{found} against {expected}");
+        }
+        assert_eq!(head.values(), values);
+    }
+}

@@ -1,0 +1,461 @@
+//! RoBERTa, and by a switch or two XLM-RoBERTa, CamemBERT and BERT.
+//!
+//! Mirrors Hugging Face's `modeling_roberta.py` and `modeling_bert.py`.
+
+use crate::{
+    attention::attention,
+    batch::TokenBatch,
+    linear::{Linear, dropout},
+    load::{Pretrained, TensorSource, Weights},
+    norm::LayerNorm,
+};
+use burn::{
+    module::{AutodiffModule, Module},
+    tensor::{
+        Int, Tensor, TensorData,
+        activation::gelu,
+        backend::{AutodiffBackend, Backend},
+    },
+};
+use reft_core::{Component, HeadConfig, Hook, NoHook, Site};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::ops::Range;
+
+/// `config.json` of a RoBERTa, XLM-RoBERTa, CamemBERT or BERT model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RobertaConfig {
+    /// `roberta`, `xlm-roberta`, `camembert` or `bert`.
+    pub model_type: String,
+    /// Size `d_model` of the hidden state.
+    pub hidden_size: usize,
+    /// Size of the MLP's inner state.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_hidden_layers: usize,
+    /// Number of heads.
+    pub num_attention_heads: usize,
+    /// Number of token ids.
+    pub vocab_size: usize,
+    /// Rows of the table of positions.
+    pub max_position_embeddings: usize,
+    /// Rows of the table of token types.
+    #[serde(default = "default_types")]
+    pub type_vocab_size: usize,
+    /// Activation of the MLP; only the exact `gelu` is supported.
+    #[serde(default = "gelu_name")]
+    pub hidden_act: String,
+    /// ε of the norms.
+    #[serde(default = "default_epsilon")]
+    pub layer_norm_eps: f64,
+    /// The id of padding.
+    #[serde(default)]
+    pub pad_token_id: Option<u32>,
+    /// Dropout of hidden states, in training.
+    #[serde(default = "default_dropout")]
+    pub hidden_dropout_prob: f64,
+    /// Dropout of attention weights, in training.
+    #[serde(default = "default_dropout")]
+    pub attention_probs_dropout_prob: f64,
+    /// Dropout of the classification head; that of hidden states if absent.
+    #[serde(default)]
+    pub classifier_dropout: Option<f64>,
+    /// How positions enter; only `absolute` is supported.
+    #[serde(default = "absolute")]
+    pub position_embedding_type: String,
+    /// Whether the model is a decoder, which is not supported.
+    #[serde(default)]
+    pub is_decoder: bool,
+}
+
+fn default_types() -> usize {
+    2
+}
+
+fn gelu_name() -> String {
+    "gelu".into()
+}
+
+fn default_epsilon() -> f64 {
+    1e-12
+}
+
+fn default_dropout() -> f64 {
+    0.1
+}
+
+fn absolute() -> String {
+    "absolute".into()
+}
+
+impl RobertaConfig {
+    /// The supported kinds.
+    pub const KNOWN: [&str; 4] = ["roberta", "xlm-roberta", "camembert", "bert"];
+
+    /// Reads and checks a `config.json`.
+    ///
+    /// # Errors
+    /// A message that names every value that is missing or not supported.
+    pub fn parse(json: &[u8]) -> Result<Self, String> {
+        let value: Value = serde_json::from_slice(json).map_err(|e| format!("invalid JSON: {e}"))?;
+        let model_type = value.get("model_type").and_then(Value::as_str).unwrap_or("absent");
+        if !Self::KNOWN.contains(&model_type) {
+            return Err(format!(
+                "model_type is {model_type:?}; classification and regression need an encoder: {}",
+                Self::KNOWN.join(", ")
+            ));
+        }
+        let config: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        let mut problems = Vec::new();
+        let (d, heads) = (config.hidden_size, config.num_attention_heads);
+        if heads == 0 || !d.is_multiple_of(heads) {
+            problems.push(format!("hidden_size is {d}, expected a multiple of num_attention_heads, {heads}"));
+        }
+        if config.hidden_act != "gelu" {
+            problems.push(format!("hidden_act is {:?}, supported is \"gelu\"", config.hidden_act));
+        }
+        if config.position_embedding_type != "absolute" {
+            let found = &config.position_embedding_type;
+            problems.push(format!("position_embedding_type is {found:?}, supported is \"absolute\""));
+        }
+        if config.is_decoder {
+            problems.push("is_decoder is true, supported is false".into());
+        }
+        match config.pad_token_id {
+            None if !config.is_bert() => {
+                problems.push(
+                    "pad_token_id is absent; positions are counted from it, so it cannot be guessed (RoBERTa's is 1)"
+                        .into(),
+                );
+            }
+            Some(pad) if pad as usize >= config.vocab_size => {
+                problems.push(format!(
+                    "pad_token_id is {pad}, expected an id below vocab_size, {}",
+                    config.vocab_size
+                ));
+            }
+            Some(pad) if !config.is_bert() && pad as usize + 1 >= config.max_position_embeddings => {
+                problems.push(format!(
+                    "max_position_embeddings is {}, which leaves no position above pad_token_id, {pad}",
+                    config.max_position_embeddings
+                ));
+            }
+            _ => {}
+        }
+        if problems.is_empty() { Ok(config) } else { Err(problems.join("; ")) }
+    }
+
+    fn is_bert(&self) -> bool {
+        self.model_type == "bert"
+    }
+
+    /// Prefix of the encoder's tensors in a checkpoint that also has a head.
+    pub fn prefix(&self) -> &'static str {
+        if self.is_bert() { "bert." } else { "roberta." }
+    }
+
+    /// Most tokens of a text: RoBERTa's table of positions begins after the id of padding.
+    pub fn context(&self) -> usize {
+        self.max_position_embeddings - self.first_position()
+    }
+
+    fn first_position(&self) -> usize {
+        if self.is_bert() { 0 } else { self.pad_token_id.unwrap_or_default() as usize + 1 }
+    }
+
+    /// Dropout as the model was pretrained with.
+    pub fn dropout(&self) -> DropoutRates {
+        DropoutRates { hidden: self.hidden_dropout_prob, attention: self.attention_probs_dropout_prob }
+    }
+
+    /// The classification head that goes with the model, for `outputs` labels.
+    ///
+    /// `dropout` overrides the model's own rate. BERT drops only behind its first layer, the pooler.
+    pub fn head(&self, outputs: usize, dropout: Option<f64>) -> HeadConfig {
+        let rate = dropout.or(self.classifier_dropout).unwrap_or(self.hidden_dropout_prob);
+        HeadConfig {
+            hidden_size: self.hidden_size,
+            outputs,
+            input_dropout: if self.is_bert() { 0.0 } else { rate },
+            inner_dropout: rate,
+        }
+    }
+}
+
+/// Rates of dropout within the model.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct DropoutRates {
+    /// Of the embeddings and of the outputs of attention and MLP.
+    pub hidden: f64,
+    /// Of attention weights.
+    pub attention: f64,
+}
+
+impl DropoutRates {
+    /// No dropout.
+    pub const OFF: Self = Self { hidden: 0.0, attention: 0.0 };
+}
+
+/// One transformer block: attention and MLP, each added to its input and then normalised.
+#[derive(Module, Debug)]
+pub struct EncoderBlock<B: Backend> {
+    query: Linear<B>,
+    key: Linear<B>,
+    value: Linear<B>,
+    attention_output: Linear<B>,
+    attention_norm: LayerNorm<B>,
+    intermediate: Linear<B>,
+    output: Linear<B>,
+    output_norm: LayerNorm<B>,
+    n_heads: usize,
+}
+
+impl<B: Backend> EncoderBlock<B> {
+    /// # Shapes
+    /// - hidden and output `[batch, seq, d_model]`; mask `[batch, 1, 1, seq]`
+    fn forward<H: Hook<B>>(
+        &self,
+        layer: usize,
+        hidden: Tensor<B, 3>,
+        mask: Option<&Tensor<B, 4>>,
+        rates: DropoutRates,
+        hook: &H,
+    ) -> Tensor<B, 3> {
+        let [batch, seq, d_model] = hidden.dims();
+        let site = |component| Site { layer, component };
+        let as_batch = |flat: Tensor<B, 2>| flat.reshape([batch, seq, d_model]);
+        let hidden = hook.edit(site(Component::BlockInput), hidden);
+        let flat = hidden.clone().reshape([batch * seq, d_model]);
+        let split = |flat: Tensor<B, 2>| {
+            flat.reshape([batch, seq, self.n_heads, d_model / self.n_heads]).swap_dims(1, 2)
+        };
+        let q = split(self.query.forward(flat.clone()));
+        let k = split(self.key.forward(flat.clone()));
+        let v = split(self.value.forward(flat));
+        let mixed = self.attention_output.forward(attention(q, k, v, mask, rates.attention));
+        let mixed = hook.edit(site(Component::AttentionOutput), as_batch(dropout(mixed, rates.hidden)));
+        let hidden = self.attention_norm.forward(hidden + mixed);
+
+        let inner = gelu(self.intermediate.forward(hidden.clone().reshape([batch * seq, d_model])));
+        let mlp = as_batch(dropout(self.output.forward(inner), rates.hidden));
+        let mlp = hook.edit(site(Component::MlpOutput), mlp);
+        hook.edit(site(Component::BlockOutput), self.output_norm.forward(hidden + mlp))
+    }
+}
+
+/// A frozen RoBERTa or BERT encoder with intervention points.
+///
+/// ```text
+/// h = norm(word[tokens] + position[…] + type[…]);  for each block: h ← block(h)
+/// ```
+#[derive(Module, Debug)]
+pub struct Roberta<B: Backend> {
+    words: Tensor<B, 2>,
+    positions: Tensor<B, 2>,
+    types: Tensor<B, 2>,
+    norm: LayerNorm<B>,
+    blocks: Vec<EncoderBlock<B>>,
+    #[module(skip)]
+    config: RobertaConfig,
+}
+
+impl<B: Backend> Pretrained<B> for Roberta<B> {
+    type Config = RobertaConfig;
+
+    fn parse(json: &[u8]) -> Result<RobertaConfig, String> {
+        RobertaConfig::parse(json)
+    }
+
+    /// The encoder's tensors may carry a prefix; heads of other tasks are left out; BERT's pooler and classifier stand
+    /// for the two layers of the head, and its oldest checkpoints call the norms' values gamma and beta.
+    fn prepare(config: &RobertaConfig, weights: &mut Weights) {
+        let prefix = config.prefix();
+        let bert = config.is_bert();
+        weights.rename(|name| {
+            let name = name.strip_prefix(prefix).unwrap_or(name);
+            let name = name.replace("LayerNorm.gamma", "LayerNorm.weight");
+            let name = name.replace("LayerNorm.beta", "LayerNorm.bias");
+            match name.strip_prefix("classifier.") {
+                Some(part @ ("weight" | "bias")) if bert => format!("classifier.out_proj.{part}"),
+                _ => match name.strip_prefix("pooler.dense.") {
+                    Some(part) if bert => format!("classifier.dense.{part}"),
+                    _ => name,
+                },
+            }
+        });
+        // BERT's pooler without a classifier is half a head, of no use to another task.
+        let half = !weights.contains("classifier.out_proj.weight");
+        weights.ignore(|name| {
+            ["pooler.", "lm_head.", "cls.", "qa_outputs."].iter().any(|head| name.starts_with(head))
+                || name.ends_with("position_ids")
+                || name.ends_with("token_type_ids")
+                || (half && name.starts_with("classifier."))
+        });
+    }
+
+    /// The configuration must have passed [`RobertaConfig::parse`].
+    fn from_source<S: TensorSource<B>>(config: &RobertaConfig, source: &mut S) -> Self {
+        let (d, inner) = (config.hidden_size, config.intermediate_size);
+        let norm = |source: &mut S, name: &str| LayerNorm {
+            weight: source.take(&format!("{name}.weight"), [d]),
+            bias: source.take(&format!("{name}.bias"), [d]),
+            epsilon: config.layer_norm_eps,
+        };
+        let mut table = |name: &str, rows: usize| {
+            source.take(&format!("embeddings.{name}_embeddings.weight"), [rows, d])
+        };
+        let words = table("word", config.vocab_size);
+        let positions = table("position", config.max_position_embeddings);
+        let types = table("token_type", config.type_vocab_size);
+        let blocks = (0..config.num_hidden_layers)
+            .map(|layer| {
+                let name = |part: &str| format!("encoder.layer.{layer}.{part}");
+                let mut linear = |part: &str, d_out: usize, d_in: usize| {
+                    source.linear(&name(part), [d_out, d_in], true)
+                };
+                EncoderBlock {
+                    query: linear("attention.self.query", d, d),
+                    key: linear("attention.self.key", d, d),
+                    value: linear("attention.self.value", d, d),
+                    attention_output: linear("attention.output.dense", d, d),
+                    intermediate: linear("intermediate.dense", inner, d),
+                    output: linear("output.dense", d, inner),
+                    attention_norm: norm(source, &name("attention.output.LayerNorm")),
+                    output_norm: norm(source, &name("output.LayerNorm")),
+                    n_heads: config.num_attention_heads,
+                }
+            })
+            .collect();
+        let norm = norm(source, "embeddings.LayerNorm");
+        Self { words, positions, types, norm, blocks, config: config.clone() }
+    }
+
+    fn stop_ids(_: &RobertaConfig) -> Vec<u32> {
+        Vec::new()
+    }
+}
+
+impl<B: Backend> Roberta<B> {
+    /// The model's `config.json`.
+    pub fn config(&self) -> &RobertaConfig {
+        &self.config
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> B::Device {
+        self.words.device()
+    }
+
+    /// Number of weights, without any head.
+    pub fn num_weights(&self) -> usize {
+        let norm = |n: &LayerNorm<B>| 2 * n.weight.shape().num_elements();
+        let block = |b: &EncoderBlock<B>| {
+            [&b.query, &b.key, &b.value, &b.attention_output, &b.intermediate, &b.output]
+                .into_iter()
+                .map(Linear::num_weights)
+                .sum::<usize>()
+                + norm(&b.attention_norm)
+                + norm(&b.output_norm)
+        };
+        [&self.words, &self.positions, &self.types].iter().map(|t| t.shape().num_elements()).sum::<usize>()
+            + norm(&self.norm)
+            + self.blocks.iter().map(block).sum::<usize>()
+    }
+
+    /// The hidden states after the last block.
+    ///
+    /// # Shapes
+    /// - output `[batch, seq, d_model]`
+    pub fn forward<H: Hook<B>>(&self, tokens: &TokenBatch, rates: DropoutRates, hook: &H) -> Tensor<B, 3> {
+        let hidden = self.embed(tokens, rates);
+        self.run(0..self.blocks.len(), hidden, self.mask(tokens).as_ref(), rates, hook)
+    }
+
+    /// The same as [`forward`](Self::forward), differentiable with respect to what the hook brings in.
+    ///
+    /// Blocks below the first edited layer run on the inner backend, outside of the tape.
+    ///
+    /// # Shapes
+    /// - output `[batch, seq, d_model]`
+    pub fn forward_tracked<A, H>(&self, tokens: &TokenBatch, rates: DropoutRates, hook: &H) -> Tensor<A, 3>
+    where
+        A: AutodiffBackend<InnerBackend = B>,
+        H: Hook<A>,
+    {
+        let n_layers = self.blocks.len();
+        let first = hook.first_layer().unwrap_or(n_layers).min(n_layers);
+        let mask = self.mask(tokens);
+        let below = self.run(0..first, self.embed(tokens, rates), mask.as_ref(), rates, &NoHook);
+        let mask = mask.map(Tensor::<A, 4>::from_inner);
+        let mut hidden = Tensor::<A, 3>::from_inner(below);
+        for layer in first..n_layers {
+            let block = EncoderBlock::<A>::from_inner(self.blocks[layer].clone());
+            hidden = block.forward(layer, hidden, mask.as_ref(), rates, hook);
+        }
+        hidden
+    }
+
+    fn run<H: Hook<B>>(
+        &self,
+        layers: Range<usize>,
+        mut hidden: Tensor<B, 3>,
+        mask: Option<&Tensor<B, 4>>,
+        rates: DropoutRates,
+        hook: &H,
+    ) -> Tensor<B, 3> {
+        for layer in layers {
+            hidden = self.blocks[layer].forward(layer, hidden, mask, rates, hook);
+        }
+        hidden
+    }
+
+    fn embed(&self, tokens: &TokenBatch, rates: DropoutRates) -> Tensor<B, 3> {
+        let pick = |table: &Tensor<B, 2>, rows: Vec<i64>| {
+            let rows = TensorData::new(rows, [tokens.ids.len()]);
+            table.clone().select(0, Tensor::<B, 1, Int>::from_data(rows, &self.device()))
+        };
+        let words = pick(&self.words, tokens.ids.iter().map(|id| i64::from(*id)).collect());
+        let positions = pick(&self.positions, self.position_ids(tokens));
+        let n_types = self.config.type_vocab_size as u32;
+        let types = (0..tokens.ids.len()).map(|idx| tokens.types.get(idx).copied().unwrap_or(0));
+        let types = pick(&self.types, types.map(|t| i64::from(if t < n_types { t } else { 0 })).collect());
+        let hidden = self.norm.forward(words + positions + types);
+        dropout(hidden, rates.hidden).reshape([tokens.batch, tokens.seq, self.config.hidden_size])
+    }
+
+    /// BERT counts tokens from 0. RoBERTa counts tokens that are not padding from `pad_token_id + 1`; a token with the
+    /// id of padding gets `pad_token_id` (HF `create_position_ids_from_input_ids`).
+    fn position_ids(&self, tokens: &TokenBatch) -> Vec<i64> {
+        let pad = self.config.pad_token_id.filter(|_| !self.config.is_bert());
+        let mut ids = Vec::with_capacity(tokens.ids.len());
+        for row in 0..tokens.batch {
+            let mut next = self.config.first_position() as i64;
+            for idx in row * tokens.seq..(row + 1) * tokens.seq {
+                let counts = tokens.positions[idx].is_some() && pad != Some(tokens.ids[idx]);
+                ids.push(if counts { next } else { i64::from(pad.unwrap_or(0)) });
+                next += i64::from(counts);
+            }
+        }
+        ids
+    }
+
+    /// Keeps attention off padding; none if there is no padding.
+    fn mask(&self, tokens: &TokenBatch) -> Option<Tensor<B, 4>> {
+        if tokens.positions.iter().all(Option::is_some) {
+            return None;
+        }
+        // Large enough that its exponential is 0, small enough for half precision.
+        let values: Vec<f32> = tokens.positions.iter().map(|p| if p.is_some() { 0.0 } else { -3e4 }).collect();
+        let shape = [tokens.batch, 1, 1, tokens.seq];
+        Some(Tensor::from_data(TensorData::new(values, shape), &self.device()))
+    }
+}
+
+/// The first token's state of every row.
+///
+/// # Shapes
+/// - hidden `[batch, seq, d_model]`, output `[batch, d_model]`
+pub fn first_token<B: Backend>(hidden: Tensor<B, 3>) -> Tensor<B, 2> {
+    let [batch, _, d_model] = hidden.dims();
+    hidden.narrow(1, 0, 1).reshape([batch, d_model])
+}
