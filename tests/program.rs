@@ -173,7 +173,7 @@ fn the_quickstart_teaches_what_it_promises() {
 fn a_run_folder_is_never_overwritten_unasked() {
     let folder = workplace();
     let text = stdout(&short_run(folder.path(), &[]));
-    assert_says(&text, &["step     1/2", "held-out nll"]);
+    assert_says(&text, &["step     1/2", "held-out rows"]);
     let run = folder.path().join("runs/quickstart");
     for file in [
         "recipe.toml",

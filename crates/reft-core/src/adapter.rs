@@ -188,7 +188,10 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Panics
 /// If a shape does not fit its values.
-pub fn write_tensors(path: &Path, tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>) -> Result<(), AdapterError> {
+pub fn write_tensors(
+    path: &Path,
+    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+) -> Result<(), AdapterError> {
     let bytes = tensors.into_iter().map(|(name, (shape, values))| {
         (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
     });
@@ -252,7 +255,8 @@ impl<B: Backend> Adapter<B> {
             }
         }
         if let Some(head) = &self.head {
-            for ((name, shape), values) in head.config().tensors().into_iter().zip(head.values().into_list()) {
+            for ((name, shape), values) in head.config().tensors().into_iter().zip(head.values().into_list())
+            {
                 out.insert(format!("{HEAD_PREFIX}{name}"), (shape, values));
             }
         }
@@ -265,7 +269,8 @@ impl<B: Backend> Adapter<B> {
     /// If a file is missing or damaged, or if any tensor is missing, unexpected, or of another shape or dtype: the
     /// error lists all of them.
     pub fn load(folder: &Path, device: &B::Device) -> Result<Self, AdapterError> {
-        let AdapterConfig { base_model, template, trained, task, head, reft: config, .. } = read_config(folder)?;
+        let AdapterConfig { base_model, template, trained, task, head, reft: config, .. } =
+            read_config(folder)?;
         let path = folder.join(TENSOR_FILE);
         let bytes = fs::read(&path).map_err(|source| AdapterError::Io { path: path.clone(), source })?;
         let mut tensors = StrictTensors::new(&path, &bytes)?;
@@ -287,7 +292,8 @@ impl<B: Backend> Adapter<B> {
             })
             .map_err(|source| AdapterError::Values { path: path.clone(), source })?;
         let head = head.map(|config| {
-            let values = config.tensors().map(|(name, shape)| tensors.take(&format!("{HEAD_PREFIX}{name}"), &shape));
+            let values =
+                config.tensors().map(|(name, shape)| tensors.take(&format!("{HEAD_PREFIX}{name}"), &shape));
             config.with_values(HeadValues::from_list(values), device)
         });
         tensors.finish()?;

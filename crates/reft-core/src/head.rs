@@ -74,7 +74,8 @@ impl HeadConfig {
         let mut random = |n: usize| (0..n).map(|_| normal.sample(rng)).collect::<Vec<f32>>();
         let (d, k) = (self.hidden_size, self.outputs);
         let (dense_weight, out_weight) = (random(d * d), random(k * d));
-        let values = HeadValues { dense_weight, dense_bias: vec![0.0; d], out_weight, out_bias: vec![0.0; k] };
+        let values =
+            HeadValues { dense_weight, dense_bias: vec![0.0; d], out_weight, out_bias: vec![0.0; k] };
         self.with_values(values, device)
     }
 

@@ -319,8 +319,7 @@ impl<B: Backend> Llama<B> {
             })
             .collect();
         let norm = RmsNorm { weight: source.take("model.norm.weight", [d]), epsilon: config.rms_norm_eps };
-        let head = (!config.tie_word_embeddings)
-            .then(|| source.linear("lm_head", [vocab, d], false));
+        let head = (!config.tie_word_embeddings).then(|| source.linear("lm_head", [vocab, d], false));
         let (theta, scaling) = config.rope().expect("checked by parse");
         let frequencies = frequencies(heads.dim, theta, scaling);
         Self { embedding, blocks, norm, head, config: config.clone(), frequencies }

@@ -301,18 +301,16 @@ impl<B: Backend> Pretrained<B> for Roberta<B> {
             bias: source.take(&format!("{name}.bias"), [d]),
             epsilon: config.layer_norm_eps,
         };
-        let mut table = |name: &str, rows: usize| {
-            source.take(&format!("embeddings.{name}_embeddings.weight"), [rows, d])
-        };
+        let mut table =
+            |name: &str, rows: usize| source.take(&format!("embeddings.{name}_embeddings.weight"), [rows, d]);
         let words = table("word", config.vocab_size);
         let positions = table("position", config.max_position_embeddings);
         let types = table("token_type", config.type_vocab_size);
         let blocks = (0..config.num_hidden_layers)
             .map(|layer| {
                 let name = |part: &str| format!("encoder.layer.{layer}.{part}");
-                let mut linear = |part: &str, d_out: usize, d_in: usize| {
-                    source.linear(&name(part), [d_out, d_in], true)
-                };
+                let mut linear =
+                    |part: &str, d_out: usize, d_in: usize| source.linear(&name(part), [d_out, d_in], true);
                 EncoderBlock {
                     query: linear("attention.self.query", d, d),
                     key: linear("attention.self.key", d, d),
@@ -445,7 +443,8 @@ impl<B: Backend> Roberta<B> {
             return None;
         }
         // Large enough that its exponential is 0, small enough for half precision.
-        let values: Vec<f32> = tokens.positions.iter().map(|p| if p.is_some() { 0.0 } else { -3e4 }).collect();
+        let values: Vec<f32> =
+            tokens.positions.iter().map(|p| if p.is_some() { 0.0 } else { -3e4 }).collect();
         let shape = [tokens.batch, 1, 1, tokens.seq];
         Some(Tensor::from_data(TensorData::new(values, shape), &self.device()))
     }

@@ -168,7 +168,10 @@ impl Tuning {
                         let mut known: Vec<&str> = base.maps().map(|(map, _)| last_parts(map)).collect();
                         known.sort_unstable();
                         known.dedup();
-                        return Err(TuningError::NoTarget { target: target.clone(), known: known.join(", ") });
+                        return Err(TuningError::NoTarget {
+                            target: target.clone(),
+                            known: known.join(", "),
+                        });
                     }
                 }
                 for (map, [d_out, d_in]) in base.maps().filter(|(map, _)| config.changes(map)) {
@@ -316,7 +319,9 @@ struct TunedSource<'a, B: Backend, C: Backend, F> {
     training: bool,
 }
 
-impl<B: Backend, C: Backend, F: Fn(Tensor<C, 1>) -> Tensor<B, 1>> TensorSource<B> for TunedSource<'_, B, C, F> {
+impl<B: Backend, C: Backend, F: Fn(Tensor<C, 1>) -> Tensor<B, 1>> TensorSource<B>
+    for TunedSource<'_, B, C, F>
+{
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
         let flat = match self.tuned.get(name) {
             Some(trained) => trained.val(),

@@ -160,8 +160,7 @@ pub fn answers<B: Backend>(
         .iter()
         .map(|row| template.encode_prompt(row, tokenizer, max_length))
         .collect::<Result<Vec<_>, _>>()?;
-    let config =
-        GenerateConfig { max_new_tokens, stop_ids: stop_ids.to_vec(), ..GenerateConfig::default() };
+    let config = GenerateConfig { max_new_tokens, stop_ids: stop_ids.to_vec(), ..GenerateConfig::default() };
     let generated = generate_all(model, reft, &prompts, &config, batch_size)?;
     rows.iter()
         .zip(generated)

@@ -62,8 +62,7 @@ pub fn f1(expected: &[usize], found: &[usize], n_labels: usize) -> f64 {
         return of_label(1);
     }
     // As scikit-learn, only labels that occur count.
-    let occur: Vec<usize> =
-        (0..n_labels).filter(|l| expected.contains(l) || found.contains(l)).collect();
+    let occur: Vec<usize> = (0..n_labels).filter(|l| expected.contains(l) || found.contains(l)).collect();
     ratio(occur.iter().map(|label| of_label(*label)).sum(), occur.len() as f64)
 }
 

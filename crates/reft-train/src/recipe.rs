@@ -417,10 +417,20 @@ impl Recipe {
         let dropout = train.model_dropout.unwrap_or(0.0);
         expect(rate(dropout), "train.model_dropout", &dropout, "a share below 1");
         let columns = self.data.text.as_ref().map_or(1, Vec::len);
-        expect((1..=2).contains(&columns), "data.text", &format!("a list of {columns}"), "one or two columns");
+        expect(
+            (1..=2).contains(&columns),
+            "data.text",
+            &format!("a list of {columns}"),
+            "one or two columns",
+        );
         let (task, method) = (&self.data.task, self.reft.method);
         let headless = task.is_none() && method == Method::HeadOnly;
-        expect(!headless, "reft.method", &"head-only", "another method: a language model has no head to train");
+        expect(
+            !headless,
+            "reft.method",
+            &"head-only",
+            "another method: a language model has no head to train",
+        );
         let paper = task.is_some() && self.data.eval.is_none() && self.data.eval_rows.is_none();
         let paper = paper && eval.protocol == Protocol::ReftPaper;
         expect(!paper, "data.eval", &"absent", "held-out rows, which eval.protocol divides");

@@ -454,8 +454,7 @@ impl<D> Run<'_, '_, D> {
             task: None,
             names: PeftNames::LANGUAGE_MODEL,
         };
-        let objective =
-            LanguageModelling::new(model, recipe.eval.batch_size).with_tensors(&loaded.tensors);
+        let objective = LanguageModelling::new(model, recipe.eval.batch_size).with_tensors(&loaded.tensors);
         let sets = (train_set.examples.as_slice(), held_out.examples.as_slice());
         let mut done = self.execute::<A, _>(&objective, learned, weights, sets, resolved, origin)?;
         done.summary.before = before;
@@ -488,16 +487,23 @@ impl<D> Run<'_, '_, D> {
         let selection = task.selection(recipe.eval.metric)?;
         let (selection_rows, judging_rows) = divide(selection_rows, recipe.eval.protocol, recipe.train.seed);
         let files = find_model(&recipe.model, recipe.revision.as_deref())?;
-        let loaded =
-            LoadedModel::<A::InnerBackend, Roberta<A::InnerBackend>>::load(&files, &recipe.model, self.device)?;
+        let loaded = LoadedModel::<A::InnerBackend, Roberta<A::InnerBackend>>::load(
+            &files,
+            &recipe.model,
+            self.device,
+        )?;
         let (model, weights) = (&loaded.model, loaded.model.num_weights());
         (self.on_event)(Event::Model { base: &loaded.base, weights, device: self.device_name });
         (self.on_event)(Event::Labels(&task.config.labels));
 
         let max_length = max_length(data.max_length, model.config().context())?;
         let encode = |rows: &[Row]| task.encode(rows, &loaded.tokenizer, max_length, true);
-        let event = |what, set: &LabelledSet| {
-            Event::Data { what, rows: set.examples.len(), cut: set.n_cut, dropped: 0, max_length }
+        let event = |what, set: &LabelledSet| Event::Data {
+            what,
+            rows: set.examples.len(),
+            cut: set.n_cut,
+            dropped: 0,
+            max_length,
         };
         let train_set = encode(&train_rows)?;
         (self.on_event)(event("train", &train_set));
@@ -521,7 +527,9 @@ impl<D> Run<'_, '_, D> {
         let head_config = config.head(task.outputs(), recipe.train.model_dropout);
         let head = match loaded.head.clone().filter(|head| head.out_bias.len() == task.outputs()) {
             Some(values) => head_config.with_values(values, self.device),
-            None => head_config.init(&mut ChaCha8Rng::seed_from_u64(recipe.train.seed ^ HEAD_SEED), self.device),
+            None => {
+                head_config.init(&mut ChaCha8Rng::seed_from_u64(recipe.train.seed ^ HEAD_SEED), self.device)
+            }
         };
         let learned = Learned { reft, tuned, head: Some(head) };
         let rates = match recipe.train.model_dropout {

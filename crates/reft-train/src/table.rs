@@ -57,7 +57,8 @@ pub fn parse_table(
             let place = format!("{file}, line {line}");
             let fits = fields.len() == names.len() || (open && fields.len() > names.len());
             if !fits {
-                let reason = format!("{} fields, expected {}: {}", fields.len(), names.len(), names.join(", "));
+                let reason =
+                    format!("{} fields, expected {}: {}", fields.len(), names.len(), names.join(", "));
                 return Err(DataError::Row { place, reason });
             }
             let values = fields.into_iter().map(Value::String);

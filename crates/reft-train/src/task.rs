@@ -153,7 +153,8 @@ pub fn check_name(name: &str) -> Result<(), DataError> {
     let mut all: Vec<String> = GLUE.iter().map(|g| format!("glue/{}", g.name)).collect();
     all.extend(known.map(String::from));
     let nearest = all.iter().min_by_key(|known| strsim::damerau_levenshtein(name, known));
-    let reason = format!("expected one of {}; did you mean {:?}?", all.join(", "), nearest.expect("not empty"));
+    let reason =
+        format!("expected one of {}; did you mean {:?}?", all.join(", "), nearest.expect("not empty"));
     Err(DataError::Task { task: name.into(), reason })
 }
 
@@ -331,9 +332,8 @@ impl Task {
     /// # Errors
     /// If a column is missing, not text, or empty.
     pub fn texts<'a>(&self, row: &'a Row) -> Result<Vec<&'a str>, DataError> {
-        let columns = self.columns(row, &self.config.text, |glue| {
-            glue.text.iter().map(|text| text.to_vec()).collect()
-        })?;
+        let columns = self
+            .columns(row, &self.config.text, |glue| glue.text.iter().map(|text| text.to_vec()).collect())?;
         let text = |column: &str| match &row.fields[column] {
             Value::String(text) if !text.trim().is_empty() => Ok(text.trim()),
             Value::String(_) | Value::Null => {
@@ -377,8 +377,7 @@ impl Task {
         for row in rows {
             let texts = self.texts(row)?;
             let target = if labelled { self.target(row)? } else { 0.0 };
-            let (tokens, types, cut) =
-                tokenizer.encode_pair(texts[0], texts.get(1).copied(), max_length)?;
+            let (tokens, types, cut) = tokenizer.encode_pair(texts[0], texts.get(1).copied(), max_length)?;
             set.n_cut += usize::from(cut);
             set.examples.push(Labelled { tokens, types, target });
         }
@@ -460,9 +459,14 @@ mod tests {
     #[test]
     fn labels_are_discovered_in_a_stable_order() {
         let labels = |text: &str| discover("classification", text).expect("valid").config.labels;
-        assert_eq!(labels("{\"text\":\"a\",\"label\":\"no\"}\n{\"text\":\"b\",\"label\":\"maybe\"}"), ["maybe", "no"]);
         assert_eq!(
-            labels("{\"text\":\"a\",\"label\":10}\n{\"text\":\"b\",\"label\":9}\n{\"text\":\"b\",\"label\":10}"),
+            labels("{\"text\":\"a\",\"label\":\"no\"}\n{\"text\":\"b\",\"label\":\"maybe\"}"),
+            ["maybe", "no"]
+        );
+        assert_eq!(
+            labels(
+                "{\"text\":\"a\",\"label\":10}\n{\"text\":\"b\",\"label\":9}\n{\"text\":\"b\",\"label\":10}"
+            ),
             ["9", "10"]
         );
         let error = discover("classification", "{\"text\":\"a\",\"label\":1}").expect_err("one label");
@@ -471,25 +475,31 @@ mod tests {
 
     #[test]
     fn unusable_rows_are_errors_that_say_what_there_is() {
-        let task = discover("classification", "{\"text\":\"a\",\"label\":0}\n{\"text\":\"b\",\"label\":1}").expect("valid");
+        let task = discover("classification", "{\"text\":\"a\",\"label\":0}\n{\"text\":\"b\",\"label\":1}")
+            .expect("valid");
         let bad = |json: &str| {
             let row = &rows(json)[0];
             task.texts(row).and_then(|_| task.target(row)).expect_err("unusable").to_string()
         };
-        assert!(bad("{\"text\":\"a\",\"label\":2}").contains("line 1: label \"2\" was not seen in training; known are 0, 1"));
+        assert!(
+            bad("{\"text\":\"a\",\"label\":2}")
+                .contains("line 1: label \"2\" was not seen in training; known are 0, 1")
+        );
         assert!(bad("{\"text\":\" \",\"label\":1}").contains("\"text\" is empty"));
         assert!(bad("{\"body\":\"a\",\"label\":1}").contains("no column text; there are body, label"));
         assert!(bad("{\"text\":3,\"label\":1}").contains("is not text"));
         assert!(bad("{\"text\":\"a\",\"label\":\"\"}").contains("needs a label"));
         let task = discover("regression", "{\"text\":\"a\",\"label\":0.5}").expect("valid");
-        let error = task.target(&rows("{\"text\":\"a\",\"label\":\"high\"}")[0]).expect_err("text").to_string();
+        let error =
+            task.target(&rows("{\"text\":\"a\",\"label\":\"high\"}")[0]).expect_err("text").to_string();
         assert!(error.contains("\"high\", expected a number"), "{error}");
         assert!(discover("glue/sts-b", "{}").expect_err("unknown").contains("did you mean \"glue/stsb\"?"));
     }
 
     #[test]
     fn editions_of_glue_agree() {
-        let task = discover("glue/mnli", "{\"premise\":\"a\",\"hypothesis\":\"b\",\"label\":2}").expect("valid");
+        let task =
+            discover("glue/mnli", "{\"premise\":\"a\",\"hypothesis\":\"b\",\"label\":2}").expect("valid");
         let other = &rows("{\"sentence1\":\"a\",\"sentence2\":\"b\",\"gold_label\":\"contradiction\"}")[0];
         assert_eq!(task.texts(other).expect("texts"), ["a", "b"]);
         assert_eq!(task.target(other).expect("label"), 2.0);

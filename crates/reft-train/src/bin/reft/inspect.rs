@@ -75,7 +75,11 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
     if config.trained != Trained::Interventions {
         let name = serde_json::to_value(config.trained)?;
         writeln!(out, "trained      {}, no interventions", name.as_str().unwrap_or_default())?;
-        writeln!(out, "base model   {} (fingerprint {})", config.base_model.name, config.base_model.fingerprint)?;
+        writeln!(
+            out,
+            "base model   {} (fingerprint {})",
+            config.base_model.name, config.base_model.fingerprint
+        )?;
         writeln!(out, "written by   reft {}, format {}", config.library_version, config.format_version)?;
         return Ok(());
     }
