@@ -2,7 +2,6 @@
 
 use burn::{
     backend::Autodiff,
-    module::Module,
     tensor::{Tensor, backend::Backend},
 };
 use burn_flex::Flex;
@@ -14,7 +13,9 @@ use reft_models::{GenerateConfig, KvCache, Llama, Padding, TokenBatch, generate}
 use reft_train::{Example, LanguageModelling, eval::likelihood, loss::Batch, trainer::step_gradients};
 use serde_json::json;
 use std::ops::ControlFlow;
-use system_tests::{perturb, random_llama, relative, values};
+use system_tests::{
+    along, moved, on_every_backend, perturb, random_direction, random_llama, relative, values,
+};
 
 /// The kinds of model that one file serves.
 fn families() -> Vec<serde_json::Value> {
@@ -222,59 +223,6 @@ fn gradients_agree_with_finite_differences<B: Backend>() {
     }
 }
 
-type Direction = Vec<Vec<f32>>;
-
-fn random_direction<B: Backend>(reft: &Reft<B>, rng: &mut ChaCha8Rng) -> Direction {
-    struct Sizes(Vec<usize>);
-    impl<B: Backend> burn::module::ModuleVisitor<B> for Sizes {
-        fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<B, D>>) {
-            self.0.push(param.shape().num_elements());
-        }
-    }
-    let mut sizes = Sizes(Vec::new());
-    reft.visit(&mut sizes);
-    sizes.0.iter().map(|n| (0..*n).map(|_| rng.random_range(-0.3..0.3)).collect()).collect()
-}
-
-fn moved<B: Backend>(reft: &Reft<B>, direction: &Direction, by: f32) -> Reft<B> {
-    struct Move<'a>(std::slice::Iter<'a, Vec<f32>>, f32);
-    impl<B: Backend> burn::module::ModuleMapper<B> for Move<'_> {
-        fn map_float<const D: usize>(
-            &mut self,
-            param: burn::module::Param<Tensor<B, D>>,
-        ) -> burn::module::Param<Tensor<B, D>> {
-            let values = self.0.next().expect("one direction for each parameter").clone();
-            let data = burn::tensor::TensorData::new(values, param.shape());
-            let step = Tensor::<B, D>::from_data(data, &param.val().device()) * self.1;
-            burn::module::Param::initialized(param.id, param.val() + step)
-        }
-    }
-    reft.clone().map(&mut Move(direction.iter(), by))
-}
-
-fn along<B: Backend>(
-    reft: &Reft<Autodiff<B>>,
-    grads: &burn::optim::GradientsParams,
-    direction: &Direction,
-) -> f64 {
-    struct Dot<'a, B: Backend>(
-        &'a burn::optim::GradientsParams,
-        std::slice::Iter<'a, Vec<f32>>,
-        f64,
-        std::marker::PhantomData<B>,
-    );
-    impl<B: Backend> burn::module::ModuleVisitor<Autodiff<B>> for Dot<'_, B> {
-        fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<Autodiff<B>, D>>) {
-            let direction = self.1.next().expect("one direction for each parameter");
-            let grad: Tensor<B, D> = self.0.get(param.id).expect("a gradient");
-            self.2 += values(grad).iter().zip(direction).map(|(a, b)| f64::from(a * b)).sum::<f64>();
-        }
-    }
-    let mut dot = Dot::<B>(grads, direction.iter(), 0.0, std::marker::PhantomData);
-    reft.visit(&mut dot);
-    dot.2
-}
-
 /// Nothing but the interventions is ever given a gradient, and layers below the first edit are not on the tape.
 fn the_tape_begins_at_the_first_edit<B: Backend>() {
     let mut rng = ChaCha8Rng::seed_from_u64(6);
@@ -292,21 +240,6 @@ fn the_tape_begins_at_the_first_edit<B: Backend>() {
     let with_hook = model.forward_tracked(tokens, &trainable.hook(&trainable.bases(), &batch.edited)).inner();
     let without_tape = model.forward(tokens, None, &reft.hook(&reft.bases(), &batch.edited));
     assert!(relative(&values(with_hook), &values(without_tape)) < 1e-6);
-}
-
-macro_rules! on_every_backend {
-    ($($test:ident),* $(,)?) => {$(
-        mod $test {
-            #[test]
-            fn flex() {
-                super::$test::<super::Flex>();
-            }
-            #[test]
-            fn ndarray() {
-                super::$test::<super::NdArray>();
-            }
-        }
-    )*};
 }
 
 on_every_backend!(

@@ -13,14 +13,13 @@ use burn::{
     module::{AutodiffModule, Module},
     tensor::{
         Int, Tensor, TensorData,
-        activation::gelu,
         backend::{AutodiffBackend, Backend},
     },
 };
 use reft_core::{Component, HeadConfig, Hook, NoHook, Site};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::ops::Range;
+use std::{f64::consts::FRAC_1_SQRT_2, ops::Range};
 
 /// `config.json` of a RoBERTa, XLM-RoBERTa, CamemBERT or BERT model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -194,6 +193,14 @@ pub struct DropoutRates {
 impl DropoutRates {
     /// No dropout.
     pub const OFF: Self = Self { hidden: 0.0, attention: 0.0 };
+}
+
+/// `x Φ(x)`, where Φ is the normal distribution (PyTorch's exact `gelu`).
+///
+/// Not Burn's `gelu`, whose gradient on most backends is that of the approximation by tanh.
+fn gelu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let twice_phi = x.clone().mul_scalar(FRAC_1_SQRT_2).erf().add_scalar(1.0);
+    x.mul_scalar(0.5) * twice_phi
 }
 
 /// One transformer block: attention and MLP, each added to its input and then normalised.
