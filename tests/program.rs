@@ -10,6 +10,9 @@ use std::{
 };
 use tempfile::TempDir;
 
+#[path = "program/classify.rs"]
+mod classify;
+
 const REFT: &str = env!("CARGO_BIN_EXE_reft");
 
 fn repository(path: &str) -> PathBuf {
@@ -345,7 +348,7 @@ fn an_interrupted_run_keeps_what_it_learned() {
     assert!(child.wait().expect("ended").success());
     assert!(rest.iter().any(|line| line.contains("interrupted")), "{rest:?}");
     let run = folder.path().join("runs/quickstart");
-    assert_eq!(json(&run.join("summary.json"))["interrupted"], true);
+    assert_eq!(json(&run.join("summary.json"))["ended"], "interrupted");
     let text = stdout(&reft(
         folder.path(),
         &["generate", "--adapter", "runs/quickstart/adapter", "--prompt", "x", "--max-new-tokens", "2"],

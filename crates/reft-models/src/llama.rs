@@ -104,7 +104,10 @@ impl LlamaConfig {
         let model_type = value.get("model_type").and_then(Value::as_str).unwrap_or("absent");
         const KNOWN: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
         if !KNOWN.contains(&model_type) {
-            return Err(format!("model_type is {model_type:?}; supported are {}", KNOWN.join(", ")));
+            return Err(format!(
+                "model_type is {model_type:?}; supported language models are {}",
+                KNOWN.join(", ")
+            ));
         }
         let config: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
         let mut problems = Vec::new();

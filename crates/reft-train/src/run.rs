@@ -24,8 +24,10 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{
-    Adapter, AdapterError, BaseModel, Reft, ReftConfig, Site, adapter::write_atomic,
-    intervention::InterventionError, reft::LayersError,
+    Adapter, AdapterError, BaseModel, Reft, ReftConfig, Site,
+    adapter::{AdapterConfig, read_config, write_atomic},
+    intervention::InterventionError,
+    reft::LayersError,
 };
 use reft_models::{
     Llama, LoadError, LoadedModel, LoraConfig, ModelFiles, Roberta, Tuned, Tuning, load,
@@ -135,8 +137,8 @@ pub struct Summary {
     pub head: usize,
     /// Updates done.
     pub steps: usize,
-    /// Whether the run was ended before its last update.
-    pub interrupted: bool,
+    /// Why training ended.
+    pub ended: Stop,
     /// Seconds of training, evaluations during training included.
     pub seconds: f64,
     /// Tokens that went through the model in training, without padding.
@@ -267,11 +269,8 @@ pub fn load_adapter<B: Backend>(
     loaded: &mut LoadedModel<B>,
     device: &B::Device,
 ) -> Result<Adapter<B>, RunError> {
+    check_generates(folder, &read_config(folder)?)?;
     let adapter = Adapter::<B>::load(folder, device)?;
-    if let Some(task) = &adapter.task {
-        let reason = format!("a classifier for {}; use it with `reft eval` or `reft predict`", task.name);
-        return Err(RunError::WrongModel { adapter: folder.display().to_string(), reason });
-    }
     let config = loaded.model.config().clone();
     check_adapter(folder, &adapter, &loaded.base, config.hidden_size, config.num_hidden_layers)?;
     let names = PeftNames::LANGUAGE_MODEL;
@@ -280,6 +279,20 @@ pub fn load_adapter<B: Backend>(
         loaded.model = Llama::from_source(&config, &mut source);
     }
     Ok(adapter)
+}
+
+/// Checks that an adapter belongs to a language model, which can be known before any model is loaded.
+///
+/// # Errors
+/// If it is a classifier's.
+pub fn check_generates(folder: &Path, config: &AdapterConfig) -> Result<(), RunError> {
+    match &config.task {
+        None => Ok(()),
+        Some(task) => Err(RunError::WrongModel {
+            adapter: folder.display().to_string(),
+            reason: format!("a classifier for {}; use it with `reft eval` or `reft predict`", task.name),
+        }),
+    }
 }
 
 /// A trained classifier with its model.
@@ -459,7 +472,7 @@ impl<D> Run<'_, '_, D> {
         let mut done = self.execute::<A, _>(&objective, learned, weights, sets, resolved, origin)?;
         done.summary.before = before;
         let mut answers_after = Vec::new();
-        if !done.summary.interrupted {
+        if done.summary.ended != Stop::Interrupted {
             let tuned = done.learned.tuned.as_ref().map(|tuned| {
                 let mut source = tuned.source(&loaded.tensors, |tensor| tensor, false);
                 Llama::from_source(model.config(), &mut source)
@@ -597,10 +610,7 @@ impl<'a, 'b, D> Run<'a, 'b, D> {
             train::<A, O>(objective, learned, train_set, held_out, &config, &mut writer, self.interrupted);
         let seconds = begun.elapsed().as_secs_f64();
         writer.save_adapter(&trained.learned)?;
-        let interrupted = matches!(trained.stop, Stop::Interrupted);
-        if let Stop::Failed(error) = trained.stop {
-            return Err(error.into());
-        }
+        let ended = trained.stop?;
         let mut sorted = trained.step_seconds.clone();
         sorted.sort_by(f64::total_cmp);
         let summary = Summary {
@@ -613,7 +623,7 @@ impl<'a, 'b, D> Run<'a, 'b, D> {
             share: trainable as f64 / weights as f64,
             head,
             steps: trained.steps,
-            interrupted,
+            ended,
             seconds,
             tokens: trained.tokens,
             label_tokens: trained.label_tokens,

@@ -18,7 +18,7 @@ use burn::{
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
@@ -152,7 +152,8 @@ pub enum TrainError {
 }
 
 /// Why training ended.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Stop {
     /// All updates are done.
     Done,
@@ -160,8 +161,6 @@ pub enum Stop {
     Interrupted,
     /// The held-out rows did not get better for `train.patience` evaluations.
     NoLongerBetter,
-    /// It cannot go on; what was learned so far is kept.
-    Failed(TrainError),
 }
 
 /// What training leaves behind.
@@ -171,8 +170,8 @@ pub struct Trained<B: Backend> {
     pub learned: Learned<B>,
     /// How held-out rows judge it, if there are any.
     pub verdict: Option<Verdict>,
-    /// Why training ended.
-    pub stop: Stop,
+    /// Why training ended, or why it cannot go on; what was learned so far is kept.
+    pub stop: Result<Stop, TrainError>,
     /// Updates done.
     pub steps: usize,
     /// Mean loss per label of every update.
@@ -268,7 +267,7 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
     let mut out = Trained {
         learned: learned.clone(),
         verdict: None,
-        stop: Stop::Done,
+        stop: Ok(Stop::Done),
         steps: 0,
         losses: Vec::new(),
         step_seconds: Vec::new(),
@@ -288,7 +287,7 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
     let mut worse_for = 0;
     for step in 0..total_steps {
         if interrupted.load(Ordering::Relaxed) {
-            out.stop = Stop::Interrupted;
+            out.stop = Ok(Stop::Interrupted);
             break;
         }
         let started = Instant::now();
@@ -307,7 +306,7 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
         if let Some((what, value)) =
             [("loss", loss), ("gradient norm", grad_norm)].into_iter().find(|(_, v)| !v.is_finite())
         {
-            out.stop = Stop::Failed(TrainError::NotFinite { what, value, step: step + 1, lr: train.lr });
+            out.stop = Err(TrainError::NotFinite { what, value, step: step + 1, lr: train.lr });
             break;
         }
         let lr = schedule.lr(step);
@@ -355,11 +354,11 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
             Ok(())
         });
         if let Err(error) = result {
-            out.stop = Stop::Failed(error);
+            out.stop = Err(error);
             break;
         }
         if train.patience > 0 && worse_for >= train.patience && !last {
-            out.stop = Stop::NoLongerBetter;
+            out.stop = Ok(Stop::NoLongerBetter);
             break;
         }
     }
@@ -368,7 +367,7 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
         && evaluated_at != Some(out.steps)
         && let Err(error) = judge(objective, &learned.valid(), held_out, train, &mut out, observer)
     {
-        out.stop = Stop::Failed(error);
+        out.stop = Err(error);
     }
     out
 }

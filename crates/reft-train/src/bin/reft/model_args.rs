@@ -8,7 +8,7 @@ use reft_models::LoadedModel;
 use reft_train::{
     Template,
     data::Row,
-    run::{find_model, load_adapter, max_length},
+    run::{check_generates, find_model, load_adapter, max_length},
 };
 use std::path::PathBuf;
 
@@ -55,6 +55,9 @@ impl ModelArgs {
     }
 
     pub fn load<B: Backend>(&self, device: &B::Device) -> Result<Ready<B>> {
+        if let Some(folder) = &self.adapter {
+            check_generates(folder, &read_config(folder)?)?;
+        }
         let name = self.name()?;
         B::seed(device, self.seed);
         let files = find_model(&name, self.revision.as_deref())?;

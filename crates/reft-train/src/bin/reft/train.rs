@@ -11,6 +11,7 @@ use reft_train::{
     on_device,
     recipe::Method,
     run::{Event, Finished, run},
+    trainer::Stop,
 };
 use std::{io::IsTerminal, path::PathBuf};
 
@@ -151,8 +152,15 @@ fn number(metric: &str, value: f64) -> String {
 fn summarise(recipe: &Recipe, finished: &Finished) {
     let summary = &finished.summary;
     println!();
-    if summary.interrupted {
-        println!("interrupted after {} steps; the adapter so far is saved", summary.steps);
+    match summary.ended {
+        Stop::Done => {}
+        Stop::Interrupted => {
+            println!("interrupted after {} steps; the adapter so far is saved", summary.steps);
+        }
+        Stop::NoLongerBetter => {
+            let patience = recipe.train.patience;
+            println!("ended after {} steps: no better for {patience} evaluations", summary.steps);
+        }
     }
     if let Some(after) = &summary.after {
         let before = summary.before.as_ref();
