@@ -566,19 +566,21 @@ impl<D> Run<'_, '_, D> {
         let sets = (train_set.examples.as_slice(), selection_set.examples.as_slice());
         let mut done = self.execute::<A, _>(&objective, learned, weights, sets, resolved, origin)?;
         let score = done.verdict.as_ref().map(|verdict| verdict.score.clone());
-        let mut report = |set: &LabelledSet, what: &str| {
+        let judge = |set: &LabelledSet| {
             let outputs = predict(model, tensors, &done.learned, &set.examples, eval_batch_size);
-            let report = Report::new(&task, &set.examples, set.n_cut, &outputs);
-            (done.writer.on_event)(Event::Score { what, score: &report.metrics });
-            report.metrics
+            Report::new(&task, &set.examples, set.n_cut, &outputs).metrics
         };
-        if judging_rows.is_empty() {
-            done.summary.after = score;
-        } else {
-            done.summary.after = Some(report(&judging_set, "judge"));
-            done.summary.selection = score;
+        let judged = (!judging_rows.is_empty()).then(|| judge(&judging_set));
+        let tests: Vec<(String, Score)> =
+            test_sets.into_iter().map(|(file, set)| (file, judge(&set))).collect();
+        for (file, score) in &tests {
+            (done.writer.on_event)(Event::Score { what: file, score });
         }
-        done.summary.test = test_sets.iter().map(|(file, set)| (file.clone(), report(set, file))).collect();
+        (done.summary.after, done.summary.selection) = match judged {
+            Some(judged) => (Some(judged), score),
+            None => (score, None),
+        };
+        done.summary.test = tests;
         done.finish(Vec::new())
     }
 }

@@ -204,7 +204,9 @@ fn summarise(recipe: &Recipe, finished: &Finished) {
         .as_deref()
         .map(|path| {
             let folder = std::env::current_dir().unwrap_or_default();
-            path.strip_prefix(folder).unwrap_or(path).display().to_string()
+            // A name without a folder would be looked for in PATH.
+            let within = path.strip_prefix(folder).ok().filter(|path| path.components().count() > 1);
+            within.unwrap_or(path).display().to_string()
         })
         .unwrap_or_else(|| "reft".into());
     if recipe.data.task.is_some() {
