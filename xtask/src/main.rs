@@ -71,11 +71,16 @@ const CHECKS: &[Check] = &[
     ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]),
     ("docs", &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
     (
+        "feature flex",
+        &["check", "--package", "reft-train", "--no-default-features", "--features", "flex"],
+        &[],
+    ),
+    (
         "feature ndarray",
         &["check", "--package", "reft-train", "--no-default-features", "--features", "ndarray"],
         &[],
     ),
-    ("features flex,ndarray", &["check", "--package", "reft-train", "--features", "ndarray"], &[]),
+    ("all features", &["check", "--package", "reft-train", "--features", "ndarray,vulkan,metal,cuda"], &[]),
     ("tests", &["test", "--workspace"], &[]),
 ];
 

@@ -1,6 +1,7 @@
 //! The backend, chosen at run time. The only place that names one.
 
 use burn::tensor::backend::AutodiffBackend;
+use serde::Serialize;
 
 /// Work that runs on whatever backend was chosen.
 pub trait OnDevice {
@@ -11,70 +12,415 @@ pub trait OnDevice {
     fn run<A: AutodiffBackend>(self, device: A::Device) -> Self::Output;
 }
 
-/// A device that this program does not have.
+/// A device that this program can run on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Device {
+    /// What `--device` calls it: `cpu`, `wgpu:0`, `cuda:1`.
+    pub name: String,
+    /// The name of the processor, or of the adapter as its driver tells it.
+    pub adapter: String,
+    /// What it is.
+    pub kind: Kind,
+    /// The driver and its version, where there is one.
+    pub driver: Option<String>,
+    /// Bytes of its memory, where they can be known.
+    pub memory: Option<u64>,
+    /// Bytes of the largest buffer, where there is a limit.
+    pub max_buffer: Option<u64>,
+    /// Types of numbers that it computes with.
+    pub dtypes: Vec<&'static str>,
+}
+
+/// What a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The processor itself.
+    Cpu,
+    /// A graphics processor with memory of its own.
+    DiscreteGpu,
+    /// A graphics processor that shares the computer's memory.
+    IntegratedGpu,
+    /// A part of a graphics processor that a virtual machine sees.
+    VirtualGpu,
+    /// A driver that only imitates a graphics processor, on the CPU: right, but slow.
+    SoftwareGpu,
+    /// What the driver does not tell.
+    Other,
+}
+
+/// A backend that offers no device, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Absent {
+    /// The backend, as features and `--device` name it.
+    pub backend: &'static str,
+    /// Why.
+    pub reason: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// A device that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// No such device.
-    #[error("device {found:?}: expected one of {}", compiled().join(", "))]
+    #[error("device {found:?}: expected auto, {}; an index may follow, as in wgpu:0", BACKENDS.join(", "))]
     Unknown {
         /// What was asked for.
         found: String,
     },
-    /// Its backend was not compiled in.
-    #[error(
-        "device {found:?}: this program was built without the feature `{feature}`; build it with --features {feature}"
-    )]
-    NotCompiled {
+    /// Its backend is not there.
+    #[error("device {found:?}: {}; {}", .absent.reason, .absent.hint)]
+    Absent {
         /// What was asked for.
         found: String,
-        /// The feature.
-        feature: &'static str,
+        /// Why not.
+        absent: Absent,
+    },
+    /// The backend has no device of this index.
+    #[error("device {found:?}: there is no such index; there are {there}")]
+    Index {
+        /// What was asked for.
+        found: String,
+        /// The devices of that backend.
+        there: String,
+    },
+    /// The driver failed.
+    #[error(
+        "device {found:?}: its driver failed to start: {reason}\nupdate the driver, or choose another device: see `reft devices`"
+    )]
+    Failed {
+        /// What was asked for.
+        found: String,
+        /// What the driver said.
+        reason: String,
     },
 }
 
-/// The devices that were compiled in.
-pub fn compiled() -> Vec<&'static str> {
-    let mut names = vec!["auto"];
-    if cfg!(feature = "flex") {
-        names.push("cpu");
+/// All backends, the preferred one first.
+pub const BACKENDS: [&str; 6] = ["cuda", "metal", "vulkan", "wgpu", "cpu", "ndarray"];
+
+/// Every device of every compiled backend, and the backends that have none.
+pub fn devices() -> (Vec<Device>, Vec<Absent>) {
+    let mut found = Vec::new();
+    let mut absent = Vec::new();
+    for backend in BACKENDS {
+        match of_backend(backend) {
+            Ok(devices) => found.extend(devices),
+            Err(reason) => absent.push(reason),
+        }
     }
-    if cfg!(feature = "ndarray") {
-        names.push("ndarray");
-    }
-    names
+    (found, absent)
 }
 
-/// The device that a name stands for: `auto` is the CPU.
+/// The device that a name stands for, and for `auto` why.
+///
+/// `auto` is CUDA if it loads, else a real GPU through WGPU, else the CPU; never a driver that only imitates a GPU. A
+/// backend without an index is its first real GPU, or its first device.
 ///
 /// # Errors
-/// If there is no such device, or it was not compiled in.
-pub fn resolve(name: &str) -> Result<&'static str, DeviceError> {
-    let not_compiled = |feature| DeviceError::NotCompiled { found: name.into(), feature };
-    match name {
-        "auto" if cfg!(feature = "flex") => Ok("cpu"),
-        "auto" if cfg!(feature = "ndarray") => Ok("ndarray"),
-        "auto" | "cpu" if !cfg!(feature = "flex") => Err(not_compiled("flex")),
-        "ndarray" if !cfg!(feature = "ndarray") => Err(not_compiled("ndarray")),
-        "cpu" => Ok("cpu"),
-        "ndarray" => Ok("ndarray"),
-        _ => Err(DeviceError::Unknown { found: name.into() }),
+/// If there is no such device, its backend was not compiled in, or its driver is absent.
+pub fn choose(name: &str) -> Result<(Device, Option<String>), DeviceError> {
+    if name == "auto" {
+        return Ok(choose_auto());
     }
+    let unknown = || DeviceError::Unknown { found: name.into() };
+    let (backend, index) = match name.split_once(':') {
+        Some((backend, index)) => (backend, Some(index.parse::<usize>().map_err(|_| unknown())?)),
+        None => (name, None),
+    };
+    let backend = BACKENDS.into_iter().find(|known| *known == backend).ok_or_else(unknown)?;
+    let devices = of_backend(backend).map_err(|absent| DeviceError::Absent { found: name.into(), absent })?;
+    let there = || devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
+    let wanted = match index {
+        Some(_) => devices.iter().find(|device| device.name == name),
+        None => devices.iter().find(|device| device.is_real_gpu()).or(devices.first()),
+    };
+    match wanted {
+        Some(device) => Ok((device.clone(), None)),
+        None => Err(DeviceError::Index { found: name.into(), there: there() }),
+    }
+}
+
+fn choose_auto() -> (Device, Option<String>) {
+    let (devices, absent) = devices();
+    let gpu = devices.iter().find(|device| device.is_real_gpu());
+    let Some(gpu) = gpu else {
+        let mut reasons: Vec<String> =
+            absent.iter().filter(|a| !a.hint.contains("--features")).map(|a| a.reason.clone()).collect();
+        let software = devices.iter().filter(|device| device.kind == Kind::SoftwareGpu);
+        reasons.extend(software.map(|d| format!("{} only imitates a GPU ({})", d.name, d.adapter)));
+        let reason =
+            if reasons.is_empty() { "no GPU backend was compiled in".into() } else { reasons.join("; ") };
+        return (cpu(), Some(reason));
+    };
+    (gpu.clone(), Some(format!("the first GPU found, {}", gpu.adapter)))
+}
+
+/// The processor itself.
+///
+/// # Panics
+/// If the program was built without any CPU backend, which does not compile.
+pub fn cpu() -> Device {
+    let found = ["cpu", "ndarray"].into_iter().find_map(|backend| of_backend(backend).ok());
+    found.expect("a CPU backend").remove(0)
+}
+
+#[cfg(not(any(feature = "flex", feature = "ndarray")))]
+compile_error!("one of the features `flex` and `ndarray` is needed");
+
+impl Device {
+    fn is_real_gpu(&self) -> bool {
+        matches!(self.kind, Kind::DiscreteGpu | Kind::IntegratedGpu | Kind::VirtualGpu)
+    }
+
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    fn index(&self) -> usize {
+        self.name.split_once(':').and_then(|(_, index)| index.parse().ok()).unwrap_or_default()
+    }
+}
+
+/// The devices of a backend.
+fn of_backend(backend: &'static str) -> Result<Vec<Device>, Absent> {
+    #[allow(unused)]
+    let cpu = |name: &str, dtypes| Device {
+        name: name.into(),
+        adapter: processor(),
+        kind: Kind::Cpu,
+        driver: None,
+        memory: crate::memory::installed(),
+        max_buffer: None,
+        dtypes,
+    };
+    match backend {
+        #[cfg(feature = "flex")]
+        "cpu" => Ok(vec![cpu("cpu", vec!["f32"])]),
+        #[cfg(feature = "ndarray")]
+        "ndarray" => Ok(vec![cpu("ndarray", vec!["f32"])]),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => wgpu_devices::list("wgpu"),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => wgpu_devices::list("vulkan"),
+        #[cfg(feature = "metal")]
+        "metal" => wgpu_devices::list("metal"),
+        #[cfg(feature = "cuda")]
+        "cuda" => cuda_devices::list(),
+        other => {
+            let feature = if other == "cpu" { "flex" } else { other };
+            Err(Absent {
+                backend,
+                reason: format!("this program was built without the backend {other}"),
+                hint: format!("build it with --features {feature}"),
+            })
+        }
+    }
+}
+
+fn processor() -> String {
+    let model = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_string())
+    });
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{}, {threads} threads", model.unwrap_or_else(|| std::env::consts::ARCH.into()))
 }
 
 /// Runs work on the device of that name.
 ///
 /// # Errors
-/// If there is no such device, or it was not compiled in.
+/// If there is no such device, it was not compiled in, or its driver is absent or fails.
 pub fn on_device<W: OnDevice>(name: &str, work: W) -> Result<W::Output, DeviceError> {
-    match resolve(name)? {
+    on_chosen(&choose(name)?.0, work)
+}
+
+/// Runs work on a device.
+///
+/// # Errors
+/// If its driver fails to start.
+pub fn on_chosen<W: OnDevice>(device: &Device, work: W) -> Result<W::Output, DeviceError> {
+    let backend = device.name.split(':').next().unwrap_or_default();
+    match backend {
         #[cfg(feature = "flex")]
         "cpu" => Ok(work.run::<burn::backend::Autodiff<burn_flex::Flex>>(Default::default())),
         #[cfg(feature = "ndarray")]
         "ndarray" => Ok(work.run::<burn::backend::Autodiff<burn_ndarray::NdArray>>(Default::default())),
+        #[cfg(feature = "wgpu")]
+        "wgpu" | "vulkan" | "metal" => {
+            let device = wgpu_devices::start(device)?;
+            Ok(work.run::<burn::backend::Autodiff<burn_wgpu::Wgpu>>(device))
+        }
+        #[cfg(feature = "cuda")]
+        "cuda" => {
+            let device = cuda_devices::start(device)?;
+            Ok(work.run::<burn::backend::Autodiff<burn_cuda::Cuda>>(device))
+        }
         other => {
             drop(work);
             Err(DeviceError::Unknown { found: other.into() })
         }
+    }
+}
+
+/// Calls what may panic within a driver's crate, and gives its message instead.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn guarded<T>(device: &Device, start: impl FnOnce() -> T + std::panic::UnwindSafe) -> Result<T, DeviceError> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = std::panic::catch_unwind(start);
+    std::panic::set_hook(hook);
+    result.map_err(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        DeviceError::Failed {
+            found: device.name.clone(),
+            reason: text.lines().next().unwrap_or_default().into(),
+        }
+    })
+}
+
+/// WGPU: Vulkan, Metal, DirectX 12.
+#[cfg(feature = "wgpu")]
+mod wgpu_devices {
+    use super::{Absent, Device, DeviceError, Kind, guarded};
+    use burn_wgpu::{
+        RuntimeOptions, WgpuDevice,
+        graphics::{AutoGraphicsApi, GraphicsApi, Metal, Vulkan},
+        init_setup,
+    };
+    use wgpu::{AdapterInfo, DeviceType};
+
+    fn api(backend: &str) -> wgpu::Backend {
+        match backend {
+            "vulkan" => Vulkan::backend(),
+            "metal" => Metal::backend(),
+            _ => AutoGraphicsApi::backend(),
+        }
+    }
+
+    fn adapters(backend: &str) -> Vec<wgpu::Adapter> {
+        let backends = wgpu::Backends::from(api(backend));
+        let descriptor =
+            wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
+        let instance = wgpu::Instance::new(descriptor);
+        pollster::block_on(instance.enumerate_adapters(backends))
+    }
+
+    fn kind(info: &AdapterInfo) -> Kind {
+        match info.device_type {
+            DeviceType::DiscreteGpu => Kind::DiscreteGpu,
+            DeviceType::IntegratedGpu => Kind::IntegratedGpu,
+            DeviceType::VirtualGpu => Kind::VirtualGpu,
+            DeviceType::Cpu => Kind::SoftwareGpu,
+            DeviceType::Other => Kind::Other,
+        }
+    }
+
+    pub fn list(backend: &'static str) -> Result<Vec<Device>, Absent> {
+        let devices: Vec<Device> = adapters(backend)
+            .iter()
+            .enumerate()
+            .map(|(index, adapter)| {
+                let (info, limits) = (adapter.get_info(), adapter.limits());
+                let half = adapter.features().contains(wgpu::Features::SHADER_F16);
+                Device {
+                    name: format!("{backend}:{index}"),
+                    adapter: info.name.clone(),
+                    kind: kind(&info),
+                    driver: Some(
+                        format!("{} {} ({})", info.driver, info.driver_info, info.backend).trim().into(),
+                    ),
+                    memory: None,
+                    max_buffer: Some(limits.max_storage_buffer_binding_size),
+                    dtypes: if half { vec!["f32", "f16"] } else { vec!["f32"] },
+                }
+            })
+            .collect();
+        if devices.is_empty() {
+            return Err(Absent {
+                backend,
+                reason: format!("no {:?} driver was found", api(backend)),
+                hint: "install the driver of your GPU (on Linux its Vulkan driver, such as mesa-vulkan-drivers or \
+                       NVIDIA's)"
+                    .into(),
+            });
+        }
+        Ok(devices)
+    }
+
+    /// Starts the device's driver.
+    pub fn start(device: &Device) -> Result<WgpuDevice, DeviceError> {
+        let backend = device.name.split(':').next().unwrap_or_default();
+        // Burn counts adapters of each type apart.
+        let infos: Vec<AdapterInfo> = adapters(backend).iter().map(wgpu::Adapter::get_info).collect();
+        let gone = || DeviceError::Index { found: device.name.clone(), there: "none any more".into() };
+        let wanted = infos.get(device.index()).ok_or_else(gone)?.device_type;
+        let nth = infos[..device.index()].iter().filter(|info| info.device_type == wanted).count();
+        let id = match wanted {
+            DeviceType::DiscreteGpu => WgpuDevice::DiscreteGpu(nth),
+            DeviceType::IntegratedGpu => WgpuDevice::IntegratedGpu(nth),
+            DeviceType::VirtualGpu => WgpuDevice::VirtualGpu(nth),
+            DeviceType::Cpu => WgpuDevice::Cpu,
+            DeviceType::Other => WgpuDevice::DefaultDevice,
+        };
+        guarded(device, move || {
+            match backend {
+                "vulkan" => drop(init_setup::<Vulkan>(&id, RuntimeOptions::default())),
+                "metal" => drop(init_setup::<Metal>(&id, RuntimeOptions::default())),
+                _ => drop(init_setup::<AutoGraphicsApi>(&id, RuntimeOptions::default())),
+            }
+            id
+        })
+    }
+}
+
+/// CUDA.
+#[cfg(feature = "cuda")]
+mod cuda_devices {
+    use super::{Absent, Device, DeviceError, Kind, guarded};
+    use burn_cuda::CudaDevice;
+    use cudarc::driver::{result, sys};
+
+    pub fn list() -> Result<Vec<Device>, Absent> {
+        let absent = |reason: String| Absent {
+            backend: "cuda",
+            reason,
+            hint: "install NVIDIA's driver (the CUDA toolkit is not needed)".into(),
+        };
+        // SAFETY: loads the driver's library to see whether it is there, as its documentation asks before any other call.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(absent("no CUDA driver was found".into()));
+        }
+        let failed = |error: result::DriverError| absent(format!("the CUDA driver failed: {error}"));
+        result::init().map_err(failed)?;
+        let count = result::device::get_count().map_err(failed)?;
+        let devices = (0..count).map(|index| {
+            let id = result::device::get(index)?;
+            // SAFETY: `id` is a device that the driver has just named.
+            let memory = unsafe { result::device::total_mem(id) }?;
+            Ok(Device {
+                name: format!("cuda:{index}"),
+                adapter: result::device::get_name(id)?,
+                kind: Kind::DiscreteGpu,
+                driver: Some("CUDA".into()),
+                memory: Some(memory as u64),
+                max_buffer: None,
+                dtypes: vec!["f32", "f16", "bf16"],
+            })
+        });
+        let devices: Vec<Device> = devices.collect::<Result<_, _>>().map_err(failed)?;
+        if devices.is_empty() { Err(absent("the CUDA driver finds no GPU".into())) } else { Ok(devices) }
+    }
+
+    /// Starts the device's driver.
+    pub fn start(device: &Device) -> Result<CudaDevice, DeviceError> {
+        use burn::tensor::Tensor;
+        let id = CudaDevice::new(device.index());
+        let cloned = id.clone();
+        guarded(device, move || {
+            // Waits for the device, so that what fails fails here.
+            let _ = Tensor::<burn_cuda::Cuda, 1>::zeros([1], &cloned).into_data();
+        })?;
+        Ok(id)
     }
 }
 
@@ -84,11 +430,21 @@ mod tests {
 
     #[test]
     fn a_device_that_is_not_there_is_an_error_that_says_what_to_do() {
-        assert!(resolve("tpu").expect_err("unknown").to_string().contains("expected one of auto"));
-        assert!(resolve("auto").is_ok());
-        if !cfg!(feature = "ndarray") {
-            let error = resolve("ndarray").expect_err("not compiled").to_string();
-            assert!(error.contains("--features ndarray"), "{error}");
+        let error = |name: &str| choose(name).expect_err("not there").to_string();
+        for unknown in ["tpu", "cpu:x", "wgpu:"] {
+            assert!(error(unknown).contains("expected auto, cuda, metal"), "{}", error(unknown));
         }
+        assert!(error("cpu:3").contains("no such index; there are cpu"), "{}", error("cpu:3"));
+        for (backend, compiled) in [
+            ("ndarray", cfg!(feature = "ndarray")),
+            ("cuda", cfg!(feature = "cuda")),
+            ("metal", cfg!(feature = "metal")),
+        ] {
+            if !compiled {
+                assert!(error(backend).contains(&format!("--features {backend}")), "{}", error(backend));
+            }
+        }
+        let (_, reason) = choose("auto").expect("there is always a CPU");
+        assert!(reason.is_some_and(|reason| !reason.is_empty()));
     }
 }

@@ -12,6 +12,7 @@
 //! | [`eval`] | likelihood and exact match of a data set |
 //! | [`run`] | recipe → run folder, with everything in between |
 //! | [`device`] | the backend, chosen at run time |
+//! | [`selftest`] | whether a device computes what it should |
 //! | [`tiny`] | the embedded default model and data |
 //!
 //! The library prints nothing; it tells an [`trainer::Observer`] what happens. Only the `reft` program prints.
@@ -26,6 +27,7 @@ pub mod metrics;
 pub mod optim;
 pub mod recipe;
 pub mod run;
+pub mod selftest;
 pub mod table;
 pub mod task;
 pub mod tiny;

@@ -15,7 +15,7 @@ pub struct Recipe {
     /// Branch, tag or commit on the hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// `auto`, `cpu` or `ndarray`.
+    /// `auto`, `cpu`, `ndarray`, `wgpu`, `vulkan`, `metal` or `cuda`, or one of several as in `cuda:1`.
     #[serde(default = "auto")]
     pub device: String,
     /// Where results go.

@@ -4,7 +4,10 @@ use anyhow::Result;
 use burn::{module::Module, tensor::backend::AutodiffBackend};
 use clap::Args;
 use reft_core::{Adapter, Trained, adapter::read_config};
-use reft_train::{OnDevice, on_device};
+use reft_train::{
+    OnDevice,
+    device::{cpu, on_chosen},
+};
 use serde::Serialize;
 use std::{io::Write, path::PathBuf};
 
@@ -56,7 +59,7 @@ impl OnDevice for &InspectArgs {
 }
 
 pub fn inspect(args: &InspectArgs) -> Result<()> {
-    let output = on_device("auto", args)??;
+    let output = on_chosen(&cpu(), args)??;
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&output)?)?;

@@ -3,6 +3,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // the program is the one that prints
 
 mod chat;
+mod devices;
+mod doctor;
 mod eval;
 mod generate;
 mod inspect;
@@ -36,6 +38,10 @@ enum Verb {
     Generate(generate::GenerateArgs),
     /// Talk to a model.
     Chat(chat::ChatArgs),
+    /// Show the devices that this program can run on.
+    Devices(devices::DevicesArgs),
+    /// Test whether the devices compute what they should.
+    Doctor(doctor::DoctorArgs),
     /// Show what an adapter is.
     Inspect(inspect::InspectArgs),
 }
@@ -44,12 +50,15 @@ enum Verb {
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
+    quieten_drivers();
     let result = match Args::parse().verb {
         Verb::Train(args) => train::train(&args),
         Verb::Eval(args) => eval::eval(&args),
         Verb::Predict(args) => predict::predict(&args),
         Verb::Generate(args) => generate::generate(&args),
         Verb::Chat(args) => chat::chat(&args),
+        Verb::Devices(args) => devices::show(&args),
+        Verb::Doctor(args) => doctor::examine(&args),
         Verb::Inspect(args) => inspect::inspect(&args),
     };
     match result {
@@ -60,6 +69,14 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Mesa's Vulkan layer that sorts GPUs for a desktop complains where there is none. Here devices have names anyway.
+fn quieten_drivers() {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: the first thing that the program does, while there is one thread.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }
 

@@ -29,7 +29,7 @@ pub struct ModelArgs {
     /// Longest row in tokens; the smaller of 512 and the model's context if absent
     #[arg(long)]
     pub max_length: Option<usize>,
-    /// `auto`, `cpu` or `ndarray`
+    /// `auto`, `cpu`, `ndarray`, `wgpu`, `vulkan`, `metal` or `cuda`, or one of several as in `cuda:1`; see `reft devices`
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// Seed of everything random

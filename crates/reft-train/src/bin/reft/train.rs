@@ -6,9 +6,9 @@ use burn::tensor::backend::AutodiffBackend;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use reft_train::{
-    OnDevice, Recipe, RunError, device,
+    OnDevice, Recipe, RunError,
+    device::{Kind, choose, on_chosen},
     eval::{Answer, Score},
-    on_device,
     recipe::Method,
     run::{Event, Finished, run},
     trainer::Stop,
@@ -41,10 +41,20 @@ impl OnDevice for Work<'_> {
 
 pub fn train(args: &TrainArgs) -> Result<()> {
     let recipe = Recipe::read(&args.recipe, &args.overrides)?;
-    let device_name = device::resolve(&recipe.device)?;
+    let (device, reason) = choose(&recipe.device)?;
     watch_interrupts()?;
     let mut screen = Screen::new();
-    let finished = on_device(&recipe.device, Work { recipe: &recipe, device_name, screen: &mut screen })?;
+    if let Some(reason) = reason {
+        println!("device     {}: {reason}", device.name);
+    }
+    if device.kind != Kind::Cpu {
+        println!(
+            "device     the first steps on {} compile and tune kernels, which can take minutes",
+            device.name
+        );
+    }
+    let device_name = device.name.as_str();
+    let finished = on_chosen(&device, Work { recipe: &recipe, device_name, screen: &mut screen })?;
     screen.bar.finish_and_clear();
     summarise(&recipe, &finished?);
     Ok(())

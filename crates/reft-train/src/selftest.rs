@@ -1,0 +1,228 @@
+//! Whether a device computes what it should: the embedded model on it, beside the same on the CPU.
+
+use crate::{
+    data::{DataSet, Example, Template, parse_rows},
+    device::{Device, OnDevice, on_chosen},
+    eval::{generate_all, likelihood},
+    loss::{Batch, LanguageModelling},
+    recipe::TrainSection,
+    run::{RunError, load_adapter},
+    tiny,
+    trainer::{Silent, TrainConfig, step_gradients, train},
+};
+use burn::{
+    module::{ModuleVisitor, Param},
+    optim::GradientsParams,
+    tensor::{
+        Tensor,
+        backend::{AutodiffBackend, Backend},
+    },
+};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use reft_core::{Adapter, Component, Method, Reft, ReftConfig, Site, intervention::Init};
+use reft_models::{GenerateConfig, LoadedModel};
+use serde::Serialize;
+use std::{marker::PhantomData, path::Path, sync::atomic::AtomicBool, time::Instant};
+
+/// What one device computed.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// NLL of some rows with fresh interventions, in nats per token.
+    pub nll: f64,
+    /// The gradient of a batch with respect to every parameter of the interventions.
+    pub gradient: Vec<f32>,
+    /// The losses of a short training run.
+    pub losses: Vec<f64>,
+    /// NLL of the rows with what was trained.
+    pub trained_nll: f64,
+    /// The same with what was saved and loaded again.
+    pub loaded_nll: f64,
+    /// Greedy continuations with what was trained.
+    pub tokens: Vec<Vec<u32>>,
+    /// Share of those tokens that are also the likeliest when the whole text is computed at once, without a cache.
+    pub cache_agreement: f64,
+    /// NLL of the rows with the adapter of `foreign`.
+    pub foreign_nll: Option<f64>,
+    /// Seconds of all of it.
+    pub seconds: f64,
+}
+
+/// Whether a deviation can be lived with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// As it should be.
+    Pass,
+    /// Larger than it should be, still of use.
+    Warn,
+    /// Wrong.
+    Fail,
+}
+
+/// One thing that was compared.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// How far the device is from the CPU.
+    pub deviation: f64,
+    /// The largest deviation that passes.
+    pub tolerance: f64,
+    /// What to do, where it does not pass.
+    pub hint: Option<&'static str>,
+}
+
+const ROWS: usize = 8;
+const STEPS: usize = 20;
+
+/// Runs the self-test on a device. With `foreign`, the adapter in that folder is used on it too.
+///
+/// The device's own adapter is left in `folder`.
+///
+/// # Errors
+/// If the driver fails to start, or a file cannot be written or read.
+pub fn measure(device: &Device, folder: &Path, foreign: Option<&Path>) -> Result<Measured, RunError> {
+    on_chosen(device, SelfTest { folder, foreign })?
+}
+
+struct SelfTest<'a> {
+    folder: &'a Path,
+    foreign: Option<&'a Path>,
+}
+
+impl OnDevice for SelfTest<'_> {
+    type Output = Result<Measured, RunError>;
+
+    fn run<A: AutodiffBackend>(self, device: A::Device) -> Result<Measured, RunError> {
+        let begun = Instant::now();
+        let mut loaded: LoadedModel<A::InnerBackend> =
+            LoadedModel::load(&tiny::model(), "embedded:tiny", &device)?;
+        let rows = parse_rows(tiny::data("french-eval").expect("embedded"), "embedded:french-eval")?;
+        let template = Template::resolve("{{ instruction }}\n", &rows)?;
+        let rows = &rows[..ROWS];
+        let set = DataSet::encode(rows, &template, &loaded.tokenizer, 128, "embedded:french-eval")?;
+        let examples = set.examples;
+        let model = &loaded.model;
+        let config = ReftConfig {
+            method: Method::Loreft,
+            rank: 4,
+            hidden_size: model.config().hidden_size,
+            sites: [1, 3].map(|layer| Site { layer, component: Component::BlockOutput }).to_vec(),
+            positions: "f2+l2".parse().expect("positions"),
+            tied: true,
+            activation: Default::default(),
+            dropout: 0.0,
+        };
+        let reft = config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(1), &device)?;
+        let nll = likelihood(model, Some(&reft), &examples, ROWS).nll;
+
+        let objective = LanguageModelling::new(model, ROWS);
+        let tracked = Reft::<A>::trainable(reft.clone()).into();
+        let step = step_gradients(&objective, &tracked, &[examples.iter().collect()]);
+        let gradient = flat_gradient(&tracked.reft, &step.grads);
+
+        let section = TrainSection { steps: Some(STEPS), batch_size: ROWS, lr: 4e-3, ..Default::default() };
+        let config = TrainConfig { train: section, head_lr: None };
+        let never = AtomicBool::new(false);
+        let trained = train::<A, _>(&objective, reft.into(), &examples, &[], &config, &mut Silent, &never);
+        let _ = trained.stop?;
+        let reft = trained.learned.reft;
+        let trained_nll = likelihood(model, Some(&reft), &examples, ROWS).nll;
+
+        let prompts: Vec<Vec<u32>> = examples.iter().map(|e| e.prompt().to_vec()).collect();
+        let greedy =
+            GenerateConfig { max_new_tokens: 12, stop_ids: loaded.stop_ids.clone(), ..Default::default() };
+        let greedy = GenerateConfig { temperature: 0.0, ..greedy };
+        let tokens = generate_all(model, Some(&reft), &prompts, &greedy, ROWS)
+            .map_err(|error| RunError::Eval(error.into()))?;
+        let cache_agreement = cache_agreement(&loaded, &reft, &prompts, &tokens);
+
+        Adapter::new(reft, loaded.base.clone(), "plain").save(self.folder)?;
+        let mut nll_of = |folder: &Path| -> Result<f64, RunError> {
+            let adapter = load_adapter(folder, &mut loaded, &device)?;
+            Ok(likelihood(&loaded.model, Some(&adapter.reft), &examples, ROWS).nll)
+        };
+        let loaded_nll = nll_of(self.folder)?;
+        let foreign_nll = self.foreign.map(nll_of).transpose()?;
+        Ok(Measured {
+            nll,
+            gradient,
+            losses: trained.losses,
+            trained_nll,
+            loaded_nll,
+            tokens,
+            cache_agreement,
+            foreign_nll,
+            seconds: begun.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// The share of generated tokens that are the likeliest when text and prompt are computed at once.
+fn cache_agreement<B: Backend>(
+    loaded: &LoadedModel<B>,
+    reft: &Reft<B>,
+    prompts: &[Vec<u32>],
+    tokens: &[Vec<u32>],
+) -> f64 {
+    let texts: Vec<Example> = (prompts.iter().zip(tokens))
+        .map(|(prompt, new)| Example { prompt_len: prompt.len(), tokens: [prompt.as_slice(), new].concat() })
+        .collect();
+    let batch = Batch::new(&texts.iter().collect::<Vec<_>>(), Some(reft.config().positions));
+    let hidden = loaded.model.forward(&batch.tokens, None, &reft.hook(&reft.bases(), &batch.edited));
+    let likeliest = loaded.model.logits(hidden, &batch.label_rows).argmax(1);
+    let likeliest = likeliest.into_data().convert::<i64>().to_vec::<i64>().unwrap_or_default();
+    let same = likeliest.iter().zip(&batch.labels).filter(|(a, b)| **a == i64::from(**b)).count();
+    same as f64 / batch.labels.len().max(1) as f64
+}
+
+fn flat_gradient<A: AutodiffBackend>(reft: &Reft<A>, grads: &GradientsParams) -> Vec<f32> {
+    struct Collect<'a, A: AutodiffBackend>(&'a GradientsParams, Vec<f32>, PhantomData<A>);
+    impl<A: AutodiffBackend> ModuleVisitor<A> for Collect<'_, A> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<A, D>>) {
+            let grad = self.0.get::<A::InnerBackend, D>(param.id);
+            let values = grad.map(|grad| grad.into_data().convert::<f32>().to_vec().unwrap_or_default());
+            self.1.extend(values.unwrap_or_else(|| vec![f32::NAN; param.shape().num_elements()]));
+        }
+    }
+    let mut collect = Collect::<A>(grads, Vec::new(), PhantomData);
+    burn::module::Module::<A>::visit(reft, &mut collect);
+    collect.1
+}
+
+/// Compares a device with the CPU.
+pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
+    let check = |name, deviation: f64, tolerance: f64, hint| {
+        let verdict = match deviation {
+            d if d <= tolerance => Verdict::Pass,
+            d if d <= 10.0 * tolerance => Verdict::Warn,
+            _ => Verdict::Fail,
+        };
+        Check { name, verdict, deviation, tolerance, hint: (verdict != Verdict::Pass).then_some(hint) }
+    };
+    let apart = |a: f64, b: f64| (a - b).abs();
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = norm(&mut found.gradient.iter().zip(&cpu.gradient).map(|(a, b)| f64::from(a - b)));
+    let gradient = difference / norm(&mut cpu.gradient.iter().map(|x| f64::from(*x)));
+    let losses = found.losses.iter().zip(&cpu.losses).map(|(a, b)| apart(*a, *b) / b).fold(0.0, f64::max);
+    let losses = if found.losses.len() == cpu.losses.len() { losses } else { f64::INFINITY };
+    let different = found.tokens.iter().zip(&cpu.tokens).filter(|(a, b)| a != b).count();
+    let different = different as f64 / cpu.tokens.len() as f64;
+    const WRONG: &str = "update the driver; until then use another device";
+    const CLOSE: &str = "the device rounds otherwise than the CPU; compare results of one device only";
+    let mut checks = vec![
+        check("forward", apart(found.nll, cpu.nll), 1e-3, WRONG),
+        check("gradient", gradient, 1e-2, WRONG),
+        check("training", losses, 2e-2, CLOSE),
+        check("save and load", apart(found.loaded_nll, found.trained_nll), 1e-4, WRONG),
+        check("decode with the cache", 1.0 - found.cache_agreement, 0.0, WRONG),
+        check("decode as the CPU", different, 0.25, CLOSE),
+    ];
+    if let Some(foreign) = found.foreign_nll {
+        checks.push(check("the CPU's adapter", apart(foreign, cpu.trained_nll), 1e-3, WRONG));
+    }
+    checks
+}
