@@ -97,7 +97,9 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
     writeln!(out, "positions    {}{tied}", reft.positions)?;
     writeln!(out, "activation   {:?}, dropout {}", reft.activation, reft.dropout)?;
     writeln!(out, "base model   {} (fingerprint {})", config.base_model.name, config.base_model.fingerprint)?;
-    writeln!(out, "template     {}", config.template.replace('\n', "\\n"))?;
+    if config.task.is_none() {
+        writeln!(out, "template     {}", config.template.replace('\n', "\\n"))?;
+    }
     writeln!(out, "written by   reft {}, format {}", config.library_version, config.format_version)?;
     writeln!(out, "parameters   {parameters} in {} interventions", edits.len())?;
     writeln!(out, "\n{:<32} {:<7} {:>10} {:>9} {:>9}", "site", "part", "parameters", "|W|", "|b|")?;
