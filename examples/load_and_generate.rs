@@ -8,7 +8,7 @@
 use anyhow::Result;
 use burn_flex::Flex;
 use reft_core::adapter::read_config;
-use reft_models::{GenerateConfig, LoadedModel, generate};
+use reft_models::{GenerateConfig, LoadedModel, Precision, generate};
 use reft_train::{
     Template,
     run::{find_model, load_adapter},
@@ -23,7 +23,8 @@ fn main() -> Result<()> {
     // The adapter remembers its model; loading checks that it is the same one, by its fingerprint.
     let device = Default::default();
     let name = read_config(&folder)?.base_model.name;
-    let mut loaded: LoadedModel<Flex> = LoadedModel::load(&find_model(&name, None)?, &name, &device)?;
+    let files = find_model(&name, None)?;
+    let mut loaded: LoadedModel<Flex> = LoadedModel::load(&files, &name, Precision::default(), &device)?;
     let adapter = load_adapter(&folder, &mut loaded, &device)?;
 
     let template = Template::parse(&adapter.template)?;

@@ -10,7 +10,7 @@ use burn_flex::Flex;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reft_core::{Adapter, Component, Method, Reft, ReftConfig, Site, intervention::Init};
-use reft_models::{GenerateConfig, LoadedModel, generate};
+use reft_models::{GenerateConfig, LoadedModel, Precision, generate};
 use reft_train::{
     DataSet, LanguageModelling, Template, TrainConfig,
     data::parse_rows,
@@ -26,7 +26,8 @@ const ROWS: &str = r#"{"prompt": "the old fox sings on the hill\n", "completion"
 
 fn main() -> Result<()> {
     let device = Default::default();
-    let loaded: LoadedModel<Flex> = LoadedModel::load(&tiny::model(), "embedded:tiny", &device)?;
+    let loaded: LoadedModel<Flex> =
+        LoadedModel::load(&tiny::model(), "embedded:tiny", Precision::default(), &device)?;
 
     let rows = parse_rows(ROWS, "three rows")?;
     let data = DataSet::encode(&rows, &Template::Plain, &loaded.tokenizer, 128, "three rows")?;
@@ -44,7 +45,7 @@ fn main() -> Result<()> {
     };
     let reft: Reft<Flex> = config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(42), &device)?;
     let section = TrainSection { steps: Some(60), batch_size: 3, lr: 1e-2, ..TrainSection::default() };
-    let config = TrainConfig { train: section, head_lr: None };
+    let config = TrainConfig::from(section);
     let objective = LanguageModelling::new(&loaded.model, 3);
     let never = AtomicBool::new(false);
     let trained = train::<Autodiff<Flex>, _>(

@@ -14,12 +14,12 @@ use reft_core::{
     intervention::InterventionValues,
 };
 use reft_models::{
-    Llama, LoadedModel, LoraConfig, ModelFiles, Padding, Roberta, TokenBatch, Tuning,
+    Llama, LoadedModel, LoraConfig, ModelFiles, Padding, Precision, Roberta, TokenBatch, Tuning,
     peft::{self, PeftNames},
     roberta::{DropoutRates, first_token},
 };
 use reft_train::{
-    Learned, Objective, Task,
+    Learned, Task,
     classify::{Classification, predict},
     data::Row,
     metrics::Metric,
@@ -56,7 +56,8 @@ fn get<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> T {
 }
 
 fn load<B: Backend>(folder: PathBuf) -> Encoder<B> {
-    LoadedModel::load(&ModelFiles::Folder(folder), "encoder", &Default::default()).expect("loaded")
+    LoadedModel::load(&ModelFiles::Folder(folder), "encoder", Precision::default(), &Default::default())
+        .expect("loaded")
 }
 
 fn read_tensors(path: &Path) -> BTreeMap<String, Vec<f32>> {
@@ -252,7 +253,7 @@ fn gradients_are_those_of_pytorch<B: Backend>() {
         example.target = label;
     }
     let task = task(&["no", "yes"]);
-    let step = step_gradients(&objective(&loaded, &task), &learned, &[examples.iter().collect()]);
+    let step = step_gradients(&objective(&loaded, &task), &learned, &[examples.iter().collect()], false, 0);
     let n = step.label_tokens as f32;
     assert!((step.loss_sum / f64::from(n) - get::<f64>(&expected, "loss")).abs() < 1e-5);
     let mut worst = 0f64;
@@ -304,11 +305,11 @@ fn lora_is_that_of_peft<B: Backend>() {
             let examples = labelled(&rows, &types, &[0.0; 3]);
             (tuned, names, Some(head), predict(&loaded.model, &loaded.tensors, &learned, &examples, 2))
         } else {
-            let loaded: LoadedModel<B> = LoadedModel::load(&tiny::model(), name, &device).expect("loaded");
+            let loaded: LoadedModel<B> =
+                LoadedModel::load(&tiny::model(), name, Precision::default(), &device).expect("loaded");
             let names = PeftNames::LANGUAGE_MODEL;
             let tuned = peft::load(&folder, &tuning, &loaded.tensors, names, &device).expect("loaded");
-            let config = loaded.model.config();
-            let model = Llama::from_source(config, &mut tuned.source(&loaded.tensors, |t| t, false));
+            let model: Llama<B> = tuned.model(loaded.model.config(), &loaded.tensors);
             let logits = rows.iter().map(|row| {
                 let hidden = model.forward(&TokenBatch::new(&[row], Padding::Right), None, &NoHook);
                 values(model.logits(hidden, &[row.len() - 1]))
@@ -371,12 +372,12 @@ fn gradients_of_every_method_are_slopes<B: Backend>() {
             };
             let learned: Learned<B> = Learned { reft, tuned, head: Some(head) };
             let tracked = Learned::<Autodiff<B>>::trainable(learned.clone());
-            let step = step_gradients(&objective, &tracked, &[examples.iter().collect()]);
+            let step = step_gradients(&objective, &tracked, &[examples.iter().collect()], false, 0);
             let (uphill, slope) = uphill(&tracked, &step.grads);
             let loss = |by: f32| {
                 let moved = moved(&learned, &uphill, by);
                 let moved = Learned::<Autodiff<B>>::trainable(moved);
-                step_gradients(&objective, &moved, &[examples.iter().collect()]).loss_sum
+                step_gradients(&objective, &moved, &[examples.iter().collect()], false, 0).loss_sum
             };
             let h = 2e-2;
             let difference = (loss(h) - loss(-h)) / (2.0 * f64::from(h));
@@ -417,9 +418,9 @@ fn baselines_survive_their_files<B: Backend>() {
             assert_eq!(outputs(&with(tuned)), before, "{name}, {tuning:?}");
             if !matches!(tuning, Tuning::Lora(_)) {
                 let tracked = Learned::<Autodiff<B>>::trainable(trained.clone());
-                let bases = tracked.reft.bases();
                 let members: Vec<&Labelled> = examples.iter().collect();
-                let loss = objective(&loaded, &task).loss(&tracked, &bases, &members).sum;
+                let loss =
+                    step_gradients(&objective(&loaded, &task), &tracked, &[members], false, 0).loss_sum;
                 let expected: f64 = (before.iter().zip(&examples))
                     .map(|(row, e)| {
                         let row = Tensor::<B, 1>::from_floats(row.as_slice(), &device);
@@ -460,10 +461,10 @@ fn padding_and_tape_change_nothing<B: Backend>() {
         let plain = loaded.model.forward(&tokens, DropoutRates::OFF, &reft.hook(&reft.bases(), &edited));
         let trainable = Reft::<Autodiff<B>>::trainable(reft.clone());
         let hook = trainable.hook(&trainable.bases(), &edited);
-        let tracked = loaded.model.forward_tracked(&tokens, DropoutRates::OFF, &hook);
+        let pass = |first| loaded.model.pass::<Autodiff<B>>(&tokens, DropoutRates::OFF, first, 0);
+        let tracked = pass(reft.first_layer()).forward(&hook);
         assert!(relative(&values(tracked.inner()), &values(plain)) < 1e-6);
-        let untouched = loaded.model.forward_tracked::<Autodiff<B>, _>(&tokens, DropoutRates::OFF, &NoHook);
-        assert!(!untouched.is_require_grad());
+        assert!(!pass(None).forward(&NoHook).is_require_grad());
         // Dropout acts in training, and differently each time.
         let rates = DropoutRates { hidden: 0.5, attention: 0.5 };
         let dropped = || values(first_token(loaded.model.forward(&tokens, rates, &NoHook)));

@@ -171,9 +171,9 @@ fn accumulation_equals_the_large_batch<B: Backend>() {
         let reft = Reft::<Autodiff<B>>::trainable(random_reft("f1+l2", true, component, 8));
         let examples = examples(&mut rng, &[5, 17, 9, 12]);
         let (objective, learned) = (LanguageModelling::new(&model, 4), reft.clone().into());
-        let large = step_gradients(&objective, &learned, &[examples.iter().collect()]);
+        let large = step_gradients(&objective, &learned, &[examples.iter().collect()], false, 0);
         let micro: Vec<Vec<&Example>> = examples.iter().map(|e| vec![e]).collect();
-        let small = step_gradients(&objective, &learned, &micro);
+        let small = step_gradients(&objective, &learned, &micro, false, 0);
         assert_eq!(large.label_tokens, small.label_tokens);
         assert!((large.loss_sum - small.loss_sum).abs() / large.loss_sum < 1e-6);
         for edit in reft.edits() {
@@ -207,7 +207,8 @@ fn gradients_agree_with_finite_differences<B: Backend>() {
         let reft: Reft<B> = config.init(Init::Paper, &mut rng, &Default::default()).expect("valid");
         let tracked = Reft::<Autodiff<B>>::trainable(reft.clone());
         let objective = LanguageModelling::new(&model, 2);
-        let step = step_gradients(&objective, &tracked.clone().into(), &[examples.iter().collect()]);
+        let step =
+            step_gradients(&objective, &tracked.clone().into(), &[examples.iter().collect()], false, 0);
         // Along a random direction of all parameters at once.
         let direction = random_direction(&reft, &mut rng);
         let slope: f64 = along(&tracked, &step.grads, &direction);
@@ -232,12 +233,13 @@ fn the_tape_begins_at_the_first_edit<B: Backend>() {
     let reft: Reft<B> = random_reft("l1", true, Component::BlockOutput, 3);
     let batch = Batch::new(&members, Some(reft.config().positions));
     let tokens = &batch.tokens;
-    let tracked = model.forward_tracked::<Autodiff<B>, _>(tokens, &NoHook);
+    let tracked = model.pass::<Autodiff<B>>(tokens, None, 0).forward(&NoHook);
     assert!(!tracked.clone().is_require_grad());
     let plain = model.forward(tokens, None, &NoHook);
     assert!(relative(&values(tracked.inner()), &values(plain)) < 1e-6);
     let trainable = Reft::<Autodiff<B>>::trainable(reft.clone());
-    let with_hook = model.forward_tracked(tokens, &trainable.hook(&trainable.bases(), &batch.edited)).inner();
+    let pass = model.pass::<Autodiff<B>>(tokens, reft.first_layer(), 0);
+    let with_hook = pass.forward(&trainable.hook(&trainable.bases(), &batch.edited)).inner();
     let without_tape = model.forward(tokens, None, &reft.hook(&reft.bases(), &batch.edited));
     assert!(relative(&values(with_hook), &values(without_tape)) < 1e-6);
 }

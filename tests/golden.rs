@@ -8,7 +8,7 @@ use burn::{
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use reft_core::{Component, Method, Part, Reft, ReftConfig, Site, intervention::InterventionValues};
-use reft_models::{GenerateConfig, LoadedModel, ModelFiles, generate};
+use reft_models::{GenerateConfig, LoadedModel, ModelFiles, Precision, generate};
 use reft_train::{
     DataSet, Example, LanguageModelling, Template, TrainConfig,
     data::read_rows,
@@ -48,7 +48,9 @@ fn json(path: &Path) -> Value {
 
 fn case<B: Backend>(name: &str, model: &str) -> Case<B> {
     let (folder, model) = (shared(&format!("golden/{name}")), shared(&format!("models/{model}")));
-    let loaded = LoadedModel::load(&ModelFiles::Folder(model), name, &Default::default()).expect("loaded");
+    let loaded =
+        LoadedModel::load(&ModelFiles::Folder(model), name, Precision::default(), &Default::default())
+            .expect("loaded");
     let forward = json(&folder.join("forward.json"));
     let max_length = forward["max_len"].as_u64().expect("a number") as usize;
     let rows = read_rows(&folder.join("data.jsonl")).expect("rows");
@@ -212,7 +214,7 @@ fn gradients<B: Backend>() {
             let file = SafeTensors::deserialize(&bytes).expect("safetensors");
             let examples: Vec<&Example> = case.examples[..4].iter().collect();
             let objective = LanguageModelling::new(&case.loaded.model, 4);
-            let step = step_gradients(&objective, &reft.clone().into(), &[examples]);
+            let step = step_gradients(&objective, &reft.clone().into(), &[examples], false, 0);
             let loss = step.loss_sum / step.label_tokens as f64;
             assert!((loss - expected["batch_loss"].as_f64().expect("a number")).abs() < NLL_TOLERANCE);
             let mut worst = 0f64;
@@ -274,7 +276,7 @@ fn short_training_runs() {
                 shuffle: false,
                 ..TrainSection::default()
             };
-            let config = TrainConfig { train: section, head_lr: None };
+            let config = TrainConfig::from(section);
             let never = AtomicBool::new(false);
             let trained = train::<Autodiff<Flex>, _>(
                 &LanguageModelling::new(&case.loaded.model, 4),

@@ -105,7 +105,7 @@ pub fn moved<B: Backend, M: Module<B>>(module: &M, direction: &Direction, by: f3
 }
 
 /// The gradient of every parameter, in the order in which the module visits them.
-fn gradient<B: Backend, M: Module<Autodiff<B>>>(module: &M, grads: &GradientsParams) -> Direction {
+pub fn gradient<B: Backend, M: Module<Autodiff<B>>>(module: &M, grads: &GradientsParams) -> Direction {
     struct Collect<'a, B: Backend>(&'a GradientsParams, Direction, PhantomData<B>);
     impl<B: Backend> ModuleVisitor<Autodiff<B>> for Collect<'_, B> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<Autodiff<B>, D>>) {

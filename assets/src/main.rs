@@ -25,7 +25,9 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use reft_core::NoHook;
-use reft_models::{Llama, LlamaConfig, LoadedModel, ModelFiles, Padding, TokenBatch, load::TensorSource};
+use reft_models::{
+    Llama, LlamaConfig, LoadedModel, ModelFiles, Padding, Precision, TokenBatch, load::TensorSource,
+};
 use reft_train::{
     eval::generate_all,
     optim::{Schedule, ScheduleKind, scale_and_clip},
@@ -281,8 +283,12 @@ fn write_weights(folder: &Path, parameters: &Parameters<Train>) -> Result<()> {
 
 /// How well the written model does each of its skills on sentences that it has not seen.
 fn report(folder: &Path) -> Result<()> {
-    let loaded: LoadedModel<Flex> =
-        LoadedModel::load(&ModelFiles::Folder(folder.into()), "tiny", &Default::default())?;
+    let loaded: LoadedModel<Flex> = LoadedModel::load(
+        &ModelFiles::Folder(folder.into()),
+        "tiny",
+        Precision::default(),
+        &Default::default(),
+    )?;
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let sentences: Vec<Sentence> = std::iter::repeat_with(|| Sentence::random(&mut rng))
         .filter(|sentence| sentence.is_held_out())

@@ -44,6 +44,9 @@ pub struct BaseModel {
     pub name: String,
     /// Identifies the configuration and the weights; an adapter works on no others.
     pub fingerprint: String,
+    /// How the weights were quantised when the adapter was trained, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quant: Option<String>,
 }
 
 /// What a classifier was trained for.
@@ -255,8 +258,7 @@ impl<B: Backend> Adapter<B> {
             }
         }
         if let Some(head) = &self.head {
-            for ((name, shape), values) in head.config().tensors().into_iter().zip(head.values().into_list())
-            {
+            for (name, shape, values) in head.tensors() {
                 out.insert(format!("{HEAD_PREFIX}{name}"), (shape, values));
             }
         }
@@ -411,7 +413,7 @@ mod tests {
             dropout: 0.05,
         };
         let mut rng = ChaCha8Rng::seed_from_u64(4);
-        let base_model = BaseModel { name: "some/model".into(), fingerprint: "abc".into() };
+        let base_model = BaseModel { name: "some/model".into(), fingerprint: "abc".into(), quant: None };
         Adapter::new(
             config.init(Init::Paper, &mut rng, &Default::default()).expect("valid"),
             base_model,

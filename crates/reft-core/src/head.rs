@@ -1,10 +1,10 @@
 //! The small trained head of a classifier.
 
-use crate::intervention::host_values;
+use crate::intervention::{host_values, to_dtype};
 use burn::{
     module::{Module, Param},
     nn::{Dropout, DropoutConfig},
-    tensor::{Tensor, TensorData, activation::tanh, backend::Backend},
+    tensor::{DType, Tensor, TensorData, activation::tanh, backend::Backend},
 };
 use rand::Rng;
 use rand_distr::{Distribution, Normal};
@@ -117,14 +117,20 @@ impl<B: Backend> Head<B> {
         (&self.dense_weight, &self.dense_bias, &self.out_weight, &self.out_bias)
     }
 
-    /// The outputs of each row. Dropout acts on backends that track gradients only.
+    /// The outputs of each row, in f32. Dropout acts on backends that track gradients only.
     pub fn forward(&self, states: Tensor<B, 2>) -> Tensor<B, 2> {
         let linear = |x: Tensor<B, 2>, weight: &Param<Tensor<B, 2>>, bias: &Param<Tensor<B, 1>>| {
             x.matmul(weight.val().transpose()) + bias.val().unsqueeze::<2>()
         };
-        let x = self.input_dropout.forward(states);
+        let x = self.input_dropout.forward(to_dtype(states, DType::F32));
         let x = self.inner_dropout.forward(tanh(linear(x, &self.dense_weight, &self.dense_bias)));
         linear(x, &self.out_weight, &self.out_bias)
+    }
+
+    /// Name, shape and values of every tensor, as [`HeadConfig::tensors`] names them.
+    pub fn tensors(&self) -> impl Iterator<Item = (&'static str, Vec<usize>, Vec<f32>)> {
+        let parts = self.config.tensors().into_iter().zip(self.values().into_list());
+        parts.map(|((name, shape), values)| (name, shape, values))
     }
 
     /// The values on the host.

@@ -212,6 +212,16 @@ impl InterventionConfig {
         Ok(())
     }
 
+    /// Number of trained parameters.
+    ///
+    /// # Errors
+    /// If the configuration describes no intervention.
+    pub fn num_params(&self) -> Result<usize, InterventionError> {
+        self.check()?;
+        let matrices = 1 + usize::from(self.method.has_weight());
+        Ok(matrices * self.rank * self.hidden_size + self.rank)
+    }
+
     /// Whether some `W` and `b` make the edit the identity.
     fn has_identity(&self) -> bool {
         match self.method {
@@ -397,7 +407,8 @@ impl<B: Backend> Intervention<B> {
     }
 }
 
-fn to_dtype<B: Backend>(tensor: Tensor<B, 2>, dtype: DType) -> Tensor<B, 2> {
+/// The same numbers in another float type.
+pub fn to_dtype<B: Backend, const D: usize>(tensor: Tensor<B, D>, dtype: DType) -> Tensor<B, D> {
     if tensor.dtype() == dtype { tensor } else { tensor.cast(dtype) }
 }
 

@@ -29,7 +29,7 @@ pub mod reft;
 
 pub use adapter::{Adapter, AdapterError, BaseModel, TaskConfig, Trained};
 pub use head::{Head, HeadConfig};
-pub use intervention::{Activation, Intervention, InterventionConfig, Method};
+pub use intervention::{Activation, Intervention, InterventionConfig, Method, to_dtype};
 pub use orthogonal::Orthonormal;
 pub use position::{Positions, PromptSpan};
 pub use reft::{Component, Hook, Layers, NoHook, Part, Reft, ReftConfig, ReftHook, Site};

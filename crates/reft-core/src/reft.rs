@@ -164,9 +164,6 @@ impl fmt::Display for Layers {
 ///
 /// Models are generic over the hook, so that [`NoHook`] compiles to nothing.
 pub trait Hook<B: Backend> {
-    /// The lowest layer that the hook edits, or none if it edits nothing. Layers below need no gradients.
-    fn first_layer(&self) -> Option<usize>;
-
     /// The hidden states of a site, edited.
     ///
     /// # Shapes
@@ -179,10 +176,6 @@ pub trait Hook<B: Backend> {
 pub struct NoHook;
 
 impl<B: Backend> Hook<B> for NoHook {
-    fn first_layer(&self) -> Option<usize> {
-        None
-    }
-
     #[inline(always)]
     fn edit(&self, _site: Site, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
         hidden
@@ -278,6 +271,14 @@ impl ReftConfig {
         self.sites.iter().flat_map(|site| parts.iter().map(|part| (*site, *part))).collect()
     }
 
+    /// Number of trained parameters.
+    ///
+    /// # Errors
+    /// If the configuration describes no intervention.
+    pub fn num_params(&self) -> Result<usize, InterventionError> {
+        Ok(self.places().len() * self.intervention().num_params()?)
+    }
+
     /// New interventions at every place.
     ///
     /// # Errors
@@ -344,6 +345,11 @@ impl<B: Backend> Reft<B> {
         &self.edits
     }
 
+    /// The lowest edited layer, or none if nothing is edited. Layers below need no gradients.
+    pub fn first_layer(&self) -> Option<usize> {
+        self.edits.iter().map(|edit| edit.site.layer).min()
+    }
+
     /// `Pᵀ` of every intervention, `[d, r]` each, in the order of [`edits`](Self::edits).
     pub fn bases(&self) -> Vec<Tensor<B, 2>> {
         self.edits.iter().map(|edit| edit.intervention.projection().basis()).collect()
@@ -376,7 +382,7 @@ impl<B: Backend> Reft<B> {
                 Some(HookedEdit { site: edit.site, rows, basis, intervention: &edit.intervention })
             })
             .collect();
-        ReftHook { edits, first_layer: self.edits.iter().map(|edit| edit.site.layer).min() }
+        ReftHook { edits }
     }
 }
 
@@ -402,7 +408,6 @@ pub fn trainable<A: AutodiffBackend, M: AutodiffModule<A>>(module: M::InnerModul
 #[derive(Debug)]
 pub struct ReftHook<'a, B: Backend> {
     edits: Vec<HookedEdit<'a, B>>,
-    first_layer: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -414,10 +419,6 @@ struct HookedEdit<'a, B: Backend> {
 }
 
 impl<B: Backend> Hook<B> for ReftHook<'_, B> {
-    fn first_layer(&self) -> Option<usize> {
-        self.first_layer
-    }
-
     fn edit(&self, site: Site, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
         let [batch, seq, d_model] = hidden.dims();
         let mut here = self.edits.iter().filter(|edit| edit.site == site).peekable();

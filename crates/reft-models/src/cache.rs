@@ -66,7 +66,8 @@ impl<B: Backend> KvCache<B> {
         let [batch, heads, seq, head_dim] = keys.dims();
         let len = self.len();
         let device = keys.device();
-        let room = || Tensor::zeros([batch, heads, self.capacity, head_dim], &device);
+        let dtype = keys.dtype();
+        let room = || Tensor::zeros([batch, heads, self.capacity, head_dim], (&device, dtype));
         let (all_keys, all_values) = self.layers[layer].take().unwrap_or_else(|| (room(), room()));
         let place = [0..batch, 0..heads, len - seq..len, 0..head_dim];
         let all_keys = all_keys.slice_assign(place.clone(), keys);

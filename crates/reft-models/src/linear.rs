@@ -1,11 +1,15 @@
 //! A frozen linear map.
 
+use crate::precision::{dense, is_quantised};
 use burn::{
     module::Module,
-    tensor::{Distribution, Tensor, backend::Backend},
+    tensor::{DType, Distribution, Tensor, backend::Backend},
 };
+use reft_core::to_dtype;
 
 /// `y = x Wᵀ + b`, with `W` as Hugging Face stores it, and LoRA's `+ s (x Aᵀ) Bᵀ` where that is trained.
+///
+/// `W` may be quantised (see [`precision`](crate::precision)); it then becomes numbers again for each use.
 ///
 /// # Shapes
 /// - `W [d_out, d_in]`, `b [d_out]`
@@ -34,13 +38,23 @@ pub struct Lora<B: Backend> {
 }
 
 impl<B: Backend> Linear<B> {
+    /// The same with weights that are not quantised.
+    pub(crate) fn dense(&self, dtype: DType) -> Self {
+        if !is_quantised(&self.weight) {
+            return self.clone();
+        }
+        Self { weight: dense(self.weight.clone(), dtype), bias: self.bias.clone(), lora: self.lora.clone() }
+    }
+
     /// Applies the map to every row.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let dtype = x.dtype();
         let change = self.lora.as_ref().map(|lora| {
-            let x = dropout(x.clone(), lora.dropout);
-            x.matmul(lora.a.clone().transpose()).matmul(lora.b.clone().transpose()).mul_scalar(lora.scale)
+            let x = to_dtype(dropout(x.clone(), lora.dropout), lora.a.dtype());
+            let low = x.matmul(lora.a.clone().transpose());
+            to_dtype(low.matmul(lora.b.clone().transpose()).mul_scalar(lora.scale), dtype)
         });
-        let y = x.matmul(self.weight.clone().transpose());
+        let y = x.matmul(dense(self.weight.clone(), dtype).transpose());
         let y = match &self.bias {
             Some(bias) => y + bias.clone().unsqueeze::<2>(),
             None => y,
@@ -49,11 +63,6 @@ impl<B: Backend> Linear<B> {
             Some(change) => y + change,
             None => y,
         }
-    }
-
-    /// Number of frozen weights.
-    pub fn num_weights(&self) -> usize {
-        self.weight.shape().num_elements() + self.bias.as_ref().map_or(0, |b| b.shape().num_elements())
     }
 }
 

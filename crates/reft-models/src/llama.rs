@@ -6,15 +6,18 @@ use crate::{
     attention::attention,
     batch::TokenBatch,
     cache::{self, KvCache},
+    footprint::Footprint,
     linear::Linear,
     load::{Pretrained, TensorSource, Weights},
     norm::RmsNorm,
+    pass::{Blocks, Pass},
+    precision::Dtype,
     rope::{RopeScaling, Rotation, frequencies},
 };
 use burn::{
     module::{AutodiffModule, Module},
     tensor::{
-        Int, Tensor, TensorData,
+        DType, Int, Tensor, TensorData,
         activation::silu,
         backend::{AutodiffBackend, Backend},
     },
@@ -150,6 +153,26 @@ impl LlamaConfig {
         self.sliding_window.filter(|_| self.model_type == "mistral")
     }
 
+    /// What a training pass of `batch` rows of `seq` tokens keeps of a block, see [`Block::forward`].
+    ///
+    /// On the tape: the inputs of both norms; scaled queries, keys, values and what they mix; scores before and after
+    /// the exponential; gate, its sigmoid, their product, and the second factor of the MLP. Beside it for a moment:
+    /// their gradients.
+    pub fn footprint(&self, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
+        let (tokens, e) = (batch * seq, dtype.size());
+        let (d, inner, heads) = (self.hidden_size, self.intermediate_size, self.num_attention_heads);
+        let (d_q, d_kv) = (heads * self.head_dim(), self.kv_heads() * self.head_dim());
+        let scores = batch * heads * seq * seq;
+        let (mixed, weights) = if dtype == Dtype::F32 { (d_q * e, 0) } else { (0, scores * e) };
+        let per_token = 2 * d * 4 + (d_q + 2 * d_kv) * e + mixed + 4 * inner * e;
+        Footprint {
+            input: tokens * d * e,
+            kept: tokens * per_token + 2 * scores * 4 + weights,
+            passing: (4 * tokens * inner * e).max(3 * scores * 4) + 2 * tokens * d * 4,
+            largest: (tokens * inner * e).max(scores * 4),
+        }
+    }
+
     /// Base and stretching of the rotary frequencies.
     fn rope(&self) -> Result<(f64, RopeScaling), String> {
         let (key, value) = match (&self.rope_parameters, &self.rope_scaling) {
@@ -228,6 +251,20 @@ struct Context<B: Backend> {
 }
 
 impl<B: Backend> Block<B> {
+    /// The same with weights that are not quantised.
+    fn dense(&self, dtype: DType) -> Self {
+        Self {
+            q: self.q.dense(dtype),
+            k: self.k.dense(dtype),
+            v: self.v.dense(dtype),
+            o: self.o.dense(dtype),
+            gate: self.gate.dense(dtype),
+            up: self.up.dense(dtype),
+            down: self.down.dense(dtype),
+            ..self.clone()
+        }
+    }
+
     /// # Shapes
     /// - hidden and output `[batch, seq, d_model]`
     fn forward<H: Hook<B>>(
@@ -333,25 +370,14 @@ impl<B: Backend> Llama<B> {
         &self.config
     }
 
+    /// The type of the hidden states.
+    pub fn dtype(&self) -> Dtype {
+        Dtype::of(self.embedding.dtype())
+    }
+
     /// Where the weights are.
     pub fn device(&self) -> B::Device {
         self.embedding.device()
-    }
-
-    /// Number of weights.
-    pub fn num_weights(&self) -> usize {
-        let linear = Linear::num_weights;
-        let norm = |n: &RmsNorm<B>| n.weight.shape().num_elements();
-        let block = |b: &Block<B>| {
-            [&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down].into_iter().map(linear).sum::<usize>()
-                + norm(&b.attention_norm)
-                + norm(&b.mlp_norm)
-                + b.qk_norm.as_ref().map_or(0, |(q, k)| norm(q) + norm(k))
-        };
-        self.embedding.shape().num_elements()
-            + self.blocks.iter().map(block).sum::<usize>()
-            + norm(&self.norm)
-            + self.head.as_ref().map_or(0, linear)
     }
 
     /// The residual stream after the last block.
@@ -411,7 +437,7 @@ impl<B: Backend> Llama<B> {
     fn context(&self, tokens: &TokenBatch, cache: Option<&mut KvCache<B>>) -> Context<B> {
         let device = self.device();
         let (positions, rows) = tokens.rotary_positions();
-        let rotation = Rotation::new(&self.frequencies, &positions, rows, &device);
+        let rotation = Rotation::new(&self.frequencies, &positions, rows, self.embedding.dtype(), &device);
         let window = self.config.window();
         let mask = match cache {
             Some(cache) => {
@@ -446,29 +472,18 @@ impl<B: Backend> Llama<B> {
         hidden
     }
 
-    /// The same as [`forward`](Self::forward), differentiable with respect to what the hook brings in.
+    /// A training pass of a batch, differentiable with respect to what a hook brings in from the layer `first` up.
     ///
-    /// Blocks below the first edited layer run on the inner backend, outside of the tape; the weights of the others
-    /// enter the tape as constants.
-    ///
-    /// # Shapes
-    /// - output `[batch, seq, d_model]`
-    pub fn forward_tracked<A, H>(&self, tokens: &TokenBatch, hook: &H) -> Tensor<A, 3>
+    /// The blocks below run on the inner backend, outside of the tape. `seed` is that of the pass's dropout.
+    pub fn pass<A>(&self, tokens: &TokenBatch, first: Option<usize>, seed: u64) -> Pass<A, LlamaBlocks<'_, A>>
     where
         A: AutodiffBackend<InnerBackend = B>,
-        H: Hook<A>,
     {
-        let n_layers = self.blocks.len();
-        let first = hook.first_layer().unwrap_or(n_layers).min(n_layers);
+        let first = first.unwrap_or(self.blocks.len());
         let context = self.context(tokens, None);
-        let below = self.run(0..first, self.embed(tokens), &context, None, &NoHook);
-        let context = Context::<A>::from_inner(context);
-        let mut hidden = Tensor::<A, 3>::from_inner(below);
-        for layer in first..n_layers {
-            let block = Block::<A>::from_inner(self.blocks[layer].clone());
-            hidden = block.forward(layer, hidden, &context, None, hook);
-        }
-        hidden
+        let entering = self.run(0..first, self.embed(tokens), &context, None, &NoHook);
+        let blocks = LlamaBlocks { model: self, context: Context::<A>::from_inner(context) };
+        Pass::new(blocks, first, entering, seed)
     }
 
     /// [`final_states`](Self::final_states) of tracked hidden states.
@@ -477,6 +492,24 @@ impl<B: Backend> Llama<B> {
         A: AutodiffBackend<InnerBackend = B>,
     {
         normalised_rows(&RmsNorm::<A>::from_inner(self.norm.clone()), hidden, rows)
+    }
+}
+
+/// The blocks of a Llama, bound to one batch.
+#[derive(Debug)]
+pub struct LlamaBlocks<'a, A: AutodiffBackend> {
+    model: &'a Llama<A::InnerBackend>,
+    context: Context<A>,
+}
+
+impl<A: AutodiffBackend> Blocks<A> for LlamaBlocks<'_, A> {
+    fn count(&self) -> usize {
+        self.model.blocks.len()
+    }
+
+    fn forward<H: Hook<A>>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3> {
+        let block = Block::<A>::from_inner(self.model.blocks[layer].dense(hidden.dtype()));
+        block.forward(layer, hidden, &self.context, None, hook)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::{
     hub::HubError,
     linear::Linear,
     llama::{self, Llama},
+    precision::{Dtype, Precision},
     tokenizer::{Tokenizer, TokenizerError},
     tuned::NamedTensors,
 };
@@ -11,7 +12,7 @@ use burn::tensor::{Tensor, TensorData, backend::Backend};
 use memmap2::Mmap;
 use reft_core::{BaseModel, HeadConfig, head::HeadValues};
 use safetensors::{
-    Dtype, SafeTensors,
+    SafeTensors,
     tensor::{Metadata, TensorInfo},
 };
 use serde_json::Value;
@@ -120,18 +121,35 @@ pub struct LoadedModel<B: Backend, M = Llama<B>> {
     pub stop_ids: Vec<u32>,
 }
 
-impl<B: Backend, M: Pretrained<B>> LoadedModel<B, M> {
-    /// Loads a model; `name` is what its adapters will remember it by.
+/// A model's files, read but for the weights: enough to know what the model needs.
+#[derive(Debug)]
+pub struct Unloaded<C> {
+    /// Its configuration.
+    pub config: C,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Its name and fingerprint.
+    pub base: BaseModel,
+    /// Token ids that end a generated text.
+    pub stop_ids: Vec<u32>,
+    weights: Weights,
+}
+
+impl<C> Unloaded<C> {
+    /// Opens a model's files; `name` is what its adapters will remember it by.
     ///
     /// # Errors
-    /// If a file is missing, damaged or not supported, or if any tensor is missing, unexpected, of another shape, or not
-    /// finite: the error lists all of them.
-    pub fn load(files: &ModelFiles, name: &str, device: &B::Device) -> Result<Self, LoadError> {
+    /// If a file is missing, damaged or not supported.
+    pub fn open<B: Backend, M: Pretrained<B, Config = C>>(
+        files: &ModelFiles,
+        name: &str,
+    ) -> Result<Self, LoadError> {
         let config_json = files.read("config.json")?;
         let config = M::parse(&config_json).map_err(LoadError::Config)?;
         let tokenizer = Tokenizer::load(files)?;
         let mut weights = Weights::open(files)?;
         let fingerprint = fingerprint(&config_json, &weights);
+        let base = BaseModel { name: name.into(), fingerprint, quant: None };
         let mut stop_ids: BTreeSet<u32> = M::stop_ids(&config).into_iter().collect();
         if let Some(json) = files.read_optional("generation_config.json")? {
             let value: Value = serde_json::from_slice(&json).unwrap_or_default();
@@ -139,12 +157,51 @@ impl<B: Backend, M: Pretrained<B>> LoadedModel<B, M> {
         }
         stop_ids.extend(tokenizer.eos().map(|token| token.id));
         M::prepare(&config, &mut weights);
+        Ok(Self { config, tokenizer, base, stop_ids: stop_ids.into_iter().collect(), weights })
+    }
+
+    /// Names and shapes of the tensors that the model has a use for.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.weights.used().map(|(name, info)| (name, info.shape.as_slice()))
+    }
+
+    /// The type that most of the numbers have in the files.
+    pub fn dtype(&self) -> Dtype {
+        let largest = self.weights.used().max_by_key(|(_, info)| info.shape.iter().product::<usize>());
+        largest.and_then(|(_, info)| dtype(info)).unwrap_or_default()
+    }
+
+    /// Loads the weights.
+    ///
+    /// # Errors
+    /// If any tensor is missing, unexpected, of another shape, or not finite: the error lists all of them.
+    pub fn load<B: Backend, M: Pretrained<B, Config = C>>(
+        self,
+        precision: Precision,
+        device: &B::Device,
+    ) -> Result<LoadedModel<B, M>, LoadError> {
+        let Self { config, tokenizer, mut base, stop_ids, mut weights } = self;
+        base.quant = precision.quant.map(|quant| quant.name().into());
         let head = weights.head();
         let mut tensors = NamedTensors::default();
-        let model = M::from_source(&config, &mut tensors.record(weights.on::<B>(device)));
+        let model = M::from_source(&config, &mut tensors.record(weights.on::<B>(precision, device)));
         weights.finish()?;
-        let base = BaseModel { name: name.into(), fingerprint };
-        Ok(Self { model, tensors, head, tokenizer, base, stop_ids: stop_ids.into_iter().collect() })
+        Ok(LoadedModel { model, tensors, head, tokenizer, base, stop_ids })
+    }
+}
+
+impl<B: Backend, M: Pretrained<B>> LoadedModel<B, M> {
+    /// Opens and loads a model at once, see [`Unloaded`].
+    ///
+    /// # Errors
+    /// As [`Unloaded::open`] and [`Unloaded::load`].
+    pub fn load(
+        files: &ModelFiles,
+        name: &str,
+        precision: Precision,
+        device: &B::Device,
+    ) -> Result<Self, LoadError> {
+        Unloaded::open::<B, M>(files, name)?.load(precision, device)
     }
 }
 
@@ -242,10 +299,15 @@ pub trait TensorSource<B: Backend> {
     /// The tensor of this name and shape.
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D>;
 
+    /// The matrix of a linear map, `[d_out, d_in]`, which may be quantised.
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Tensor<B, 2> {
+        self.take(name, shape)
+    }
+
     /// The linear map of this name and shape `[d_out, d_in]`.
     fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Linear<B> {
         Linear {
-            weight: self.take(&format!("{name}.weight"), shape),
+            weight: self.matrix(&format!("{name}.weight"), shape),
             bias: bias.then(|| self.take(&format!("{name}.bias"), [shape[0]])),
             lora: None,
         }
@@ -356,9 +418,18 @@ impl Weights {
         self.unused.retain(|name| !names(name));
     }
 
-    /// The tensors as f32 on a device.
-    pub fn on<'a, B: Backend>(&'a mut self, device: &'a B::Device) -> impl TensorSource<B> + 'a {
-        OnDevice { weights: self, device }
+    /// The tensors that are not ignored.
+    fn used(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.unused.iter().filter_map(|name| Some((name.as_str(), self.info(name)?.1)))
+    }
+
+    /// The tensors on a device.
+    pub fn on<'a, B: Backend>(
+        &'a mut self,
+        precision: Precision,
+        device: &'a B::Device,
+    ) -> impl TensorSource<B> + 'a {
+        OnDevice { weights: self, precision, device }
     }
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
@@ -369,15 +440,17 @@ impl Weights {
         let (start, end) = (shard.data_start + info.data_offsets.0, shard.data_start + info.data_offsets.1);
         let bytes = &shard.bytes.get()[start..end];
         let half = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-        let values: Vec<f32> = match info.dtype {
-            Dtype::F32 => {
+        let values: Vec<f32> = match dtype(info) {
+            Some(Dtype::F32) => {
                 bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
             }
-            Dtype::BF16 => bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(half(b)) << 16)).collect(),
-            Dtype::F16 => {
+            Some(Dtype::Bf16) => {
+                bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(half(b)) << 16)).collect()
+            }
+            Some(Dtype::F16) => {
                 bytes.chunks_exact(2).map(|b| burn::tensor::f16::from_bits(half(b)).to_f32()).collect()
             }
-            other => return Err(format!("{name}: dtype {other:?}, expected F32, F16 or BF16")),
+            None => return Err(format!("{name}: dtype {:?}, expected F32, F16 or BF16", info.dtype)),
         };
         shard.bytes.release(start..end);
         match values.iter().filter(|x| !x.is_finite()).count() {
@@ -409,20 +482,56 @@ impl Weights {
 
 struct OnDevice<'a, B: Backend> {
     weights: &'a mut Weights,
+    precision: Precision,
     device: &'a B::Device,
+}
+
+impl<B: Backend> OnDevice<'_, B> {
+    fn hold<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+        hold: impl FnOnce(Vec<f32>, Precision, &B::Device) -> Result<Tensor<B, D>, String>,
+    ) -> Tensor<B, D> {
+        self.weights.unused.remove(name);
+        let values = self.weights.values(name, &shape);
+        values.and_then(|values| hold(values, self.precision, self.device)).unwrap_or_else(|problem| {
+            self.weights.problems.push(problem);
+            // A scalar stands in, so that a wrong configuration cannot ask for absurd memory.
+            Tensor::zeros([1; D], self.device)
+        })
+    }
 }
 
 impl<B: Backend> TensorSource<B> for OnDevice<'_, B> {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
-        self.weights.unused.remove(name);
-        match self.weights.values(name, &shape) {
-            Ok(values) => Tensor::from_data(TensorData::new(values, shape), self.device),
-            Err(problem) => {
-                self.weights.problems.push(problem);
-                // A scalar stands in, so that a wrong configuration cannot ask for absurd memory.
-                Tensor::zeros([1; D], self.device)
+        self.hold(name, shape, |values, Precision { dtype, .. }, device| {
+            let too_large = values.iter().filter(|x| dtype == Dtype::F16 && x.abs() > 65504.0).count();
+            if too_large > 0 {
+                return Err(format!("{name}: {too_large} values do not fit f16; use dtype bf16 or f32"));
             }
+            let data = TensorData::new(values, shape).convert_dtype(dtype.burn());
+            Ok(Tensor::from_data(data, (device, dtype.burn())))
+        })
+    }
+
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Tensor<B, 2> {
+        match self.precision.quant_of(name, &shape) {
+            Some(quant) => {
+                self.hold(name, shape, |values, _, device| Ok(quant.hold::<B>(&values, shape, device)))
+            }
+            None => self.take(name, shape),
         }
+    }
+}
+
+/// The type of a file's tensor, if it is one that models are held in.
+fn dtype(info: &TensorInfo) -> Option<Dtype> {
+    match info.dtype {
+        safetensors::Dtype::F32 => Some(Dtype::F32),
+        safetensors::Dtype::F16 => Some(Dtype::F16),
+        safetensors::Dtype::BF16 => Some(Dtype::Bf16),
+        _ => None,
     }
 }
 

@@ -87,8 +87,7 @@ pub fn save<B: Backend>(
     let mut kept = Value::Null;
     if let (Some(head), Some(([dense, out], modules))) = (head, names.head) {
         kept = json!(modules);
-        let values = head.config().tensors().into_iter().zip(head.values().into_list());
-        for ((name, shape), values) in values {
+        for (name, shape, values) in head.tensors() {
             let (layer, part) = name.split_once('.').expect("layer and part");
             let layer = if layer == "dense" { dense } else { out };
             tensors.insert(format!("base_model.model.{layer}.{part}"), (shape, values));

@@ -5,18 +5,21 @@
 use crate::{
     attention::attention,
     batch::TokenBatch,
+    footprint::Footprint,
     linear::{Linear, dropout},
     load::{Pretrained, TensorSource, Weights},
     norm::LayerNorm,
+    pass::{Blocks, Pass},
+    precision::Dtype,
 };
 use burn::{
     module::{AutodiffModule, Module},
     tensor::{
-        Int, Tensor, TensorData,
+        DType, Int, Tensor, TensorData,
         backend::{AutodiffBackend, Backend},
     },
 };
-use reft_core::{Component, HeadConfig, Hook, NoHook, Site};
+use reft_core::{Component, HeadConfig, Hook, NoHook, Site, to_dtype};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{f64::consts::FRAC_1_SQRT_2, ops::Range};
@@ -167,6 +170,26 @@ impl RobertaConfig {
         DropoutRates { hidden: self.hidden_dropout_prob, attention: self.attention_probs_dropout_prob }
     }
 
+    /// What a training pass of `batch` rows of `seq` tokens keeps of a block, see [`EncoderBlock::forward`].
+    ///
+    /// On the tape: both centred norms; scaled queries, keys, values and what they mix; scores before and after the
+    /// exponential; three states of the GELU; masks of dropout. Beside it for a moment: their gradients.
+    pub fn footprint(&self, batch: usize, seq: usize, rates: DropoutRates, dtype: Dtype) -> Footprint {
+        let (tokens, e) = (batch * seq, dtype.size());
+        let (d, inner) = (self.hidden_size, self.intermediate_size);
+        let scores = batch * self.num_attention_heads * seq * seq;
+        let half = usize::from(dtype != Dtype::F32);
+        let masked = usize::from(rates.attention > 0.0);
+        let dropped = if rates.hidden > 0.0 { 2 * d * e } else { 0 };
+        let per_token = 2 * d * 4 + (4 - half) * d * e + 3 * inner * 4 + dropped;
+        Footprint {
+            input: tokens * d * e,
+            kept: tokens * per_token + (2 + masked) * scores * 4 + half * scores * e,
+            passing: (3 * tokens * inner * 4).max(3 * scores * 4) + 2 * tokens * d * 4,
+            largest: (tokens * inner).max(scores) * 4,
+        }
+    }
+
     /// The classification head that goes with the model, for `outputs` labels.
     ///
     /// `dropout` overrides the model's own rate. BERT drops only behind its first layer, the pooler.
@@ -195,12 +218,14 @@ impl DropoutRates {
     pub const OFF: Self = Self { hidden: 0.0, attention: 0.0 };
 }
 
-/// `x Φ(x)`, where Φ is the normal distribution (PyTorch's exact `gelu`).
+/// `x Φ(x)`, where Φ is the normal distribution (PyTorch's exact `gelu`), in f32.
 ///
 /// Not Burn's `gelu`, whose gradient on most backends is that of the approximation by tanh.
 fn gelu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let dtype = x.dtype();
+    let x = to_dtype(x, DType::F32);
     let twice_phi = x.clone().mul_scalar(FRAC_1_SQRT_2).erf().add_scalar(1.0);
-    x.mul_scalar(0.5) * twice_phi
+    to_dtype(x.mul_scalar(0.5) * twice_phi, dtype)
 }
 
 /// One transformer block: attention and MLP, each added to its input and then normalised.
@@ -218,6 +243,19 @@ pub struct EncoderBlock<B: Backend> {
 }
 
 impl<B: Backend> EncoderBlock<B> {
+    /// The same with weights that are not quantised.
+    fn dense(&self, dtype: DType) -> Self {
+        Self {
+            query: self.query.dense(dtype),
+            key: self.key.dense(dtype),
+            value: self.value.dense(dtype),
+            attention_output: self.attention_output.dense(dtype),
+            intermediate: self.intermediate.dense(dtype),
+            output: self.output.dense(dtype),
+            ..self.clone()
+        }
+    }
+
     /// # Shapes
     /// - hidden and output `[batch, seq, d_model]`; mask `[batch, 1, 1, seq]`
     fn forward<H: Hook<B>>(
@@ -346,25 +384,14 @@ impl<B: Backend> Roberta<B> {
         &self.config
     }
 
+    /// The type of the hidden states.
+    pub fn dtype(&self) -> Dtype {
+        Dtype::of(self.words.dtype())
+    }
+
     /// Where the weights are.
     pub fn device(&self) -> B::Device {
         self.words.device()
-    }
-
-    /// Number of weights, without any head.
-    pub fn num_weights(&self) -> usize {
-        let norm = |n: &LayerNorm<B>| 2 * n.weight.shape().num_elements();
-        let block = |b: &EncoderBlock<B>| {
-            [&b.query, &b.key, &b.value, &b.attention_output, &b.intermediate, &b.output]
-                .into_iter()
-                .map(Linear::num_weights)
-                .sum::<usize>()
-                + norm(&b.attention_norm)
-                + norm(&b.output_norm)
-        };
-        [&self.words, &self.positions, &self.types].iter().map(|t| t.shape().num_elements()).sum::<usize>()
-            + norm(&self.norm)
-            + self.blocks.iter().map(block).sum::<usize>()
     }
 
     /// The hidden states after the last block.
@@ -376,28 +403,25 @@ impl<B: Backend> Roberta<B> {
         self.run(0..self.blocks.len(), hidden, self.mask(tokens).as_ref(), rates, hook)
     }
 
-    /// The same as [`forward`](Self::forward), differentiable with respect to what the hook brings in.
+    /// A training pass of a batch, differentiable with respect to what a hook brings in from the layer `first` up.
     ///
-    /// Blocks below the first edited layer run on the inner backend, outside of the tape.
-    ///
-    /// # Shapes
-    /// - output `[batch, seq, d_model]`
-    pub fn forward_tracked<A, H>(&self, tokens: &TokenBatch, rates: DropoutRates, hook: &H) -> Tensor<A, 3>
+    /// The blocks below run on the inner backend, outside of the tape. `seed` is that of the pass's dropout.
+    pub fn pass<A>(
+        &self,
+        tokens: &TokenBatch,
+        rates: DropoutRates,
+        first: Option<usize>,
+        seed: u64,
+    ) -> Pass<A, RobertaBlocks<'_, A>>
     where
         A: AutodiffBackend<InnerBackend = B>,
-        H: Hook<A>,
     {
-        let n_layers = self.blocks.len();
-        let first = hook.first_layer().unwrap_or(n_layers).min(n_layers);
+        let first = first.unwrap_or(self.blocks.len());
+        B::seed(&self.device(), seed);
         let mask = self.mask(tokens);
-        let below = self.run(0..first, self.embed(tokens, rates), mask.as_ref(), rates, &NoHook);
-        let mask = mask.map(Tensor::<A, 4>::from_inner);
-        let mut hidden = Tensor::<A, 3>::from_inner(below);
-        for layer in first..n_layers {
-            let block = EncoderBlock::<A>::from_inner(self.blocks[layer].clone());
-            hidden = block.forward(layer, hidden, mask.as_ref(), rates, hook);
-        }
-        hidden
+        let entering = self.run(0..first, self.embed(tokens, rates), mask.as_ref(), rates, &NoHook);
+        let blocks = RobertaBlocks { model: self, mask: mask.map(Tensor::from_inner), rates };
+        Pass::new(blocks, first, entering, seed)
     }
 
     fn run<H: Hook<B>>(
@@ -454,6 +478,25 @@ impl<B: Backend> Roberta<B> {
             tokens.positions.iter().map(|p| if p.is_some() { 0.0 } else { -3e4 }).collect();
         let shape = [tokens.batch, 1, 1, tokens.seq];
         Some(Tensor::from_data(TensorData::new(values, shape), &self.device()))
+    }
+}
+
+/// The blocks of an encoder, bound to one batch.
+#[derive(Debug)]
+pub struct RobertaBlocks<'a, A: AutodiffBackend> {
+    model: &'a Roberta<A::InnerBackend>,
+    mask: Option<Tensor<A, 4>>,
+    rates: DropoutRates,
+}
+
+impl<A: AutodiffBackend> Blocks<A> for RobertaBlocks<'_, A> {
+    fn count(&self) -> usize {
+        self.model.blocks.len()
+    }
+
+    fn forward<H: Hook<A>>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3> {
+        let block = EncoderBlock::<A>::from_inner(self.model.blocks[layer].dense(hidden.dtype()));
+        block.forward(layer, hidden, self.mask.as_ref(), self.rates, hook)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use burn::{
     module::Module,
-    tensor::{Tensor, TensorData, backend::Backend},
+    tensor::{DType, Tensor, TensorData, backend::Backend},
 };
 use std::f64::consts::PI;
 
@@ -56,8 +56,15 @@ pub struct Rotation<B: Backend> {
 }
 
 impl<B: Backend> Rotation<B> {
-    /// The rotation of `rows` rows with these positions, row-major; one row serves for a whole batch.
-    pub fn new(frequencies: &[f64], positions: &[usize], rows: usize, device: &B::Device) -> Self {
+    /// The rotation of `rows` rows with these positions, row-major, for states of a type; one row serves for a whole
+    /// batch.
+    pub fn new(
+        frequencies: &[f64],
+        positions: &[usize],
+        rows: usize,
+        dtype: DType,
+        device: &B::Device,
+    ) -> Self {
         let width = positions.len() / rows * frequencies.len() * 2;
         let table = |f: fn(f64) -> f64, sign_of_first: f32| {
             let mut values = Vec::with_capacity(rows * width);
@@ -66,7 +73,7 @@ impl<B: Backend> Rotation<B> {
                     values.extend(frequencies.iter().map(|freq| sign * f(*position as f64 * freq) as f32));
                 }
             }
-            Tensor::from_data(TensorData::new(values, [rows, width]), device)
+            Tensor::from_data(TensorData::new(values, [rows, width]), (device, dtype))
         };
         Self { cos: table(f64::cos, 1.0), sin: table(f64::sin, -1.0) }
     }

@@ -5,13 +5,18 @@
 
 use crate::{
     linear::{Linear, Lora},
-    load::TensorSource,
+    load::{Pretrained, TensorSource},
+    precision::is_quantised,
 };
 use burn::{
     module::{Module, Param},
-    tensor::{Tensor, TensorData, backend::Backend},
+    tensor::{
+        DType, Tensor, TensorData,
+        backend::{AutodiffBackend, Backend},
+    },
 };
 use rand::Rng;
+use reft_core::to_dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -52,6 +57,18 @@ impl LoraConfig {
         };
         self.targets.iter().any(is)
     }
+
+    /// The targets, or where they were left open those of every map.
+    fn targets_among(&self, shapes: &[(&str, &[usize])]) -> Vec<String> {
+        if !self.targets.is_empty() {
+            return self.targets.clone();
+        }
+        let mut targets: Vec<String> =
+            maps(shapes).into_iter().map(|(map, _)| last_parts(map).into()).collect();
+        targets.sort();
+        targets.dedup();
+        targets
+    }
 }
 
 /// Weights that cannot be trained as asked.
@@ -68,6 +85,9 @@ pub enum TuningError {
         /// The names there are.
         known: String,
     },
+    /// The model is quantised.
+    #[error("the model is quantised, and only interventions and heads are trained on such; leave quant out")]
+    Quantised,
     /// Rank zero or too large.
     #[error("LoRA's rank is {rank}; expected 1 to {most}, the smallest side of a changed map")]
     Rank {
@@ -78,9 +98,9 @@ pub enum TuningError {
     },
 }
 
-/// A model's tensors by name, each flat beside its shape.
+/// A model's tensors by name, each flat beside its shape; of quantised ones, which cannot be trained, the shape alone.
 #[derive(Debug, Clone)]
-pub struct NamedTensors<B: Backend>(BTreeMap<String, (Vec<usize>, Tensor<B, 1>)>);
+pub struct NamedTensors<B: Backend>(BTreeMap<String, (Vec<usize>, Option<Tensor<B, 1>>)>);
 
 impl<B: Backend> Default for NamedTensors<B> {
     fn default() -> Self {
@@ -99,15 +119,34 @@ impl<B: Backend> NamedTensors<B> {
         self.0.iter().map(|(name, (shape, _))| (name.as_str(), shape.as_slice()))
     }
 
-    /// The linear maps within the blocks, by name and shape `[d_out, d_in]`.
-    fn maps(&self) -> impl Iterator<Item = (&str, [usize; 2])> {
-        self.shapes().filter_map(|(name, shape)| {
-            let map = name.strip_suffix(".weight")?;
-            let in_a_block = map.split('.').any(|part| part.parse::<usize>().is_ok());
-            let shape = <[usize; 2]>::try_from(shape).ok()?;
-            in_a_block.then_some((map, shape))
-        })
+    /// The tensor of that name, flat, if it is not quantised.
+    fn flat(&self, name: &str) -> Option<&Tensor<B, 1>> {
+        self.0.get(name)?.1.as_ref()
     }
+
+    /// Number of weights.
+    pub fn num_weights(&self) -> usize {
+        self.shapes().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    fn is_quantised(&self) -> bool {
+        self.0.values().any(|(_, flat)| flat.is_none())
+    }
+}
+
+/// The linear maps within the blocks, by name and shape `[d_out, d_in]`.
+fn maps<'a>(shapes: &[(&'a str, &[usize])]) -> Vec<(&'a str, [usize; 2])> {
+    let map = |(name, shape): &(&'a str, &[usize])| {
+        let map = name.strip_suffix(".weight")?;
+        let shape = <[usize; 2]>::try_from(*shape).ok()?;
+        is_in_a_block(map).then_some((map, shape))
+    };
+    shapes.iter().filter_map(map).collect()
+}
+
+/// Whether a tensor of that name belongs to one of the model's blocks, which are numbered.
+pub(crate) fn is_in_a_block(name: &str) -> bool {
+    name.split('.').any(|part| part.parse::<usize>().is_ok())
 }
 
 struct Record<'a, B: Backend, S> {
@@ -120,8 +159,15 @@ impl<B: Backend, S: TensorSource<B>> TensorSource<B> for Record<'_, B, S> {
         let tensor = self.source.take(name, shape);
         // A stand-in for a tensor that does not fit has another shape; loading then fails anyway.
         let flat = tensor.clone().reshape([tensor.shape().num_elements()]);
-        self.tensors.0.insert(name.into(), (shape.to_vec(), flat));
+        self.tensors.0.insert(name.into(), (shape.to_vec(), Some(flat)));
         tensor
+    }
+
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Tensor<B, 2> {
+        let matrix = self.source.matrix(name, shape);
+        let flat = (!is_quantised(&matrix)).then(|| matrix.clone().reshape([matrix.shape().num_elements()]));
+        self.tensors.0.insert(name.into(), (shape.to_vec(), flat));
+        matrix
     }
 }
 
@@ -145,14 +191,14 @@ pub struct TunedName {
 }
 
 impl Tuning {
-    /// The tensors that are trained.
+    /// The tensors that are trained, of a model's tensors by name and shape.
     ///
     /// # Errors
     /// If the model has no such weights.
-    pub fn names<B: Backend>(&self, base: &NamedTensors<B>) -> Result<Vec<TunedName>, TuningError> {
+    pub fn names(&self, shapes: &[(&str, &[usize])]) -> Result<Vec<TunedName>, TuningError> {
         let all = |keep: fn(&str) -> bool| -> Vec<TunedName> {
-            let kept = base.shapes().filter(|(name, _)| keep(name));
-            kept.map(|(name, shape)| TunedName { name: name.into(), shape: shape.to_vec() }).collect()
+            let kept = shapes.iter().filter(|(name, _)| keep(name));
+            kept.map(|(name, shape)| TunedName { name: (*name).into(), shape: shape.to_vec() }).collect()
         };
         match self {
             Tuning::Full => Ok(all(|_| true)),
@@ -161,20 +207,20 @@ impl Tuning {
                 biases => Ok(biases),
             },
             Tuning::Lora(config) => {
-                let mut names = Vec::new();
-                for target in &config.targets {
+                let (maps, targets) = (maps(shapes), config.targets_among(shapes));
+                for target in &targets {
                     let alone = LoraConfig { targets: vec![target.clone()], ..config.clone() };
-                    if !base.maps().any(|(map, _)| alone.changes(map)) {
-                        let mut known: Vec<&str> = base.maps().map(|(map, _)| last_parts(map)).collect();
-                        known.sort_unstable();
-                        known.dedup();
+                    if !maps.iter().any(|(map, _)| alone.changes(map)) {
+                        let known = LoraConfig { targets: Vec::new(), ..alone }.targets_among(shapes);
                         return Err(TuningError::NoTarget {
                             target: target.clone(),
                             known: known.join(", "),
                         });
                     }
                 }
-                for (map, [d_out, d_in]) in base.maps().filter(|(map, _)| config.changes(map)) {
+                let filled = LoraConfig { targets, ..config.clone() };
+                let mut names = Vec::new();
+                for (map, [d_out, d_in]) in maps.into_iter().filter(|(map, _)| filled.changes(map)) {
                     let (rank, most) = (config.rank, d_out.min(d_in));
                     if rank == 0 || rank > most {
                         return Err(TuningError::Rank { rank, most });
@@ -198,10 +244,9 @@ impl Tuning {
         rng: &mut impl Rng,
         device: &B::Device,
     ) -> Result<Tuned<B>, TuningError> {
-        let tuning = self.filled(base);
-        let names = tuning.names(base)?;
-        let values = names.iter().map(|TunedName { name, shape }| match base.0.get(name) {
-            Some((_, tensor)) => tensor.clone(),
+        let (lora, names) = self.resolve(base)?;
+        let values = names.iter().map(|TunedName { name, shape }| match base.flat(name) {
+            Some(tensor) => to_dtype(tensor.clone(), DType::F32),
             None => {
                 let n = shape.iter().product();
                 let bound = 1.0 / (shape[1] as f32).sqrt();
@@ -212,7 +257,7 @@ impl Tuning {
             }
         });
         let values = values.map(Param::from_tensor).collect();
-        Ok(Tuned { values, names, lora: tuning.lora().cloned() })
+        Ok(Tuned { values, names, lora })
     }
 
     /// Weights with given values, in the order of [`names`](Self::names).
@@ -228,8 +273,7 @@ impl Tuning {
         mut values: impl FnMut(&TunedName) -> Vec<f32>,
         device: &B::Device,
     ) -> Result<Tuned<B>, TuningError> {
-        let tuning = self.filled(base);
-        let names = tuning.names(base)?;
+        let (lora, names) = self.resolve(base)?;
         let values = names
             .iter()
             .map(|name| {
@@ -237,27 +281,25 @@ impl Tuning {
                 Param::from_tensor(Tensor::from_data(TensorData::new(values(name), shape), device))
             })
             .collect();
-        Ok(Tuned { values, names, lora: tuning.lora().cloned() })
+        Ok(Tuned { values, names, lora })
     }
 
-    /// The same with the targets named, where they were left open.
-    fn filled<B: Backend>(&self, base: &NamedTensors<B>) -> Self {
-        match self {
-            Tuning::Lora(config) if config.targets.is_empty() => {
-                let mut targets: Vec<String> = base.maps().map(|(map, _)| last_parts(map).into()).collect();
-                targets.sort();
-                targets.dedup();
-                Tuning::Lora(LoraConfig { targets, ..config.clone() })
+    /// LoRA's settings with the targets named, and what is trained.
+    fn resolve<B: Backend>(
+        &self,
+        base: &NamedTensors<B>,
+    ) -> Result<(Option<LoraConfig>, Vec<TunedName>), TuningError> {
+        if base.is_quantised() {
+            return Err(TuningError::Quantised);
+        }
+        let shapes: Vec<(&str, &[usize])> = base.shapes().collect();
+        let lora = match self {
+            Tuning::Lora(config) => {
+                Some(LoraConfig { targets: config.targets_among(&shapes), ..config.clone() })
             }
-            other => other.clone(),
-        }
-    }
-
-    fn lora(&self) -> Option<&LoraConfig> {
-        match self {
-            Tuning::Lora(config) => Some(config),
             _ => None,
-        }
+        };
+        Ok((lora, self.names(&shapes)?))
     }
 }
 
@@ -299,19 +341,26 @@ impl<B: Backend> Tuned<B> {
         })
     }
 
-    /// The tensors of a tuned model: the trained ones, and the others through `lift` from the frozen model's backend.
-    ///
-    /// LoRA's dropout acts only where `training` is set.
-    pub fn source<'a, C: Backend>(
-        &'a self,
-        base: &'a NamedTensors<C>,
-        lift: impl Fn(Tensor<C, 1>) -> Tensor<B, 1> + 'a,
-        training: bool,
-    ) -> impl TensorSource<B> + 'a {
-        TunedSource { base, tuned: self, lift, training }
+    /// The tuned model as it is used.
+    pub fn model<M: Pretrained<B>>(&self, config: &M::Config, base: &NamedTensors<B>) -> M {
+        let lift = |tensor| tensor;
+        M::from_source(config, &mut TunedSource { base, tuned: self, lift, training: false })
     }
 }
 
+impl<A: AutodiffBackend> Tuned<A> {
+    /// The tuned model in training: the frozen tensors come from the inner backend, LoRA's dropout acts.
+    pub fn model_in_training<M: Pretrained<A>>(
+        &self,
+        config: &M::Config,
+        base: &NamedTensors<A::InnerBackend>,
+    ) -> M {
+        let lift = Tensor::from_inner;
+        M::from_source(config, &mut TunedSource { base, tuned: self, lift, training: true })
+    }
+}
+
+/// The tensors of a tuned model: the trained ones, and the others through `lift` from the frozen model's backend.
 struct TunedSource<'a, B: Backend, C: Backend, F> {
     base: &'a NamedTensors<C>,
     tuned: &'a Tuned<B>,
@@ -323,9 +372,11 @@ impl<B: Backend, C: Backend, F: Fn(Tensor<C, 1>) -> Tensor<B, 1>> TensorSource<B
     for TunedSource<'_, B, C, F>
 {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
+        let frozen = self.base.flat(name).expect("recorded when the model was loaded, and not quantised");
         let flat = match self.tuned.get(name) {
-            Some(trained) => trained.val(),
-            None => (self.lift)(self.base.0.get(name).expect("recorded when the model was loaded").1.clone()),
+            // Trained in f32, used in the model's own type.
+            Some(trained) => to_dtype(trained.val(), frozen.dtype()),
+            None => (self.lift)(frozen.clone()),
         };
         flat.reshape(shape)
     }

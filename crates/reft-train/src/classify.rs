@@ -3,18 +3,20 @@
 use crate::{
     eval::{Score, Verdict},
     learned::Learned,
+    loss::cross_entropy,
     metrics::{Metric, confusion},
+    plan::activations,
+    tape::Tape,
     task::{Labelled, Task, argmax},
-    trainer::{Loss, Objective},
+    trainer::{Loss, Objective, value},
 };
 use burn::tensor::{
-    Int, Tensor, TensorData,
-    activation::log_softmax,
+    Tensor, TensorData,
     backend::{AutodiffBackend, Backend},
 };
-use reft_core::{Positions, position::Rows};
+use reft_core::{NoHook, Positions, position::Rows};
 use reft_models::{
-    Padding, Pretrained, Roberta, TokenBatch,
+    Padding, Roberta, TokenBatch,
     roberta::{DropoutRates, first_token},
     tuned::NamedTensors,
 };
@@ -47,6 +49,27 @@ fn batch(examples: &[&Labelled], positions: Positions) -> (TokenBatch, Rows) {
     (tokens, edited)
 }
 
+impl<B: Backend> Classification<'_, B> {
+    /// Summed cross-entropy of the labels, or squared error of the numbers.
+    fn error<A: AutodiffBackend>(
+        &self,
+        learned: &Learned<A>,
+        hidden: Tensor<A, 3>,
+        examples: &[&Labelled],
+    ) -> Tensor<A, 1> {
+        let head = learned.head.as_ref().expect("a classifier has a head");
+        let outputs = head.forward(first_token(hidden));
+        if self.task.is_regression() {
+            let targets: Vec<f32> = examples.iter().map(|e| e.target as f32).collect();
+            let targets = TensorData::new(targets, [examples.len(), 1]);
+            (outputs.clone() - Tensor::from_data(targets, &outputs.device())).square().sum()
+        } else {
+            let labels: Vec<u32> = examples.iter().map(|e| e.target as u32).collect();
+            cross_entropy(outputs, &labels)
+        }
+    }
+}
+
 impl<B: Backend> Objective<B> for Classification<'_, B> {
     type Example = Labelled;
 
@@ -54,39 +77,37 @@ impl<B: Backend> Objective<B> for Classification<'_, B> {
         example.tokens.len()
     }
 
-    /// Cross-entropy of the labels, or squared error of the numbers.
-    fn loss<A: AutodiffBackend<InnerBackend = B>>(
-        &self,
-        learned: &Learned<A>,
-        bases: &[Tensor<A, 2>],
-        examples: &[&Labelled],
-    ) -> Loss<A> {
+    fn step<A: AutodiffBackend<InnerBackend = B>>(&self, examples: &[&Labelled], tape: &mut Tape<A>) -> Loss {
+        let learned = tape.learned;
         let (tokens, edited) = batch(examples, learned.reft.config().positions);
-        let hook = learned.reft.hook(bases, &edited);
-        let hidden = match &learned.tuned {
-            None => self.model.forward_tracked(&tokens, self.rates, &hook),
+        let sum = match &learned.tuned {
+            None => {
+                let pass = self.model.pass(&tokens, self.rates, learned.reft.first_layer(), tape.seed);
+                tape.run(pass, &edited, |hidden| {
+                    let scalar = self.error(learned, hidden, examples);
+                    (value(&scalar), scalar)
+                })
+            }
             Some(tuned) => {
-                let mut source = tuned.source(self.tensors, Tensor::from_inner, true);
-                let model = Roberta::<A>::from_source(self.model.config(), &mut source);
-                model.forward(&tokens, self.rates, &hook)
+                let model: Roberta<A> = tuned.model_in_training(self.model.config(), self.tensors);
+                let scalar = self.error(learned, model.forward(&tokens, self.rates, &NoHook), examples);
+                let sum = value(&scalar);
+                tape.backward(scalar);
+                sum
             }
         };
-        let head = learned.head.as_ref().expect("a classifier has a head");
-        let outputs = head.forward(first_token(hidden));
-        let device = outputs.device();
-        let n = examples.len();
-        let scalar = if self.task.is_regression() {
-            let targets: Vec<f32> = examples.iter().map(|e| e.target as f32).collect();
-            let targets = Tensor::<A, 2>::from_data(TensorData::new(targets, [n, 1]), &device);
-            (outputs - targets).square().sum()
-        } else {
-            let labels: Vec<i64> = examples.iter().map(|e| e.target as i64).collect();
-            let labels = Tensor::<A, 2, Int>::from_data(TensorData::new(labels, [n, 1]), &device);
-            log_softmax(outputs, 1).gather(1, labels).sum().neg()
+        Loss { sum, labels: examples.len(), tokens: examples.iter().map(|e| e.tokens.len()).sum() }
+    }
+
+    fn activations(&self, learned: &Learned<B>, examples: &[&Labelled], checkpointing: bool) -> u64 {
+        let config = self.model.config();
+        let seq = examples.iter().map(|example| example.tokens.len()).max().unwrap_or(0);
+        let first = match &learned.tuned {
+            Some(_) => 0,
+            None => learned.reft.first_layer().unwrap_or(config.num_hidden_layers),
         };
-        let sum = scalar.clone().into_data().convert::<f64>();
-        let sum = sum.as_slice::<f64>().map_or(f64::NAN, |values| values[0]);
-        Loss { sum, labels: n, tokens: examples.iter().map(|e| e.tokens.len()).sum(), scalar }
+        let footprint = config.footprint(examples.len(), seq, self.rates, self.model.dtype());
+        activations(footprint, config.num_hidden_layers - first, checkpointing)
     }
 
     fn judge(&self, learned: &Learned<B>, held_out: &[Labelled]) -> Verdict {
@@ -110,9 +131,7 @@ pub fn predict<B: Backend>(
     examples: &[Labelled],
     batch_size: usize,
 ) -> Vec<Vec<f32>> {
-    let tuned = learned.tuned.as_ref().map(|tuned| {
-        Roberta::from_source(model.config(), &mut tuned.source(tensors, |tensor| tensor, false))
-    });
+    let tuned = learned.tuned.as_ref().map(|tuned| tuned.model(model.config(), tensors));
     let model = tuned.as_ref().unwrap_or(model);
     let head = learned.head.as_ref().expect("a classifier has a head");
     let bases = learned.reft.bases();

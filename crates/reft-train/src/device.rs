@@ -1,6 +1,7 @@
 //! The backend, chosen at run time. The only place that names one.
 
-use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use reft_models::{Dtype, Precision, Quant};
 use serde::Serialize;
 
 /// Work that runs on whatever backend was chosen.
@@ -9,7 +10,55 @@ pub trait OnDevice {
     type Output;
 
     /// Runs on a device of the backend `A`; `A::InnerBackend` is the same without gradients.
-    fn run<A: AutodiffBackend>(self, device: A::Device) -> Self::Output;
+    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Self::Output;
+}
+
+/// A device that was chosen and started.
+#[derive(Debug, Clone)]
+pub struct Chosen<D> {
+    /// As its backend calls it.
+    pub device: D,
+    /// What is known of it.
+    pub info: Device,
+    /// Bytes of its own memory that this process holds, where it has its own.
+    memory: fn(&D) -> Option<u64>,
+}
+
+impl<D> Chosen<D> {
+    /// Memory of the device in MiB that this process holds, where it has its own.
+    pub fn memory_mb(&self) -> Option<f64> {
+        (self.memory)(&self.device).map(|bytes| bytes as f64 / f64::from(1 << 20))
+    }
+
+    /// How a model is held on the device; without a wish for a type, `of_files` on a GPU that computes with it, else f32.
+    ///
+    /// # Errors
+    /// If the device does not compute with that type, or has no kernels for such quantised weights.
+    pub fn precision<B: Backend<Device = D>>(
+        &self,
+        dtype: Option<Dtype>,
+        quant: Option<Quant>,
+        of_files: Dtype,
+    ) -> Result<Precision, DeviceError> {
+        let usable = |dtype: &Dtype| dtype.is_supported::<B>(&self.device);
+        let dtype = match dtype {
+            Some(dtype) if usable(&dtype) => dtype,
+            Some(dtype) => {
+                let there: Vec<&str> = Dtype::ALL.iter().filter(|d| usable(d)).map(|d| d.name()).collect();
+                return Err(DeviceError::Dtype {
+                    device: self.info.name.clone(),
+                    found: dtype,
+                    there: there.join(", "),
+                });
+            }
+            None if self.info.is_real_gpu() && usable(&of_files) => of_files,
+            None => Dtype::F32,
+        };
+        match quant.filter(|quant| !quant.is_supported::<B>(&self.device)) {
+            Some(found) => Err(DeviceError::Quant { device: self.info.name.clone(), found }),
+            None => Ok(Precision { dtype, quant }),
+        }
+    }
 }
 
 /// A device that this program can run on.
@@ -85,6 +134,27 @@ pub enum DeviceError {
         /// The devices of that backend.
         there: String,
     },
+    /// It does not compute with that type.
+    #[error("dtype {found}: {device} does not compute with it; there are auto, {there}")]
+    Dtype {
+        /// The device.
+        device: String,
+        /// What was asked for.
+        found: Dtype,
+        /// What there is.
+        there: String,
+    },
+    /// It has no kernels for such weights.
+    #[error(
+        "quant {found}: {device} has no kernels for it; use int8, or another device (cpu, wgpu, vulkan, metal and cuda \
+         have them)"
+    )]
+    Quant {
+        /// The device.
+        device: String,
+        /// What was asked for.
+        found: Quant,
+    },
     /// The driver failed.
     #[error(
         "device {found:?}: its driver failed to start: {reason}\nupdate the driver, or choose another device: see `reft devices`"
@@ -122,7 +192,9 @@ pub fn devices() -> (Vec<Device>, Vec<Absent>) {
 /// If there is no such device, its backend was not compiled in, or its driver is absent.
 pub fn choose(name: &str) -> Result<(Device, Option<String>), DeviceError> {
     if name == "auto" {
-        return Ok(choose_auto());
+        let (devices, absent) = devices();
+        let (device, reason) = auto(&devices, &absent);
+        return Ok((device, Some(reason)));
     }
     let unknown = || DeviceError::Unknown { found: name.into() };
     let (backend, index) = match name.split_once(':') {
@@ -142,8 +214,8 @@ pub fn choose(name: &str) -> Result<(Device, Option<String>), DeviceError> {
     }
 }
 
-fn choose_auto() -> (Device, Option<String>) {
-    let (devices, absent) = devices();
+/// What `auto` stands for among the devices found, and why.
+pub fn auto(devices: &[Device], absent: &[Absent]) -> (Device, String) {
     let gpu = devices.iter().find(|device| device.is_real_gpu());
     let Some(gpu) = gpu else {
         let mut reasons: Vec<String> =
@@ -152,9 +224,9 @@ fn choose_auto() -> (Device, Option<String>) {
         reasons.extend(software.map(|d| format!("{} only imitates a GPU ({})", d.name, d.adapter)));
         let reason =
             if reasons.is_empty() { "no GPU backend was compiled in".into() } else { reasons.join("; ") };
-        return (cpu(), Some(reason));
+        return (cpu(), reason);
     };
-    (gpu.clone(), Some(format!("the first GPU found, {}", gpu.adapter)))
+    (gpu.clone(), format!("the first GPU found, {}", gpu.adapter))
 }
 
 /// The processor itself.
@@ -170,6 +242,16 @@ pub fn cpu() -> Device {
 compile_error!("one of the features `flex` and `ndarray` is needed");
 
 impl Device {
+    /// Whether its memory is the computer's, shared with everything else.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.kind, Kind::Cpu | Kind::SoftwareGpu)
+    }
+
+    /// Whether its backend packs two weights of 4 bits into a byte.
+    pub fn packs_int4(&self) -> bool {
+        self.kind != Kind::Cpu
+    }
+
     fn is_real_gpu(&self) -> bool {
         matches!(self.kind, Kind::DiscreteGpu | Kind::IntegratedGpu | Kind::VirtualGpu)
     }
@@ -188,13 +270,13 @@ fn of_backend(backend: &'static str) -> Result<Vec<Device>, Absent> {
         adapter: processor(),
         kind: Kind::Cpu,
         driver: None,
-        memory: crate::memory::installed(),
+        memory: crate::memory::capacity(),
         max_buffer: None,
         dtypes,
     };
     match backend {
         #[cfg(feature = "flex")]
-        "cpu" => Ok(vec![cpu("cpu", vec!["f32"])]),
+        "cpu" => Ok(vec![cpu("cpu", vec!["f32", "f16", "bf16"])]),
         #[cfg(feature = "ndarray")]
         "ndarray" => Ok(vec![cpu("ndarray", vec!["f32"])]),
         #[cfg(feature = "wgpu")]
@@ -241,18 +323,26 @@ pub fn on_chosen<W: OnDevice>(device: &Device, work: W) -> Result<W::Output, Dev
     let backend = device.name.split(':').next().unwrap_or_default();
     match backend {
         #[cfg(feature = "flex")]
-        "cpu" => Ok(work.run::<burn::backend::Autodiff<burn_flex::Flex>>(Default::default())),
+        "cpu" => {
+            let on = Chosen { device: Default::default(), info: device.clone(), memory: |_| None };
+            Ok(work.run::<burn::backend::Autodiff<burn_flex::Flex>>(&on))
+        }
         #[cfg(feature = "ndarray")]
-        "ndarray" => Ok(work.run::<burn::backend::Autodiff<burn_ndarray::NdArray>>(Default::default())),
+        "ndarray" => {
+            let on = Chosen { device: Default::default(), info: device.clone(), memory: |_| None };
+            Ok(work.run::<burn::backend::Autodiff<burn_ndarray::NdArray>>(&on))
+        }
         #[cfg(feature = "wgpu")]
         "wgpu" | "vulkan" | "metal" => {
-            let device = wgpu_devices::start(device)?;
-            Ok(work.run::<burn::backend::Autodiff<burn_wgpu::Wgpu>>(device))
+            let memory = |device: &_| memory_held!(burn_wgpu::Wgpu, device);
+            let on = Chosen { device: wgpu_devices::start(device)?, info: device.clone(), memory };
+            Ok(work.run::<burn::backend::Autodiff<burn_wgpu::Wgpu>>(&on))
         }
         #[cfg(feature = "cuda")]
         "cuda" => {
-            let device = cuda_devices::start(device)?;
-            Ok(work.run::<burn::backend::Autodiff<burn_cuda::Cuda>>(device))
+            let memory = |device: &_| memory_held!(burn_cuda::Cuda, device);
+            let on = Chosen { device: cuda_devices::start(device)?, info: device.clone(), memory };
+            Ok(work.run::<burn::backend::Autodiff<burn_cuda::Cuda>>(&on))
         }
         other => {
             drop(work);
@@ -261,21 +351,33 @@ pub fn on_chosen<W: OnDevice>(device: &Device, work: W) -> Result<W::Output, Dev
     }
 }
 
-/// Calls what may panic within a driver's crate, and gives its message instead.
+/// What a GPU backend has reserved on a device. A tensor leads to the client that knows.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-fn guarded<T>(device: &Device, start: impl FnOnce() -> T + std::panic::UnwindSafe) -> Result<T, DeviceError> {
+macro_rules! memory_held {
+    ($backend:ty, $device:expr) => {{
+        let tensor = burn::tensor::Tensor::<$backend, 1>::zeros([1], $device).into_primitive().tensor();
+        tensor.client.memory_usage().ok().map(|usage| usage.bytes_reserved)
+    }};
+}
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use memory_held;
+
+/// Calls what may panic within a driver's crate, and gives the first line of its message instead.
+pub(crate) fn without_panic<T>(call: impl FnOnce() -> T + std::panic::UnwindSafe) -> Result<T, String> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let result = std::panic::catch_unwind(start);
+    let result = std::panic::catch_unwind(call);
     std::panic::set_hook(hook);
     result.map_err(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        DeviceError::Failed {
-            found: device.name.clone(),
-            reason: text.lines().next().unwrap_or_default().into(),
-        }
+        text.lines().next().unwrap_or_default().into()
     })
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn guarded<T>(device: &Device, start: impl FnOnce() -> T + std::panic::UnwindSafe) -> Result<T, DeviceError> {
+    without_panic(start).map_err(|reason| DeviceError::Failed { found: device.name.clone(), reason })
 }
 
 /// WGPU: Vulkan, Metal, DirectX 12.

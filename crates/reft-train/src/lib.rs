@@ -8,9 +8,10 @@
 //! | [`task`], [`classify`], [`metrics`] | classification and regression: GLUE's tasks and one's own |
 //! | [`learned`] | everything that training changes, and its files |
 //! | [`optim`] | learning-rate schedule, gradient clipping |
-//! | [`trainer`] | the training loop |
+//! | [`trainer`], [`tape`] | the training loop, and the backward passes of one update |
 //! | [`eval`] | likelihood and exact match of a data set |
 //! | [`run`] | recipe → run folder, with everything in between |
+//! | [`plan`] | what a run needs of a device's memory |
 //! | [`device`] | the backend, chosen at run time |
 //! | [`selftest`] | whether a device computes what it should |
 //! | [`tiny`] | the embedded default model and data |
@@ -25,10 +26,12 @@ pub mod learned;
 pub mod loss;
 pub mod metrics;
 pub mod optim;
+pub mod plan;
 pub mod recipe;
 pub mod run;
 pub mod selftest;
 pub mod table;
+pub mod tape;
 pub mod task;
 pub mod tiny;
 pub mod trainer;
@@ -36,7 +39,7 @@ pub mod trainer;
 mod memory;
 
 pub use data::{DataError, DataSet, Example, Template};
-pub use device::{DeviceError, OnDevice, on_device};
+pub use device::{Chosen, DeviceError, OnDevice, on_device};
 pub use learned::Learned;
 pub use loss::LanguageModelling;
 pub use recipe::{Recipe, RecipeError};

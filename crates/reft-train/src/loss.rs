@@ -4,18 +4,23 @@ use crate::{
     data::Example,
     eval::{Score, Verdict, likelihood},
     learned::Learned,
-    trainer::{Loss, Objective},
+    plan::activations,
+    tape::Tape,
+    trainer::{Loss, Objective, value},
 };
 use burn::tensor::{
-    Int, Tensor, TensorData,
+    DType, Int, Tensor, TensorData,
     activation::{log_softmax, softmax},
     backend::{AutodiffBackend, Backend},
 };
-use reft_core::{Hook, Positions, position::Rows};
+use reft_core::{Hook, NoHook, Positions, position::Rows, to_dtype};
 use reft_models::{Llama, Padding, TokenBatch, tuned::NamedTensors};
 
-/// Most logits that exist at a time.
-const LOGITS_AT_ONCE: usize = 1 << 24;
+/// Most rows of logits that exist at a time.
+pub(crate) fn logit_rows(vocab: usize) -> usize {
+    const LOGITS_AT_ONCE: usize = 1 << 24;
+    (LOGITS_AT_ONCE / vocab).max(16)
+}
 
 /// A padded batch of examples with everything that a step needs to know of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,7 +68,7 @@ impl Batch {
 ///
 /// # Shapes
 /// - states `[n, d_model]` (normalised), labels `n`
-/// - output `n` values, gradient `[n, d_model]`
+/// - output `n` values, gradient `[n, d_model]` in f32
 fn nll_of_states<B: Backend>(
     model: &Llama<B>,
     states: Tensor<B, 2>,
@@ -72,21 +77,22 @@ fn nll_of_states<B: Backend>(
 ) -> (Vec<f32>, Option<Tensor<B, 2>>) {
     let [n, _] = states.dims();
     let device = states.device();
-    let chunk = (LOGITS_AT_ONCE / model.config().vocab_size).clamp(16, n.max(16));
+    let chunk = logit_rows(model.config().vocab_size);
     let weight = model.head_weight();
     let (mut values, mut gradients) = (Vec::with_capacity(n), Vec::new());
     for start in (0..n).step_by(chunk) {
         let len = chunk.min(n - start);
         let ids: Vec<i64> = labels[start..start + len].iter().map(|id| i64::from(*id)).collect();
         let targets = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [len]), &device);
-        let logits = model.head(states.clone().narrow(0, start, len));
+        let logits = to_dtype(model.head(states.clone().narrow(0, start, len)), DType::F32);
         let shifted = logits.clone() - logits.max_dim(1);
         let chosen = shifted.clone().gather(1, targets.clone().unsqueeze_dim(1));
         let nll = shifted.clone().exp().sum_dim(1).log() - chosen;
         values.extend(nll.into_data().convert::<f32>().to_vec::<f32>().expect("f32 data"));
         if with_gradient {
-            let expected = softmax(shifted, 1).matmul(weight.clone());
-            gradients.push(expected - weight.clone().select(0, targets));
+            let expected = to_dtype(softmax(shifted, 1), weight.dtype()).matmul(weight.clone());
+            let chosen = to_dtype(weight.clone().select(0, targets), DType::F32);
+            gradients.push(to_dtype(expected, DType::F32) - chosen);
         }
     }
     (values, with_gradient.then(|| Tensor::cat(gradients, 0)))
@@ -97,6 +103,17 @@ pub fn nll<B: Backend, H: Hook<B>>(model: &Llama<B>, batch: &Batch, hook: &H) ->
     let hidden = model.forward(&batch.tokens, None, hook);
     let states = model.final_states(hidden, &batch.label_rows);
     nll_of_states(model, states, &batch.labels, false).0
+}
+
+/// `Σ −log softmax(logits)[label]`.
+///
+/// # Shapes
+/// - logits `[n, labels]`, labels `n`
+pub(crate) fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, labels: &[u32]) -> Tensor<B, 1> {
+    let ids: Vec<i64> = labels.iter().map(|label| i64::from(*label)).collect();
+    let targets = TensorData::new(ids, [labels.len(), 1]);
+    let targets = Tensor::<B, 2, Int>::from_data(targets, &logits.device());
+    log_softmax(logits, 1).gather(1, targets).sum().neg()
 }
 
 /// Answers to prompts, and how a language model is judged by them.
@@ -119,6 +136,21 @@ impl<'a, B: Backend> LanguageModelling<'a, B> {
     }
 }
 
+impl<B: Backend> LanguageModelling<'_, B> {
+    /// The loss of final states under the frozen head, and the scalar `Σ h · ∂nll/∂h` with the second factor held fixed:
+    /// its value means nothing, its gradient is the loss's.
+    fn of_states<A: AutodiffBackend<InnerBackend = B>>(
+        &self,
+        states: Tensor<A, 2>,
+        batch: &Batch,
+    ) -> (f64, Tensor<A, 1>) {
+        let (values, gradient) = nll_of_states(self.model, states.clone().inner(), &batch.labels, true);
+        let gradient = Tensor::from_inner(gradient.expect("asked for"));
+        let sum = values.iter().map(|value| f64::from(*value)).sum();
+        (sum, (to_dtype(states, DType::F32) * gradient).sum())
+    }
+}
+
 impl<B: Backend> Objective<B> for LanguageModelling<'_, B> {
     type Example = Example;
 
@@ -127,52 +159,48 @@ impl<B: Backend> Objective<B> for LanguageModelling<'_, B> {
     }
 
     /// The summed negative log-likelihood of a batch.
-    ///
-    /// With a frozen head the scalar is `Σ h · ∂nll/∂h`, with the second factor held fixed: its value means nothing,
-    /// its gradient is the loss's.
-    fn loss<A: AutodiffBackend<InnerBackend = B>>(
-        &self,
-        learned: &Learned<A>,
-        bases: &[Tensor<A, 2>],
-        examples: &[&Example],
-    ) -> Loss<A> {
+    fn step<A: AutodiffBackend<InnerBackend = B>>(&self, examples: &[&Example], tape: &mut Tape<A>) -> Loss {
+        let learned = tape.learned;
         let batch = Batch::new(examples, Some(learned.reft.config().positions));
-        let hook = learned.reft.hook(bases, &batch.edited);
-        let (labels, tokens) = (batch.labels.len(), batch.n_tokens());
-        let states = match &learned.tuned {
+        let sum = match &learned.tuned {
             None => {
-                let hidden = self.model.forward_tracked(&batch.tokens, &hook);
-                self.model.final_states_tracked(hidden, &batch.label_rows)
+                let pass = self.model.pass(&batch.tokens, learned.reft.first_layer(), tape.seed);
+                tape.run(pass, &batch.edited, |hidden| {
+                    self.of_states(self.model.final_states_tracked(hidden, &batch.label_rows), &batch)
+                })
             }
             Some(tuned) => {
                 let tensors = self.tensors.expect("baselines come with the model's tensors");
-                let mut source = tuned.source(tensors, Tensor::from_inner, true);
-                let model = Llama::<A>::from_source(self.model.config(), &mut source);
-                let hidden = model.forward(&batch.tokens, None, &hook);
-                let states = model.final_states(hidden, &batch.label_rows);
-                if tuned.lora().is_none() {
+                let model: Llama<A> = tuned.model_in_training(self.model.config(), tensors);
+                let states =
+                    model.final_states(model.forward(&batch.tokens, None, &NoHook), &batch.label_rows);
+                let (sum, scalar) = match tuned.lora() {
+                    Some(_) => self.of_states(states, &batch),
                     // The head is trained as well, so its logits stay on the tape.
-                    let ids: Vec<i64> = batch.labels.iter().map(|id| i64::from(*id)).collect();
-                    let targets = TensorData::new(ids, [labels, 1]);
-                    let targets = Tensor::<A, 2, Int>::from_data(targets, &states.device());
-                    let scalar = log_softmax(model.head(states), 1).gather(1, targets).sum().neg();
-                    let sum = scalar.clone().into_data().convert::<f64>();
-                    let sum = sum.as_slice::<f64>().map_or(f64::NAN, |values| values[0]);
-                    return Loss { sum, labels, tokens, scalar };
-                }
-                states
+                    None => {
+                        let logits = to_dtype(model.head(states), DType::F32);
+                        let scalar = cross_entropy(logits, &batch.labels);
+                        (value(&scalar), scalar)
+                    }
+                };
+                tape.backward(scalar);
+                sum
             }
         };
-        let (values, gradient) = nll_of_states(self.model, states.clone().inner(), &batch.labels, true);
-        let gradient = gradient.expect("asked for");
-        let sum = values.iter().map(|value| f64::from(*value)).sum();
-        Loss { sum, labels, tokens, scalar: (states * Tensor::from_inner(gradient)).sum() }
+        Loss { sum, labels: batch.labels.len(), tokens: batch.n_tokens() }
+    }
+
+    fn activations(&self, learned: &Learned<B>, examples: &[&Example], checkpointing: bool) -> u64 {
+        let config = self.model.config();
+        let seq = examples.iter().map(|example| example.tokens.len()).max().unwrap_or(0);
+        let taped = config.num_hidden_layers - learned.reft.first_layer().unwrap_or(0);
+        activations(config.footprint(examples.len(), seq, self.model.dtype()), taped, checkpointing)
     }
 
     fn judge(&self, learned: &Learned<B>, held_out: &[Example]) -> Verdict {
         let tuned = learned.tuned.as_ref().map(|tuned| {
             let tensors = self.tensors.expect("baselines come with the model's tensors");
-            Llama::from_source(self.model.config(), &mut tuned.source(tensors, |tensor| tensor, false))
+            tuned.model(self.model.config(), tensors)
         });
         let model = tuned.as_ref().unwrap_or(self.model);
         let nll = likelihood(model, Some(&learned.reft), held_out, self.eval_batch_size).nll;

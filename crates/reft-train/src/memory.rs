@@ -1,17 +1,52 @@
-//! Memory of this process and this computer.
+//! Memory of this process and this computer, where the system tells it (Linux).
 
-/// Peak resident memory in MiB, where the system tells it (Linux).
+use std::fs::read_to_string;
+
+/// Peak resident memory in MiB.
 pub(crate) fn peak_mb() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024.0)
+    Some(number("/proc/self/status", "VmHWM:")? as f64 / 1024.0)
 }
 
-/// Bytes of the computer's memory, where the system tells it (Linux).
-pub(crate) fn installed() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find(|line| line.starts_with("MemTotal:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
+/// Bytes of resident memory.
+pub(crate) fn resident() -> Option<u64> {
+    Some(number("/proc/self/status", "VmRSS:")? * 1024)
+}
+
+/// Makes the peak begin anew at what is resident now.
+pub(crate) fn reset_peak() {
+    // Only the peak's display is lost where the system has no such file.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// Bytes that this process may have in all: the computer's, or less where a limit is set.
+pub(crate) fn capacity() -> Option<u64> {
+    let installed = number("/proc/meminfo", "MemTotal:").map(|kib| kib * 1024);
+    [installed, container("memory.max"), address_space()].into_iter().flatten().min()
+}
+
+/// Bytes that this process may still ask for.
+pub(crate) fn available() -> Option<u64> {
+    let free = number("/proc/meminfo", "MemAvailable:").map(|kib| kib * 1024);
+    let container =
+        container("memory.max").and_then(|most| Some(most.saturating_sub(container("memory.current")?)));
+    let address_space = address_space()
+        .and_then(|most| Some(most.saturating_sub(number("/proc/self/status", "VmSize:")? * 1024)));
+    [free, container, address_space].into_iter().flatten().min()
+}
+
+/// The limit of a container, if there is one.
+fn container(file: &str) -> Option<u64> {
+    read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse().ok()
+}
+
+/// The limit that `ulimit -v` sets, if it is set.
+fn address_space() -> Option<u64> {
+    number("/proc/self/limits", "Max address space")
+}
+
+/// The first number on the line that begins so.
+fn number(file: &str, line: &str) -> Option<u64> {
+    let text = read_to_string(file).ok()?;
+    let rest = text.lines().find_map(|found| found.strip_prefix(line))?;
+    rest.split_whitespace().next()?.parse().ok()
 }

@@ -2,7 +2,11 @@
 
 use crate::metrics::Metric;
 use reft_core::{Activation, Component, Layers, Positions, intervention::Init};
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use reft_models::{Dtype, Quant};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, Error as _, IntoDeserializer},
+};
 use std::{fs, io, path::Path};
 use toml::{Table, Value};
 
@@ -18,6 +22,13 @@ pub struct Recipe {
     /// `auto`, `cpu`, `ndarray`, `wgpu`, `vulkan`, `metal` or `cuda`, or one of several as in `cuda:1`.
     #[serde(default = "auto")]
     pub device: String,
+    /// Type of the frozen model's numbers: `f32`, `f16` or `bf16`. If absent, or `auto`: on a GPU the files' own type if
+    /// it computes with it, else f32.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "dtype")]
+    pub dtype: Option<Dtype>,
+    /// Blockwise quantisation of the frozen model's weights: `int8` or `int4`; `none` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "quant")]
+    pub quant: Option<Quant>,
     /// Where results go.
     pub run: RunSection,
     /// What is learned.
@@ -121,6 +132,12 @@ pub enum Method {
 }
 
 impl Method {
+    /// The name used in recipes.
+    pub fn name(self) -> String {
+        let name = serde_json::to_value(self).ok();
+        name.as_ref().and_then(|name| name.as_str()).unwrap_or_default().into()
+    }
+
     /// The intervention, if it is one.
     pub fn intervention(self) -> Option<reft_core::Method> {
         match self {
@@ -235,6 +252,10 @@ pub struct TrainSection {
     pub keep_best: bool,
     /// Evaluations without a better one after which training ends; 0 for never.
     pub patience: usize,
+    /// Whether the activations of one block at a time are kept (gradient checkpointing): less memory, about a third more
+    /// time. If absent, as `quant` asks for it: a block's quantised weights are numbers as long as it is on the tape.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpointing: Option<bool>,
     /// Dropout within a task's model and head; as the model was pretrained with if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_dropout: Option<f64>,
@@ -259,8 +280,17 @@ impl Default for TrainSection {
             eval_each_epoch: false,
             keep_best: true,
             patience: 0,
+            checkpointing: None,
             model_dropout: None,
         }
+    }
+}
+
+impl TrainSection {
+    /// Updates of an epoch, and of the whole run, over that many rows.
+    pub fn updates(&self, rows: usize) -> (usize, usize) {
+        let of_epoch = rows.div_ceil(self.batch_size * self.accumulation);
+        (of_epoch, self.steps.unwrap_or(self.epochs * of_epoch))
     }
 }
 
@@ -311,6 +341,38 @@ fn auto() -> String {
 
 fn runs() -> String {
     "runs".into()
+}
+
+/// A type of numbers; none for `auto`.
+///
+/// # Errors
+/// If it is none of them.
+pub fn parse_dtype(text: &str) -> Result<Option<Dtype>, String> {
+    choice(text, "auto")
+}
+
+/// A quantisation; none for `none`.
+///
+/// # Errors
+/// If it is none of them.
+pub fn parse_quant(text: &str) -> Result<Option<Quant>, String> {
+    choice(text, "none")
+}
+
+fn choice<T: DeserializeOwned>(text: &str, none: &str) -> Result<Option<T>, String> {
+    if text == none {
+        return Ok(None);
+    }
+    let value = T::deserialize(text.into_deserializer());
+    value.map(Some).map_err(|e: serde::de::value::Error| format!("{e}, or `{none}`"))
+}
+
+fn dtype<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Dtype>, D::Error> {
+    parse_dtype(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn quant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Quant>, D::Error> {
+    parse_quant(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 fn layers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Layers, D::Error> {
@@ -387,6 +449,11 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// Whether one block of the model is on the tape at a time.
+    pub fn checkpointing(&self) -> bool {
+        self.train.checkpointing.unwrap_or(self.quant.is_some())
+    }
+
     /// The recipe as TOML.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a recipe is plain data")
@@ -431,6 +498,14 @@ impl Recipe {
             &"head-only",
             "another method: a language model has no head to train",
         );
+        let trains_weights = matches!(method, Method::Bitfit | Method::Full | Method::Lora);
+        let found = format!("true with reft.method={}", method.name());
+        let needless = trains_weights && train.checkpointing == Some(true);
+        expect(!needless, "train.checkpointing", &found, "false: baselines keep all blocks on the tape");
+        let quantised =
+            self.quant.map_or(String::new(), |q| format!("{q} with reft.method={}", method.name()));
+        let trained = trains_weights && self.quant.is_some();
+        expect(!trained, "quant", &quantised, "none: a baseline trains the weights themselves");
         let paper = task.is_some() && self.data.eval.is_none() && self.data.eval_rows.is_none();
         let paper = paper && eval.protocol == Protocol::ReftPaper;
         expect(!paper, "data.eval", &"absent", "held-out rows, which eval.protocol divides");

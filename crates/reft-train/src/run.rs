@@ -10,35 +10,36 @@
 use crate::{
     classify::{Classification, Report, predict},
     data::{DataError, DataSet, Row, Template, parse_rows, read_rows},
-    device::DeviceError,
+    device::{Chosen, DeviceError, without_panic},
     eval::{Answer, EvalError, Score, Verdict, answers, exact_match, likelihood},
     learned::{Learned, Origin, load_tuned},
-    loss::LanguageModelling,
-    memory::peak_mb,
+    loss::{LanguageModelling, logit_rows},
+    memory::{self, peak_mb},
+    plan::{Needs, Settings, Shapes, bytes},
     recipe::{Method, Protocol, Recipe},
     task::{LabelledSet, Task, check_name, read_task_rows},
     tiny,
-    trainer::{Objective, Observer, StepReport, Stop, TrainConfig, TrainError, train},
+    trainer::{Objective, Observer, StepReport, Stop, TrainConfig, TrainError, train, updates},
 };
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{
-    Adapter, AdapterError, BaseModel, Reft, ReftConfig, Site,
-    adapter::{AdapterConfig, read_config, write_atomic},
-    intervention::InterventionError,
-    reft::LayersError,
+    Adapter, AdapterError, BaseModel, Reft, ReftConfig, Site, TaskConfig, adapter::write_atomic,
+    intervention::InterventionError, reft::LayersError,
 };
 use reft_models::{
-    Llama, LoadError, LoadedModel, LoraConfig, ModelFiles, Roberta, Tuned, Tuning, load,
+    Dtype, Footprint, Llama, LoadError, LoadedModel, LoraConfig, ModelFiles, Precision, Pretrained, Quant,
+    Roberta, Tuned, Tuning, Unloaded, load,
     peft::{PeftNames, TunedFileError},
     roberta::DropoutRates,
     tuned::{NamedTensors, TuningError},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::{
     fs::{self, File},
     io::{self, Write},
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
     time::Instant,
@@ -101,6 +102,36 @@ pub enum RunError {
         /// What there is.
         context: usize,
     },
+    /// More memory than the device has.
+    #[error(
+        "the run needs {} on {device}, which has {}: weights {}, activations {}\nany of these would help:\n{}",
+        bytes(needs.total), bytes(*capacity), bytes(needs.weights), bytes(needs.activations),
+        remedies.iter().map(|(change, total)| format!("  {change:<44} needs {}", bytes(*total))).collect::<Vec<_>>().join("\n")
+    )]
+    Memory {
+        /// What the run needs.
+        needs: Box<Needs>,
+        /// The device.
+        device: String,
+        /// Bytes that it has.
+        capacity: u64,
+        /// Settings that would help, and what the run would then need.
+        remedies: Vec<(String, u64)>,
+    },
+    /// A tensor larger than the device's buffers.
+    #[error(
+        "the run needs a tensor of {} on {device}, whose buffers hold {}; use a smaller train.batch_size with a larger \
+         train.accumulation, a smaller data.max_length, a smaller dtype, or another device",
+        bytes(*needed), bytes(*most)
+    )]
+    Buffer {
+        /// Bytes of the largest tensor.
+        needed: u64,
+        /// The device.
+        device: String,
+        /// Bytes of the largest buffer.
+        most: u64,
+    },
     /// Too few rows.
     #[error("data: {0}")]
     TooFewRows(String),
@@ -151,6 +182,12 @@ pub struct Summary {
     pub s_per_step_median: f64,
     /// Peak memory of the process in MiB, where the system tells it.
     pub peak_mb: Option<f64>,
+    /// What training added to the process's memory at its peak, in MiB: activations, gradients, optimizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_mb: Option<f64>,
+    /// Memory of the device in MiB, where it has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_mb: Option<f64>,
     /// Mean loss per label of every update.
     pub losses: Vec<f64>,
     /// Where it ran.
@@ -162,12 +199,14 @@ pub struct Summary {
 /// What happens during a run.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The model is loaded.
+    /// The model's files are open.
     Model {
         /// Its name.
         base: &'a BaseModel,
         /// Its number of weights.
         weights: usize,
+        /// How it is to be held.
+        precision: Precision,
         /// The device.
         device: &'a str,
     },
@@ -269,14 +308,13 @@ pub fn load_adapter<B: Backend>(
     loaded: &mut LoadedModel<B>,
     device: &B::Device,
 ) -> Result<Adapter<B>, RunError> {
-    check_generates(folder, &read_config(folder)?)?;
     let adapter = Adapter::<B>::load(folder, device)?;
+    check_generates(folder, adapter.task.as_ref())?;
     let config = loaded.model.config().clone();
     check_adapter(folder, &adapter, &loaded.base, config.hidden_size, config.num_hidden_layers)?;
     let names = PeftNames::LANGUAGE_MODEL;
     if let Some(tuned) = load_tuned(folder, adapter.trained, &loaded.tensors, names, device)? {
-        let mut source = tuned.source(&loaded.tensors, |tensor| tensor, false);
-        loaded.model = Llama::from_source(&config, &mut source);
+        loaded.model = tuned.model(&config, &loaded.tensors);
     }
     Ok(adapter)
 }
@@ -285,13 +323,61 @@ pub fn load_adapter<B: Backend>(
 ///
 /// # Errors
 /// If it is a classifier's.
-pub fn check_generates(folder: &Path, config: &AdapterConfig) -> Result<(), RunError> {
-    match &config.task {
+pub fn check_generates(folder: &Path, task: Option<&TaskConfig>) -> Result<(), RunError> {
+    match task {
         None => Ok(()),
         Some(task) => Err(RunError::WrongModel {
             adapter: folder.display().to_string(),
             reason: format!("a classifier for {}; use it with `reft eval` or `reft predict`", task.name),
         }),
+    }
+}
+
+/// How a model is wished to be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wish {
+    /// Type of its numbers; none for whatever suits the device.
+    pub dtype: Option<Dtype>,
+    /// Quantisation of its weights.
+    pub quant: Option<Quant>,
+}
+
+/// Loads a model as it is wished and as the device can hold it.
+///
+/// # Errors
+/// If there is no such model, it is damaged, or the device cannot hold it so.
+pub fn load_model<B: Backend, M: Pretrained<B>>(
+    name: &str,
+    revision: Option<&str>,
+    wish: Wish,
+    on: &Chosen<B::Device>,
+) -> Result<LoadedModel<B, M>, RunError> {
+    let unloaded = Unloaded::open::<B, M>(&find_model(name, revision)?, name)?;
+    let precision = on.precision::<B>(wish.dtype, wish.quant, unloaded.dtype())?;
+    let tensors = unloaded.tensors().map(|(name, shape)| (name.to_string(), shape.to_vec()));
+    let shapes = Shapes { tensors: tensors.collect(), ..Shapes::default() };
+    let settings = Settings { precision, checkpointing: false, batch_size: 1 };
+    check_memory::<B>(&shapes, settings, on, &|_, _, _| Footprint::default())?;
+    Ok(unloaded.load(precision, &on.device)?)
+}
+
+/// Checks that the device has the memory for what is to be done; gives what is needed.
+fn check_memory<B: Backend>(
+    shapes: &Shapes,
+    settings: Settings,
+    on: &Chosen<B::Device>,
+    footprint: &dyn Fn(usize, usize, Dtype) -> Footprint,
+) -> Result<Needs, RunError> {
+    let needs = shapes.needs(settings, &on.info, footprint);
+    let device = || on.info.name.clone();
+    if let Some(capacity) = on.info.memory.filter(|capacity| needs.total > *capacity) {
+        let supported = |p: Precision| on.precision::<B>(Some(p.dtype), p.quant, p.dtype).is_ok();
+        let remedies = shapes.remedies(settings, &on.info, footprint, &supported);
+        return Err(RunError::Memory { needs: Box::new(needs), device: device(), capacity, remedies });
+    }
+    match on.info.max_buffer.filter(|most| needs.largest > *most) {
+        Some(most) => Err(RunError::Buffer { needed: needs.largest, device: device(), most }),
+        None => Ok(needs),
     }
 }
 
@@ -314,15 +400,17 @@ pub fn load_classifier<B: Backend>(
     folder: &Path,
     model: &str,
     revision: Option<&str>,
-    device: &B::Device,
+    wish: Wish,
+    on: &Chosen<B::Device>,
 ) -> Result<Classifier<B>, RunError> {
+    let device = &on.device;
     let adapter = Adapter::<B>::load(folder, device)?;
     let (Some(task), Some(head)) = (&adapter.task, &adapter.head) else {
         let reason = "not a classifier's adapter: it has no head".into();
         return Err(RunError::WrongModel { adapter: folder.display().to_string(), reason });
     };
     let (task, head) = (Task::of_adapter(task.clone()), head.clone());
-    let loaded = LoadedModel::<B, Roberta<B>>::load(&find_model(model, revision)?, model, device)?;
+    let loaded: LoadedModel<B, Roberta<B>> = load_model(model, revision, wish, on)?;
     let config = loaded.model.config();
     check_adapter(folder, &adapter, &loaded.base, config.hidden_size, config.num_hidden_layers)?;
     let names = PeftNames::classifier(config);
@@ -368,23 +456,72 @@ pub fn max_length(asked: Option<usize>, context: usize) -> Result<usize, RunErro
     }
 }
 
-/// Runs a recipe.
+/// What a run would do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// What is trained.
+    pub method: Method,
+    /// The model.
+    pub model: String,
+    /// Its weights.
+    pub weights: usize,
+    /// How they are held: type, and quantisation.
+    #[serde(serialize_with = "as_text")]
+    pub precision: Precision,
+    /// The device.
+    pub device: String,
+    /// Rows to train on.
+    pub rows: usize,
+    /// Updates.
+    pub steps: usize,
+    /// Rows and tokens of the largest micro-batch.
+    pub batch: (usize, usize),
+    /// Whether one block of the model is on the tape at a time.
+    pub checkpointing: bool,
+    /// Trained parameters without the head's.
+    pub trainable: usize,
+    /// Parameters of a classifier's head.
+    pub head: usize,
+    /// The memory that it needs, in bytes.
+    pub memory: Needs,
+    /// Bytes that the device has, where they are known.
+    pub capacity: Option<u64>,
+    /// Bytes that are free now, on the CPU.
+    pub free: Option<u64>,
+}
+
+fn as_text<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&value.to_string())
+}
+
+/// What came of a recipe.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was run.
+    Finished(Box<Finished>),
+    /// It was only planned.
+    Planned(Box<Plan>),
+}
+
+/// Runs a recipe, or with `dry` only tells what would be done; then neither weights are loaded nor files written.
 ///
 /// # Errors
 /// If anything is wrong with the recipe, the model or the data, nothing is written. If training cannot go on, what was
 /// learned so far is in the run folder.
 pub fn run<A: AutodiffBackend>(
     recipe: &Recipe,
-    device: &A::Device,
-    device_name: &str,
+    on: &Chosen<A::Device>,
+    dry: bool,
     on_event: &mut dyn FnMut(Event),
     interrupted: &AtomicBool,
-) -> Result<Finished, RunError> {
+) -> Result<Outcome, RunError> {
     let folder = Path::new(&recipe.run.folder).join(&recipe.run.name);
-    check_free(&folder, recipe.run.overwrite)?;
-    A::seed(device, recipe.train.seed);
+    if !dry {
+        check_free(&folder, recipe.run.overwrite)?;
+    }
+    A::seed(&on.device, recipe.train.seed);
 
-    let run = Run { recipe, folder, device, device_name, on_event, interrupted };
+    let run = Run { recipe, folder, on, dry, on_event, interrupted };
     match &recipe.data.task {
         None => run.language_model::<A>(),
         Some(task) => run.classifier::<A>(task),
@@ -395,43 +532,140 @@ pub fn run<A: AutodiffBackend>(
 struct Run<'a, 'b, D> {
     recipe: &'a Recipe,
     folder: PathBuf,
-    device: &'a D,
-    device_name: &'a str,
+    on: &'a Chosen<D>,
+    dry: bool,
     on_event: &'a mut (dyn FnMut(Event) + 'b),
     interrupted: &'a AtomicBool,
 }
 
+/// What a plan needs to know of a model and its data.
+struct Opened<'a> {
+    base: &'a BaseModel,
+    tensors: Vec<(&'a str, &'a [usize])>,
+    precision: Precision,
+    n_layers: usize,
+    hidden_size: usize,
+    /// Parameters of a classifier's head.
+    head: usize,
+    /// Numbers of a row of logits that are taken a slice at a time.
+    vocab: usize,
+    /// Tokens and labels of every row.
+    rows: Vec<(usize, usize)>,
+}
+
 impl<D> Run<'_, '_, D> {
-    fn language_model<A: AutodiffBackend<Device = D>>(self) -> Result<Finished, RunError>
+    /// What the run would do, if the device has the memory for it.
+    fn plan<B: Backend<Device = D>>(
+        &mut self,
+        opened: &Opened,
+        footprint: &dyn Fn(usize, usize, Dtype) -> Footprint,
+    ) -> Result<Plan, RunError> {
+        let Opened { tensors, precision, n_layers, .. } = opened;
+        let weights: usize = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        let (base, device) = (opened.base, self.on.info.name.as_str());
+        (self.on_event)(Event::Model { base, weights, precision: *precision, device });
+
+        let (recipe, train) = (self.recipe, &self.recipe.train);
+        let layers = layers_of(recipe, *n_layers)?;
+        let tuning = tuning_of_recipe(recipe);
+        let trainable = match &tuning {
+            Some(tuning) => tuning.names(tensors)?.iter().map(|n| n.shape.iter().product::<usize>()).sum(),
+            None => reft_config(recipe, &layers, opened.hidden_size).num_params()?,
+        };
+        let taped = match (&tuning, layers.first()) {
+            (Some(_), _) => *n_layers,
+            (None, Some(first)) => n_layers - first,
+            (None, None) => 0,
+        };
+        let (updates_per_epoch, steps) = train.updates(opened.rows.len());
+        let epochs = steps.div_ceil(updates_per_epoch.max(1));
+        let lengths = opened.rows.iter().map(|(tokens, _)| *tokens).collect();
+        let batches = updates(lengths, train).take(updates_per_epoch * epochs.min(100)).flatten();
+        let sizes = batches.map(|batch| {
+            let of = |idx: &usize| opened.rows[*idx];
+            let seq = batch.iter().map(|idx| of(idx).0).max().unwrap_or(0);
+            (batch.len(), seq, batch.iter().map(|idx| of(idx).1).sum::<usize>())
+        });
+        let kept = |(rows, seq, _): &(usize, usize, usize)| footprint(*rows, *seq, precision.dtype).kept;
+        let (rows, seq, labels) = sizes.max_by_key(kept).unwrap_or_default();
+        let slice = if opened.vocab > 0 { labels.min(logit_rows(opened.vocab)) } else { 0 };
+        let shapes = Shapes {
+            tensors: tensors.iter().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect(),
+            taped,
+            batch: (rows, seq),
+            logits: (slice, opened.vocab),
+            parameters: trainable + opened.head,
+            trains_weights: tuning.is_some(),
+        };
+        let checkpointing = recipe.checkpointing();
+        let settings = Settings { precision: *precision, checkpointing, batch_size: train.batch_size };
+        let memory = check_memory::<B>(&shapes, settings, self.on, footprint)?;
+        Ok(Plan {
+            method: recipe.reft.method,
+            model: base.name.clone(),
+            weights,
+            precision: *precision,
+            device: device.into(),
+            rows: opened.rows.len(),
+            steps,
+            batch: (rows, seq),
+            checkpointing,
+            trainable,
+            head: opened.head,
+            memory,
+            capacity: self.on.info.memory,
+            free: if self.on.info.is_cpu() { memory::available() } else { None },
+        })
+    }
+
+    fn language_model<A: AutodiffBackend<Device = D>>(mut self) -> Result<Outcome, RunError>
     where
         A::InnerBackend: Backend<Device = D>,
     {
-        let recipe = self.recipe;
+        let (recipe, device) = (self.recipe, &self.on.device);
         let (train_rows, held_out_rows) = split_rows(recipe, find_rows)?;
         let template = Template::resolve(&recipe.data.template, &train_rows)?;
         let files = find_model(&recipe.model, recipe.revision.as_deref())?;
-        let loaded: LoadedModel<A::InnerBackend> = LoadedModel::load(&files, &recipe.model, self.device)?;
-        let (model, weights) = (&loaded.model, loaded.model.num_weights());
-        (self.on_event)(Event::Model { base: &loaded.base, weights, device: self.device_name });
+        let unloaded = Unloaded::open::<A::InnerBackend, Llama<A::InnerBackend>>(&files, &recipe.model)?;
+        let config = unloaded.config.clone();
+        let precision = self.on.precision::<A::InnerBackend>(recipe.dtype, recipe.quant, unloaded.dtype())?;
 
-        let max_length = max_length(recipe.data.max_length, model.config().max_position_embeddings)?;
-        let encode =
-            |rows: &[Row], file: &str| DataSet::encode(rows, &template, &loaded.tokenizer, max_length, file);
+        let max_length = max_length(recipe.data.max_length, config.max_position_embeddings)?;
+        let encode = |rows: &[Row], file: &str| {
+            DataSet::encode(rows, &template, &unloaded.tokenizer, max_length, file)
+        };
         let event = |what, set: &DataSet| {
             let (rows, cut, dropped) = (set.examples.len(), set.n_cut, set.n_dropped());
             Event::Data { what, rows, cut, dropped, max_length }
         };
         let train_set = encode(&train_rows, &recipe.data.train)?;
-        (self.on_event)(event("train", &train_set));
         let mut held_out = DataSet::default();
         if !held_out_rows.is_empty() {
             held_out = encode(&held_out_rows, recipe.data.eval.as_ref().unwrap_or(&recipe.data.train))?;
+        }
+        let opened = Opened {
+            base: &unloaded.base,
+            tensors: unloaded.tensors().collect(),
+            precision,
+            n_layers: config.num_hidden_layers,
+            hidden_size: config.hidden_size,
+            head: 0,
+            vocab: config.vocab_size,
+            rows: train_set.examples.iter().map(|e| (e.tokens.len(), e.label_tokens())).collect(),
+        };
+        let plan =
+            self.plan::<A::InnerBackend>(&opened, &|batch, seq, dtype| config.footprint(batch, seq, dtype))?;
+        (self.on_event)(event("train", &train_set));
+        if !held_out_rows.is_empty() {
             (self.on_event)(event("held out", &held_out));
         }
-
-        let config = model.config();
-        let reft = init_reft(recipe, config.num_hidden_layers, config.hidden_size, self.device)?;
-        let tuned = init_tuned(recipe, &loaded.tensors, self.device)?;
+        if self.dry {
+            return Ok(Outcome::Planned(Box::new(plan)));
+        }
+        let loaded: LoadedModel<A::InnerBackend> = unloaded.load(precision, device)?;
+        let model = &loaded.model;
+        let reft = init_reft(recipe, config.num_hidden_layers, config.hidden_size, device)?;
+        let tuned = init_tuned(recipe, &loaded.tensors, device)?;
         let learned = Learned { reft, tuned, head: None };
 
         let all_answers = |model: &Llama<A::InnerBackend>, reft| match recipe.eval.exact_match {
@@ -469,14 +703,11 @@ impl<D> Run<'_, '_, D> {
         };
         let objective = LanguageModelling::new(model, recipe.eval.batch_size).with_tensors(&loaded.tensors);
         let sets = (train_set.examples.as_slice(), held_out.examples.as_slice());
-        let mut done = self.execute::<A, _>(&objective, learned, weights, sets, resolved, origin)?;
+        let mut done = self.execute::<A, _>(&objective, learned, &plan, sets, resolved, origin)?;
         done.summary.before = before;
         let mut answers_after = Vec::new();
         if done.summary.ended != Stop::Interrupted {
-            let tuned = done.learned.tuned.as_ref().map(|tuned| {
-                let mut source = tuned.source(&loaded.tensors, |tensor| tensor, false);
-                Llama::from_source(model.config(), &mut source)
-            });
+            let tuned = done.learned.tuned.as_ref().map(|tuned| tuned.model(model.config(), &loaded.tensors));
             answers_after = all_answers(tuned.as_ref().unwrap_or(model), Some(&done.learned.reft))?;
         }
         done.summary.after = done
@@ -487,11 +718,11 @@ impl<D> Run<'_, '_, D> {
         done.finish(answers_before.into_iter().zip(answers_after).collect())
     }
 
-    fn classifier<A: AutodiffBackend<Device = D>>(self, name: &str) -> Result<Finished, RunError>
+    fn classifier<A: AutodiffBackend<Device = D>>(mut self, name: &str) -> Result<Outcome, RunError>
     where
         A::InnerBackend: Backend<Device = D>,
     {
-        let recipe = self.recipe;
+        let (recipe, device) = (self.recipe, &self.on.device);
         check_name(name)?;
         let read = |file: &str| read_task_rows(name, Path::new(file));
         let (train_rows, selection_rows) = split_rows(recipe, read)?;
@@ -500,17 +731,12 @@ impl<D> Run<'_, '_, D> {
         let selection = task.selection(recipe.eval.metric)?;
         let (selection_rows, judging_rows) = divide(selection_rows, recipe.eval.protocol, recipe.train.seed);
         let files = find_model(&recipe.model, recipe.revision.as_deref())?;
-        let loaded = LoadedModel::<A::InnerBackend, Roberta<A::InnerBackend>>::load(
-            &files,
-            &recipe.model,
-            self.device,
-        )?;
-        let (model, weights) = (&loaded.model, loaded.model.num_weights());
-        (self.on_event)(Event::Model { base: &loaded.base, weights, device: self.device_name });
-        (self.on_event)(Event::Labels(&task.config.labels));
+        let unloaded = Unloaded::open::<A::InnerBackend, Roberta<A::InnerBackend>>(&files, &recipe.model)?;
+        let config = unloaded.config.clone();
+        let precision = self.on.precision::<A::InnerBackend>(recipe.dtype, recipe.quant, unloaded.dtype())?;
 
-        let max_length = max_length(data.max_length, model.config().context())?;
-        let encode = |rows: &[Row]| task.encode(rows, &loaded.tokenizer, max_length, true);
+        let max_length = max_length(data.max_length, config.context())?;
+        let encode = |rows: &[Row]| task.encode(rows, &unloaded.tokenizer, max_length, true);
         let event = |what, set: &LabelledSet| Event::Data {
             what,
             rows: set.examples.len(),
@@ -519,36 +745,53 @@ impl<D> Run<'_, '_, D> {
             max_length,
         };
         let train_set = encode(&train_rows)?;
-        (self.on_event)(event("train", &train_set));
         let selection_set = encode(&selection_rows)?;
-        if !selection_rows.is_empty() {
-            let what = if judging_rows.is_empty() { "held out" } else { "choose" };
-            (self.on_event)(event(what, &selection_set));
-        }
         let judging_set = encode(&judging_rows)?;
-        if !judging_rows.is_empty() {
-            (self.on_event)(event("judge", &judging_set));
-        }
         let mut test_sets = Vec::new();
         for file in &data.test {
             test_sets.push((file.clone(), encode(&read(file)?)?));
         }
 
-        let config = model.config();
-        let reft = init_reft(recipe, config.num_hidden_layers, config.hidden_size, self.device)?;
-        let tuned = init_tuned(recipe, &loaded.tensors, self.device)?;
-        let head_config = config.head(task.outputs(), recipe.train.model_dropout);
-        let head = match loaded.head.clone().filter(|head| head.out_bias.len() == task.outputs()) {
-            Some(values) => head_config.with_values(values, self.device),
-            None => {
-                head_config.init(&mut ChaCha8Rng::seed_from_u64(recipe.train.seed ^ HEAD_SEED), self.device)
-            }
-        };
-        let learned = Learned { reft, tuned, head: Some(head) };
         let rates = match recipe.train.model_dropout {
             Some(rate) => DropoutRates { hidden: rate, attention: rate },
             None => config.dropout(),
         };
+        let head_config = config.head(task.outputs(), recipe.train.model_dropout);
+        let opened = Opened {
+            base: &unloaded.base,
+            tensors: unloaded.tensors().collect(),
+            precision,
+            n_layers: config.num_hidden_layers,
+            hidden_size: config.hidden_size,
+            head: head_config.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum(),
+            vocab: 0,
+            rows: train_set.examples.iter().map(|e| (e.tokens.len(), 1)).collect(),
+        };
+        let plan = self.plan::<A::InnerBackend>(&opened, &|batch, seq, dtype| {
+            config.footprint(batch, seq, rates, dtype)
+        })?;
+        (self.on_event)(Event::Labels(&task.config.labels));
+        (self.on_event)(event("train", &train_set));
+        if !selection_rows.is_empty() {
+            let what = if judging_rows.is_empty() { "held out" } else { "choose" };
+            (self.on_event)(event(what, &selection_set));
+        }
+        if !judging_rows.is_empty() {
+            (self.on_event)(event("judge", &judging_set));
+        }
+        if self.dry {
+            return Ok(Outcome::Planned(Box::new(plan)));
+        }
+        let loaded: LoadedModel<A::InnerBackend, Roberta<A::InnerBackend>> =
+            unloaded.load(precision, device)?;
+        let model = &loaded.model;
+        let reft = init_reft(recipe, config.num_hidden_layers, config.hidden_size, device)?;
+        let tuned = init_tuned(recipe, &loaded.tensors, device)?;
+        let head = match loaded.head.clone().filter(|head| head.out_bias.len() == task.outputs()) {
+            Some(values) => head_config.with_values(values, device),
+            None => head_config.init(&mut ChaCha8Rng::seed_from_u64(recipe.train.seed ^ HEAD_SEED), device),
+        };
+        let learned = Learned { reft, tuned, head: Some(head) };
         let mut resolved = recipe.clone();
         resolved.data.text = Some(task.config.text.clone());
         resolved.data.label = Some(task.config.label.clone());
@@ -558,13 +801,13 @@ impl<D> Run<'_, '_, D> {
             base: loaded.base.clone(),
             template: String::new(),
             task: Some(task.config.clone()),
-            names: PeftNames::classifier(config),
+            names: PeftNames::classifier(&config),
         };
         let eval_batch_size = recipe.eval.batch_size;
         let tensors = &loaded.tensors;
         let objective = Classification { model, tensors, task: &task, selection, rates, eval_batch_size };
         let sets = (train_set.examples.as_slice(), selection_set.examples.as_slice());
-        let mut done = self.execute::<A, _>(&objective, learned, weights, sets, resolved, origin)?;
+        let mut done = self.execute::<A, _>(&objective, learned, &plan, sets, resolved, origin)?;
         let score = done.verdict.as_ref().map(|verdict| verdict.score.clone());
         let judge = |set: &LabelledSet| {
             let outputs = predict(model, tensors, &done.learned, &set.examples, eval_batch_size);
@@ -590,29 +833,42 @@ const HEAD_SEED: u64 = 0x68656164;
 
 impl<'a, 'b, D> Run<'a, 'b, D> {
     /// Trains, with everything written that has to be written on the way.
-    fn execute<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
+    fn execute<A: AutodiffBackend<Device = D>, O: Objective<A::InnerBackend>>(
         self,
         objective: &O,
         learned: Learned<A::InnerBackend>,
-        weights: usize,
+        plan: &Plan,
         (train_set, held_out): (&[O::Example], &[O::Example]),
         mut resolved: Recipe,
         origin: Origin,
     ) -> Result<Executed<'a, 'b, A::InnerBackend>, RunError> {
         let (head, trainable) = learned.num_params_apart();
-        let (interventions, method) = (learned.reft.edits().len(), self.recipe.reft.method);
+        debug_assert_eq!((plan.head, plan.trainable), (head, trainable));
+        let (interventions, method, weights) = (learned.reft.edits().len(), plan.method, plan.weights);
         (self.on_event)(Event::Trainable { method, interventions, parameters: trainable, head, weights });
-        resolved.device = self.device_name.into();
+        resolved.device = plan.device.clone();
+        resolved.dtype = Some(plan.precision.dtype);
+        resolved.train.checkpointing = Some(plan.checkpointing);
+        let config = TrainConfig {
+            train: resolved.train.clone(),
+            head_lr: self.recipe.head.lr,
+            in_computer_memory: self.on.info.is_cpu(),
+        };
         let overwrite = self.recipe.run.overwrite;
+        let on = self.on;
         let mut writer = RunWriter::create(&self.folder, overwrite, &resolved, origin, self.on_event)?;
+        writer.device_mb = Box::new(|| on.memory_mb());
 
-        let begun = Instant::now();
-        let config = TrainConfig { train: self.recipe.train.clone(), head_lr: self.recipe.head.lr };
+        memory::reset_peak();
+        let (begun, resident) = (Instant::now(), memory::resident());
         let trained =
             train::<A, O>(objective, learned, train_set, held_out, &config, &mut writer, self.interrupted);
         let seconds = begun.elapsed().as_secs_f64();
-        writer.save_adapter(&trained.learned)?;
+        let training_mb = resident.and_then(|before| Some(peak_mb()? - before as f64 / f64::from(1 << 20)));
+        let device_mb = on.memory_mb();
+        let saved = without_panic(AssertUnwindSafe(|| writer.save_adapter(&trained.learned)));
         let ended = trained.stop?;
+        saved.map_err(|reason| TrainError::Device { step: trained.steps, reason })??;
         let mut sorted = trained.step_seconds.clone();
         sorted.sort_by(f64::total_cmp);
         let summary = Summary {
@@ -632,8 +888,10 @@ impl<'a, 'b, D> Run<'a, 'b, D> {
             tokens_per_s: trained.tokens as f64 / sorted.iter().sum::<f64>().max(f64::MIN_POSITIVE),
             s_per_step_median: sorted.get(sorted.len() / 2).copied().unwrap_or_default(),
             peak_mb: peak_mb(),
+            training_mb,
+            device_mb,
             losses: trained.losses,
-            device: self.device_name.into(),
+            device: plan.device.clone(),
             adapter: self.folder.join("adapter"),
         };
         Ok(Executed { writer, summary, learned: trained.learned, verdict: trained.verdict })
@@ -649,14 +907,14 @@ struct Executed<'a, 'b, B: Backend> {
 }
 
 impl<B: Backend> Executed<'_, '_, B> {
-    fn finish(self, answers: Vec<(Answer, Answer)>) -> Result<Finished, RunError> {
+    fn finish(self, answers: Vec<(Answer, Answer)>) -> Result<Outcome, RunError> {
         let summary = self.summary;
         if let Some(score) = &summary.after {
             (self.writer.on_event)(Event::Score { what: "after", score });
         }
         let json = serde_json::to_string_pretty(&summary).expect("plain data serialises") + "\n";
         write(&self.writer.folder.join("summary.json"), json.as_bytes())?;
-        Ok(Finished { summary, answers })
+        Ok(Outcome::Finished(Box::new(Finished { summary, answers })))
     }
 }
 
@@ -673,25 +931,53 @@ fn divide(mut rows: Vec<Row>, protocol: Protocol, seed: u64) -> (Vec<Row>, Vec<R
     (rows, judging)
 }
 
+/// What a baseline trains.
+fn tuning_of_recipe(recipe: &Recipe) -> Option<Tuning> {
+    match recipe.reft.method {
+        Method::Bitfit => Some(Tuning::Bitfit),
+        Method::Full => Some(Tuning::Full),
+        Method::Lora => Some(Tuning::Lora(LoraConfig {
+            rank: recipe.reft.rank,
+            alpha: recipe.lora.alpha.unwrap_or(2.0 * recipe.reft.rank as f64),
+            dropout: recipe.lora.dropout,
+            targets: recipe.lora.targets.clone(),
+        })),
+        _ => None,
+    }
+}
+
 /// The weights that a baseline trains, as they start.
 fn init_tuned<B: Backend>(
     recipe: &Recipe,
     tensors: &NamedTensors<B>,
     device: &B::Device,
 ) -> Result<Option<Tuned<B>>, RunError> {
-    let tuning = match recipe.reft.method {
-        Method::Bitfit => Tuning::Bitfit,
-        Method::Full => Tuning::Full,
-        Method::Lora => Tuning::Lora(LoraConfig {
-            rank: recipe.reft.rank,
-            alpha: recipe.lora.alpha.unwrap_or(2.0 * recipe.reft.rank as f64),
-            dropout: recipe.lora.dropout,
-            targets: recipe.lora.targets.clone(),
-        }),
-        _ => return Ok(None),
-    };
+    let Some(tuning) = tuning_of_recipe(recipe) else { return Ok(None) };
     let mut rng = ChaCha8Rng::seed_from_u64(recipe.train.seed);
     Ok(Some(tuning.init(tensors, &mut rng, device)?))
+}
+
+/// The layers that a recipe edits; none for a baseline.
+fn layers_of(recipe: &Recipe, n_layers: usize) -> Result<Vec<usize>, LayersError> {
+    match recipe.reft.method.intervention() {
+        Some(_) => recipe.reft.layers.resolve(n_layers),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The interventions that a recipe describes.
+fn reft_config(recipe: &Recipe, layers: &[usize], hidden_size: usize) -> ReftConfig {
+    let section = &recipe.reft;
+    ReftConfig {
+        method: section.method.intervention().unwrap_or(reft_core::Method::Loreft),
+        rank: section.rank,
+        hidden_size,
+        sites: layers.iter().map(|layer| Site { layer: *layer, component: section.component }).collect(),
+        positions: section.positions,
+        tied: section.tied,
+        activation: section.activation,
+        dropout: section.dropout,
+    }
 }
 
 /// New interventions as a recipe describes them; none for a baseline.
@@ -704,23 +990,9 @@ pub fn init_reft<B: Backend>(
     hidden_size: usize,
     device: &B::Device,
 ) -> Result<Reft<B>, RunError> {
-    let section = &recipe.reft;
-    let layers = match section.method.intervention() {
-        Some(_) => section.layers.resolve(n_layers)?,
-        None => Vec::new(),
-    };
-    let config = ReftConfig {
-        method: section.method.intervention().unwrap_or(reft_core::Method::Loreft),
-        rank: section.rank,
-        hidden_size,
-        sites: layers.into_iter().map(|layer| Site { layer, component: section.component }).collect(),
-        positions: section.positions,
-        tied: section.tied,
-        activation: section.activation,
-        dropout: section.dropout,
-    };
+    let config = reft_config(recipe, &layers_of(recipe, n_layers)?, hidden_size);
     let mut rng = ChaCha8Rng::seed_from_u64(recipe.train.seed);
-    Ok(config.init(section.init, &mut rng, device)?)
+    Ok(config.init(recipe.reft.init, &mut rng, device)?)
 }
 
 /// The rows to train on and those held out.
@@ -774,6 +1046,7 @@ struct RunWriter<'a, 'b> {
     folder: PathBuf,
     metrics: File,
     origin: Origin,
+    device_mb: Box<dyn Fn() -> Option<f64> + 'a>,
     on_event: &'a mut (dyn FnMut(Event) + 'b),
 }
 
@@ -797,7 +1070,8 @@ impl<'a, 'b> RunWriter<'a, 'b> {
         write(&folder.join("recipe.toml"), resolved.to_toml().as_bytes())?;
         let path = folder.join("metrics.jsonl");
         let metrics = File::create(&path).map_err(io_error(&path))?;
-        Ok(Self { folder: folder.into(), metrics, origin, on_event })
+        let device_mb = Box::new(|| None);
+        Ok(Self { folder: folder.into(), metrics, origin, device_mb, on_event })
     }
 
     fn save_adapter<B: Backend>(&self, learned: &Learned<B>) -> Result<(), AdapterError> {
@@ -816,6 +1090,10 @@ impl<'a, 'b> RunWriter<'a, 'b> {
 impl<B: Backend> Observer<B> for RunWriter<'_, '_> {
     fn progress(&mut self, step: usize, total_steps: usize) {
         (self.on_event)(Event::Progress { step, total_steps });
+    }
+
+    fn device_mb(&self) -> Option<f64> {
+        (self.device_mb)()
     }
 
     fn report(&mut self, report: &StepReport) -> Result<(), TrainError> {

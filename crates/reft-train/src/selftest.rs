@@ -2,7 +2,7 @@
 
 use crate::{
     data::{DataSet, Example, Template, parse_rows},
-    device::{Device, OnDevice, on_chosen},
+    device::{Chosen, Device, OnDevice, on_chosen},
     eval::{generate_all, likelihood},
     loss::{Batch, LanguageModelling},
     recipe::TrainSection,
@@ -21,7 +21,7 @@ use burn::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reft_core::{Adapter, Component, Method, Reft, ReftConfig, Site, intervention::Init};
-use reft_models::{GenerateConfig, LoadedModel};
+use reft_models::{GenerateConfig, LoadedModel, Precision};
 use serde::Serialize;
 use std::{marker::PhantomData, path::Path, sync::atomic::AtomicBool, time::Instant};
 
@@ -96,10 +96,10 @@ struct SelfTest<'a> {
 impl OnDevice for SelfTest<'_> {
     type Output = Result<Measured, RunError>;
 
-    fn run<A: AutodiffBackend>(self, device: A::Device) -> Result<Measured, RunError> {
-        let begun = Instant::now();
+    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Measured, RunError> {
+        let (begun, device) = (Instant::now(), &on.device);
         let mut loaded: LoadedModel<A::InnerBackend> =
-            LoadedModel::load(&tiny::model(), "embedded:tiny", &device)?;
+            LoadedModel::load(&tiny::model(), "embedded:tiny", Precision::default(), device)?;
         let rows = parse_rows(tiny::data("french-eval").expect("embedded"), "embedded:french-eval")?;
         let template = Template::resolve("{{ instruction }}\n", &rows)?;
         let rows = &rows[..ROWS];
@@ -116,16 +116,16 @@ impl OnDevice for SelfTest<'_> {
             activation: Default::default(),
             dropout: 0.0,
         };
-        let reft = config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(1), &device)?;
+        let reft = config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(1), device)?;
         let nll = likelihood(model, Some(&reft), &examples, ROWS).nll;
 
         let objective = LanguageModelling::new(model, ROWS);
         let tracked = Reft::<A>::trainable(reft.clone()).into();
-        let step = step_gradients(&objective, &tracked, &[examples.iter().collect()]);
+        let step = step_gradients(&objective, &tracked, &[examples.iter().collect()], false, 0);
         let gradient = flat_gradient(&tracked.reft, &step.grads);
 
         let section = TrainSection { steps: Some(STEPS), batch_size: ROWS, lr: 4e-3, ..Default::default() };
-        let config = TrainConfig { train: section, head_lr: None };
+        let config = TrainConfig::from(section);
         let never = AtomicBool::new(false);
         let trained = train::<A, _>(&objective, reft.into(), &examples, &[], &config, &mut Silent, &never);
         let _ = trained.stop?;
@@ -133,16 +133,15 @@ impl OnDevice for SelfTest<'_> {
         let trained_nll = likelihood(model, Some(&reft), &examples, ROWS).nll;
 
         let prompts: Vec<Vec<u32>> = examples.iter().map(|e| e.prompt().to_vec()).collect();
-        let greedy =
-            GenerateConfig { max_new_tokens: 12, stop_ids: loaded.stop_ids.clone(), ..Default::default() };
-        let greedy = GenerateConfig { temperature: 0.0, ..greedy };
+        let stop_ids = loaded.stop_ids.clone();
+        let greedy = GenerateConfig { max_new_tokens: 12, temperature: 0.0, stop_ids, ..Default::default() };
         let tokens = generate_all(model, Some(&reft), &prompts, &greedy, ROWS)
             .map_err(|error| RunError::Eval(error.into()))?;
         let cache_agreement = cache_agreement(&loaded, &reft, &prompts, &tokens);
 
         Adapter::new(reft, loaded.base.clone(), "plain").save(self.folder)?;
         let mut nll_of = |folder: &Path| -> Result<f64, RunError> {
-            let adapter = load_adapter(folder, &mut loaded, &device)?;
+            let adapter = load_adapter(folder, &mut loaded, device)?;
             Ok(likelihood(&loaded.model, Some(&adapter.reft), &examples, ROWS).nll)
         };
         let loaded_nll = nll_of(self.folder)?;

@@ -2,24 +2,28 @@
 
 use crate::{
     data::epoch,
+    device::without_panic,
     eval::Verdict,
     learned::{Learned, take_gradients},
-    memory::peak_mb,
+    memory::{available, peak_mb},
     optim::{Schedule, adamw, scale_and_clip},
+    plan::bytes,
     recipe::TrainSection,
+    tape::Tape,
 };
 use burn::{
     module::AutodiffModule,
-    optim::{GradientsAccumulator, GradientsParams, Optimizer},
+    optim::{GradientsParams, Optimizer},
     tensor::{
         Tensor,
         backend::{AutodiffBackend, Backend},
     },
 };
-use rand::SeedableRng;
+use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::{
+    panic::AssertUnwindSafe,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
@@ -32,29 +36,35 @@ pub trait Objective<B: Backend> {
     /// Number of tokens of a row.
     fn n_tokens(example: &Self::Example) -> usize;
 
-    /// The loss of a batch. `bases` are those of the interventions, as leaves whose gradients are wanted.
-    fn loss<A: AutodiffBackend<InnerBackend = B>>(
+    /// The loss of a micro-batch, after going back from it on the tape.
+    fn step<A: AutodiffBackend<InnerBackend = B>>(
         &self,
-        learned: &Learned<A>,
-        bases: &[Tensor<A, 2>],
         examples: &[&Self::Example],
-    ) -> Loss<A>;
+        tape: &mut Tape<A>,
+    ) -> Loss;
+
+    /// Bytes that the step of a micro-batch needs beside weights and parameters, as far as shapes tell.
+    fn activations(&self, learned: &Learned<B>, examples: &[&Self::Example], checkpointing: bool) -> u64;
 
     /// How well held-out rows do.
     fn judge(&self, learned: &Learned<B>, held_out: &[Self::Example]) -> Verdict;
 }
 
-/// The loss of a batch.
-#[derive(Debug)]
-pub struct Loss<A: AutodiffBackend> {
+/// The loss of a micro-batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Loss {
     /// Its sum over the labels.
     pub sum: f64,
     /// Number of labels: answer tokens, or rows.
     pub labels: usize,
     /// Tokens without padding.
     pub tokens: usize,
-    /// A scalar with the gradient of the sum.
-    pub scalar: Tensor<A, 1>,
+}
+
+/// The value of a scalar.
+pub(crate) fn value<B: Backend>(scalar: &Tensor<B, 1>) -> f64 {
+    let data = scalar.clone().into_data().convert::<f64>();
+    data.as_slice::<f64>().map_or(f64::NAN, |values| values[0])
 }
 
 /// How to train.
@@ -64,6 +74,15 @@ pub struct TrainConfig {
     pub train: TrainSection,
     /// Peak learning rate of the head, if it has its own.
     pub head_lr: Option<f64>,
+    /// Whether activations come out of the computer's memory, which is then looked at before it is asked for: a system
+    /// that runs out of it ends the process without a word.
+    pub in_computer_memory: bool,
+}
+
+impl From<TrainSection> for TrainConfig {
+    fn from(train: TrainSection) -> Self {
+        Self { train, head_lr: None, in_computer_memory: false }
+    }
 }
 
 /// What one line of the log says.
@@ -83,6 +102,8 @@ pub struct StepReport {
     pub tokens_per_s: f64,
     /// Peak memory of the process in MiB, where the system tells it.
     pub peak_mb: Option<f64>,
+    /// Memory of the device in MiB, where it has its own.
+    pub device_mb: Option<f64>,
     /// Seconds left.
     pub seconds_left: f64,
 }
@@ -91,6 +112,11 @@ pub struct StepReport {
 pub trait Observer<B: Backend> {
     /// An update is done.
     fn progress(&mut self, _step: usize, _total_steps: usize) {}
+
+    /// Memory of the device in MiB, where it has its own.
+    fn device_mb(&self) -> Option<f64> {
+        None
+    }
 
     /// A line of the log.
     ///
@@ -137,6 +163,33 @@ pub enum TrainError {
         step: usize,
         /// The peak learning rate.
         lr: f64,
+    },
+    /// The next update needs more memory than there is.
+    #[error(
+        "out of memory at step {step}: its batch needs {} more, {} are free; the adapter of the step before is kept\n\
+         any of these would help: train.checkpointing=true, a smaller train.batch_size with a larger \
+         train.accumulation, a smaller data.max_length, quant=int8",
+        bytes(*needed), bytes(*free)
+    )]
+    OutOfMemory {
+        /// The update, from 1.
+        step: usize,
+        /// Bytes beyond those that earlier updates needed.
+        needed: u64,
+        /// Bytes that there are.
+        free: u64,
+    },
+    /// The device failed.
+    #[error(
+        "the device failed at step {step}: {reason}; the adapter of the step before is kept\n\
+         if it ran out of memory, any of these would help: train.checkpointing=true, a smaller train.batch_size with a \
+         larger train.accumulation, a smaller data.max_length, quant=int8"
+    )]
+    Device {
+        /// The update, from 1.
+        step: usize,
+        /// What its driver said.
+        reason: String,
     },
     /// A file cannot be written.
     #[error("{file}: {source}")]
@@ -203,43 +256,46 @@ pub struct StepGradients<B: Backend> {
 ///
 /// Losses are summed, not averaged, so that micro-batches of any size add up to the large batch exactly. The bases `Pᵀ`
 /// are computed once; every micro-batch sees them as leaves, and the gradients that arrive there go down into the
-/// parameter of `P` once, at the end.
+/// parameter of `P` once, at the end. With `checkpointing`, one block of the model is on the tape at a time. `seed` is
+/// that of dropout.
 pub fn step_gradients<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
     objective: &O,
     learned: &Learned<A>,
     micro_batches: &[Vec<&O::Example>],
+    checkpointing: bool,
+    seed: u64,
 ) -> StepGradients<A::InnerBackend> {
-    let bases = learned.reft.bases();
+    let computed = learned.reft.bases();
     let leaves: Vec<Tensor<A, 2>> =
-        bases.iter().map(|basis| Tensor::from_inner(basis.clone().inner()).require_grad()).collect();
-    let mut basis_grads: Vec<Option<Tensor<A::InnerBackend, 2>>> = vec![None; bases.len()];
-    let mut sums = GradientsAccumulator::new();
+        computed.iter().map(|basis| Tensor::from_inner(basis.clone().inner()).require_grad()).collect();
+    let mut tape = Tape::new(learned, &leaves, checkpointing);
+    let mut seeds = ChaCha8Rng::seed_from_u64(seed);
     let (mut loss_sum, mut label_tokens, mut tokens) = (0.0, 0, 0);
     for examples in micro_batches {
-        let loss = objective.loss(learned, &leaves, examples);
+        tape.seed = seeds.next_u64();
+        let loss = objective.step(examples, &mut tape);
         loss_sum += loss.sum;
         label_tokens += loss.labels;
         tokens += loss.tokens;
-        let mut grads = loss.scalar.backward();
-        for (leaf, sum) in leaves.iter().zip(&mut basis_grads) {
-            if let Some(grad) = leaf.grad_remove(&mut grads) {
-                *sum = Some(match sum.take() {
-                    Some(sum) => sum + grad,
-                    None => grad,
-                });
-            }
+    }
+    let (grads, basis_grads) = tape.finish(computed);
+    StepGradients { grads, basis_grads, loss_sum, label_tokens, tokens }
+}
+
+/// The examples of every update without end, as indices: for each update its micro-batches.
+pub(crate) fn updates(
+    lengths: Vec<usize>,
+    train: &TrainSection,
+) -> impl Iterator<Item = Vec<Vec<usize>>> + use<'_> {
+    let mut rng = ChaCha8Rng::seed_from_u64(train.seed);
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    std::iter::from_fn(move || {
+        if batches.is_empty() {
+            batches = epoch(&lengths, train.batch_size, train.shuffle.then_some(&mut rng));
+            batches.reverse();
         }
-        sums.accumulate(learned, GradientsParams::from_grads(grads, learned));
-    }
-    let pulled = bases
-        .into_iter()
-        .zip(&basis_grads)
-        .filter_map(|(basis, grad)| Some((basis * Tensor::from_inner(grad.clone()?)).sum()))
-        .reduce(|a, b| a + b);
-    if let Some(scalar) = pulled {
-        sums.accumulate(learned, GradientsParams::from_grads(scalar.backward(), learned));
-    }
-    StepGradients { grads: sums.grads(), basis_grads, loss_sum, label_tokens, tokens }
+        Some((0..train.accumulation).filter_map(|_| batches.pop()).collect())
+    })
 }
 
 /// Trains interventions, or a baseline, and a head on a frozen model.
@@ -255,9 +311,7 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
     interrupted: &AtomicBool,
 ) -> Trained<A::InnerBackend> {
     let train = &config.train;
-    let per_update = train.batch_size * train.accumulation;
-    let updates_per_epoch = examples.len().div_ceil(per_update);
-    let total_steps = train.steps.unwrap_or(train.epochs * updates_per_epoch);
+    let (updates_per_epoch, total_steps) = train.updates(examples.len());
     let schedule = Schedule {
         kind: train.schedule,
         peak: train.lr,
@@ -279,8 +333,11 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
     let mut head_optimizer = adamw(train.weight_decay).init();
     let lengths: Vec<usize> = examples.iter().map(O::n_tokens).collect();
     let eval_every = if train.eval_each_epoch { updates_per_epoch } else { train.eval_every };
-    let mut rng = ChaCha8Rng::seed_from_u64(train.seed);
-    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let checkpointing = train.checkpointing.unwrap_or(false);
+    let mut updates = updates(lengths, train);
+    let mut seeds = ChaCha8Rng::seed_from_u64(train.seed);
+    seeds.set_stream(1);
+    let mut most_needed = 0;
     let mut window = Window::default();
     let begun = Instant::now();
     let mut evaluated_at = None;
@@ -291,18 +348,31 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
             break;
         }
         let started = Instant::now();
-        if batches.is_empty() {
-            batches = epoch(&lengths, train.batch_size, train.shuffle.then_some(&mut rng));
-            batches.reverse();
-        }
-        let micro_batches: Vec<Vec<&O::Example>> = (0..train.accumulation)
-            .filter_map(|_| batches.pop())
+        let micro_batches: Vec<Vec<&O::Example>> = (updates.next().into_iter().flatten())
             .map(|batch| batch.iter().map(|idx| &examples[*idx]).collect())
             .collect();
-        let StepGradients { grads, loss_sum, label_tokens, tokens, .. } =
-            step_gradients(objective, &learned, &micro_batches);
-        let (loss, scale) = (loss_sum / label_tokens as f64, 1.0 / label_tokens as f64);
-        let (mut grads, grad_norm) = scale_and_clip(grads, &learned, scale, train.clip);
+        let needs = |batch: &Vec<&O::Example>| objective.activations(&out.learned, batch, checkpointing);
+        let needed = micro_batches.iter().map(needs).max().unwrap_or(0).saturating_sub(most_needed);
+        most_needed += needed;
+        let free = if config.in_computer_memory { available() } else { None };
+        if let Some(free) = free.filter(|free| needed > *free) {
+            out.stop = Err(TrainError::OutOfMemory { step: step + 1, needed, free });
+            break;
+        }
+        let seed = seeds.next_u64();
+        let computed = without_panic(AssertUnwindSafe(|| {
+            let step = step_gradients(objective, &learned, &micro_batches, checkpointing, seed);
+            let (loss, scale) = (step.loss_sum / step.label_tokens as f64, 1.0 / step.label_tokens as f64);
+            let (grads, grad_norm) = scale_and_clip(step.grads, &learned, scale, train.clip);
+            (loss, step.loss_sum, step.label_tokens, step.tokens, grads, grad_norm)
+        }));
+        let (loss, loss_sum, label_tokens, tokens, mut grads, grad_norm) = match computed {
+            Ok(computed) => computed,
+            Err(reason) => {
+                out.stop = Err(TrainError::Device { step: step + 1, reason });
+                break;
+            }
+        };
         if let Some((what, value)) =
             [("loss", loss), ("gradient norm", grad_norm)].into_iter().find(|(_, v)| !v.is_finite())
         {
@@ -336,6 +406,7 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
                 grad_norm,
                 tokens_per_s: window.tokens as f64 / window.seconds,
                 peak_mb: peak_mb(),
+                device_mb: observer.device_mb(),
                 seconds_left: begun.elapsed().as_secs_f64() / out.steps as f64
                     * (total_steps - out.steps) as f64,
             };
@@ -361,6 +432,13 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
             out.stop = Ok(Stop::NoLongerBetter);
             break;
         }
+    }
+    if let Err(TrainError::OutOfMemory { .. } | TrainError::Device { .. }) = out.stop {
+        // No evaluation, which would need memory as well.
+        if out.verdict.is_none() {
+            out.learned = learned.valid();
+        }
+        return out;
     }
     // Ended early: the last adapter is judged like any other, so that the better one is kept.
     if out.steps > 0

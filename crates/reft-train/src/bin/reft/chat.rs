@@ -8,7 +8,7 @@ use anyhow::Result;
 use burn::tensor::backend::AutodiffBackend;
 use clap::Args;
 use reft_models::ChatMessage;
-use reft_train::{OnDevice, Template, data::Row, on_device};
+use reft_train::{Chosen, OnDevice, Template, data::Row, on_device};
 use serde_json::json;
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -27,8 +27,8 @@ pub fn chat(args: &ChatArgs) -> Result<()> {
 impl OnDevice for &ChatArgs {
     type Output = Result<()>;
 
-    fn run<A: AutodiffBackend>(self, device: A::Device) -> Result<()> {
-        let ready = self.model.load::<A::InnerBackend>(&device)?;
+    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<()> {
+        let ready = self.model.load::<A::InnerBackend>(on)?;
         let tokenizer = &ready.loaded.tokenizer;
         let template = match (&self.model.template, &ready.adapter) {
             (None, None) if tokenizer.has_chat_template() => Template::Chat,

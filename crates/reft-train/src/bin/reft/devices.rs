@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use reft_train::device::{Device, Kind, choose, devices};
+use reft_train::device::{Device, Kind, auto, devices};
 use serde_json::json;
 
 #[derive(Args)]
@@ -14,7 +14,7 @@ pub struct DevicesArgs {
 
 pub fn show(args: &DevicesArgs) -> Result<()> {
     let (found, absent) = devices();
-    let (auto, reason) = choose("auto")?;
+    let (auto, reason) = auto(&found, &absent);
     if args.json {
         println!("{}", json!({ "auto": auto.name, "reason": reason, "devices": found, "absent": absent }));
         return Ok(());
@@ -25,7 +25,7 @@ pub fn show(args: &DevicesArgs) -> Result<()> {
     for absent in &absent {
         println!("{:<10} none: {}\n{:<10} hint: {}", absent.backend, absent.reason, "", absent.hint);
     }
-    println!("\nauto       {}{}", auto.name, reason.map_or(String::new(), |reason| format!(": {reason}")));
+    println!("\nauto       {}: {reason}", auto.name);
     Ok(())
 }
 

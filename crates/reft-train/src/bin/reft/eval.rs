@@ -9,7 +9,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
 use reft_core::adapter::read_config;
 use reft_train::{
-    DataSet, OnDevice,
+    Chosen, DataSet, OnDevice,
     classify::Report,
     data::{Row, Template},
     eval::{Likelihood, RowNll, answers, exact_match, likelihood},
@@ -60,25 +60,25 @@ pub struct LanguageModel {
 impl OnDevice for &EvalArgs {
     type Output = Result<Output>;
 
-    fn run<A: AutodiffBackend>(self, device: A::Device) -> Result<Output> {
+    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Output> {
         let task = self.model.adapter.as_deref().map(read_config).transpose()?.and_then(|config| config.task);
         match task {
-            Some(_) => Ok(Output::Classifier(self.classifier::<A::InnerBackend>(&device)?)),
-            None => Ok(Output::LanguageModel(self.language_model::<A::InnerBackend>(&device)?)),
+            Some(_) => Ok(Output::Classifier(self.classifier::<A::InnerBackend>(on)?)),
+            None => Ok(Output::LanguageModel(self.language_model::<A::InnerBackend>(on)?)),
         }
     }
 }
 
 impl EvalArgs {
-    fn classifier<B: Backend>(&self, device: &B::Device) -> Result<Report> {
-        let classified = classify::<B>(&self.model, &self.data, self.batch_size as usize, true, device)?;
+    fn classifier<B: Backend>(&self, on: &Chosen<B::Device>) -> Result<Report> {
+        let classified = classify::<B>(&self.model, &self.data, self.batch_size as usize, true, on)?;
         let Classified { task, set, outputs } = classified;
         Ok(Report::new(&task, &set.examples, set.n_cut, &outputs))
     }
 
-    fn language_model<B: Backend>(&self, device: &B::Device) -> Result<LanguageModel> {
+    fn language_model<B: Backend>(&self, on: &Chosen<B::Device>) -> Result<LanguageModel> {
         let rows = find_rows(&self.data)?;
-        let ready = self.model.load::<B>(device)?;
+        let ready = self.model.load::<B>(on)?;
         let template = ready.template(self.model.template.as_deref(), &rows)?;
         let loaded = &ready.loaded;
         let set = DataSet::encode(&rows, &template, &loaded.tokenizer, ready.max_length, &self.data)?;

@@ -6,7 +6,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
 use reft_core::Reft;
 use reft_models::{GenerateConfig, Generated, LoadedModel, Tokenizer, generate as continue_prompts};
-use reft_train::{OnDevice, eval::generate_all, on_device, run::find_rows};
+use reft_train::{Chosen, OnDevice, eval::generate_all, on_device, run::find_rows};
 use serde::Serialize;
 use std::{io::Write, ops::ControlFlow};
 
@@ -82,8 +82,8 @@ struct OutputRow {
 impl OnDevice for &GenerateArgs {
     type Output = Result<()>;
 
-    fn run<A: AutodiffBackend>(self, device: A::Device) -> Result<()> {
-        let ready = self.model.load::<A::InnerBackend>(&device)?;
+    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<()> {
+        let ready = self.model.load::<A::InnerBackend>(on)?;
         match (&self.prompt, &self.data) {
             (Some(prompt), _) => self.one(&ready, prompt),
             (None, Some(data)) => self.many(&ready, data),

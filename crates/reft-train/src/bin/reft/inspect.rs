@@ -6,7 +6,7 @@ use clap::Args;
 use reft_core::{Adapter, Trained, adapter::read_config};
 use reft_train::{
     OnDevice,
-    device::{cpu, on_chosen},
+    device::{Chosen, cpu, on_chosen},
 };
 use serde::Serialize;
 use std::{io::Write, path::PathBuf};
@@ -40,9 +40,9 @@ pub struct Output {
 impl OnDevice for &InspectArgs {
     type Output = Result<Output>;
 
-    fn run<A: AutodiffBackend>(self, device: A::Device) -> Result<Output> {
+    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Output> {
         let config = read_config(&self.adapter)?;
-        let adapter = Adapter::<A::InnerBackend>::load(&self.adapter, &device)?;
+        let adapter = Adapter::<A::InnerBackend>::load(&self.adapter, &on.device)?;
         let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         let edits = adapter.reft.edits().iter().map(|edit| {
             let values = edit.intervention().values();
@@ -75,32 +75,34 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
         let head: usize = head.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         writeln!(out, "head         {head} parameters")?;
     }
-    if config.trained != Trained::Interventions {
-        let name = serde_json::to_value(config.trained)?;
-        writeln!(out, "trained      {}, no interventions", name.as_str().unwrap_or_default())?;
+    let edited = config.trained == Trained::Interventions;
+    if edited {
         writeln!(
             out,
-            "base model   {} (fingerprint {})",
-            config.base_model.name, config.base_model.fingerprint
+            "method       {:?}, rank {}, hidden size {}",
+            reft.method, reft.rank, reft.hidden_size
         )?;
-        writeln!(out, "written by   reft {}, format {}", config.library_version, config.format_version)?;
-        return Ok(());
-    }
-    writeln!(out, "method       {:?}, rank {}, hidden size {}", reft.method, reft.rank, reft.hidden_size)?;
-    let tied = if !reft.positions.has_two_sides() {
-        ""
-    } else if reft.tied {
-        ", tied"
+        let tied = match (reft.positions.has_two_sides(), reft.tied) {
+            (false, _) => "",
+            (true, true) => ", tied",
+            (true, false) => ", untied",
+        };
+        writeln!(out, "positions    {}{tied}", reft.positions)?;
+        writeln!(out, "activation   {:?}, dropout {}", reft.activation, reft.dropout)?;
     } else {
-        ", untied"
-    };
-    writeln!(out, "positions    {}{tied}", reft.positions)?;
-    writeln!(out, "activation   {:?}, dropout {}", reft.activation, reft.dropout)?;
-    writeln!(out, "base model   {} (fingerprint {})", config.base_model.name, config.base_model.fingerprint)?;
-    if config.task.is_none() {
+        let name = serde_json::to_value(config.trained)?;
+        writeln!(out, "trained      {}, no interventions", name.as_str().unwrap_or_default())?;
+    }
+    let quant = config.base_model.quant.as_ref().map_or(String::new(), |quant| format!(", {quant} weights"));
+    let base = &config.base_model;
+    writeln!(out, "base model   {} (fingerprint {}){quant}", base.name, base.fingerprint)?;
+    if edited && config.task.is_none() {
         writeln!(out, "template     {}", config.template.replace('\n', "\\n"))?;
     }
     writeln!(out, "written by   reft {}, format {}", config.library_version, config.format_version)?;
+    if !edited {
+        return Ok(());
+    }
     writeln!(out, "parameters   {parameters} in {} interventions", edits.len())?;
     writeln!(out, "\n{:<32} {:<7} {:>10} {:>9} {:>9}", "site", "part", "parameters", "|W|", "|b|")?;
     for edit in &edits {

@@ -1,14 +1,15 @@
 //! The model, adapter and device that `eval`, `generate` and `chat` share.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use burn::tensor::backend::Backend;
 use clap::Args;
 use reft_core::{Adapter, adapter::read_config};
-use reft_models::LoadedModel;
+use reft_models::{Dtype, LoadedModel, Quant};
 use reft_train::{
-    Template,
+    Chosen, Template,
     data::Row,
-    run::{check_generates, find_model, load_adapter, max_length},
+    recipe::{parse_dtype, parse_quant},
+    run::{Wish, check_generates, load_adapter, load_model, max_length},
 };
 use std::path::PathBuf;
 
@@ -32,6 +33,12 @@ pub struct ModelArgs {
     /// `auto`, `cpu`, `ndarray`, `wgpu`, `vulkan`, `metal` or `cuda`, or one of several as in `cuda:1`; see `reft devices`
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// Type of the model's numbers: `auto`, `f32`, `f16` or `bf16`
+    #[arg(long, default_value = "auto", value_parser = parse_dtype)]
+    pub dtype: Option<Dtype>,
+    /// Quantisation of the model's weights: `none`, `int8` or `int4`; as the adapter was trained with if absent
+    #[arg(long, value_parser = parse_quant)]
+    pub quant: Option<Option<Quant>>,
     /// Seed of everything random
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
@@ -54,16 +61,25 @@ impl ModelArgs {
         }
     }
 
-    pub fn load<B: Backend>(&self, device: &B::Device) -> Result<Ready<B>> {
+    /// How the model is to be held.
+    pub fn wish(&self) -> Result<Wish> {
+        let of_adapter = match &self.adapter {
+            Some(adapter) => read_config(adapter)?.base_model.quant,
+            None => None,
+        };
+        let of_adapter = of_adapter.map_or(Ok(None), |quant| parse_quant(&quant)).map_err(Error::msg)?;
+        Ok(Wish { dtype: self.dtype, quant: self.quant.unwrap_or(of_adapter) })
+    }
+
+    pub fn load<B: Backend>(&self, on: &Chosen<B::Device>) -> Result<Ready<B>> {
         if let Some(folder) = &self.adapter {
-            check_generates(folder, &read_config(folder)?)?;
+            check_generates(folder, read_config(folder)?.task.as_ref())?;
         }
         let name = self.name()?;
-        B::seed(device, self.seed);
-        let files = find_model(&name, self.revision.as_deref())?;
-        let mut loaded: LoadedModel<B> = LoadedModel::load(&files, &name, device)?;
-        let adapter =
-            self.adapter.as_deref().map(|folder| load_adapter(folder, &mut loaded, device)).transpose()?;
+        B::seed(&on.device, self.seed);
+        let mut loaded: LoadedModel<B> = load_model(&name, self.revision.as_deref(), self.wish()?, on)?;
+        let adapter = self.adapter.as_deref();
+        let adapter = adapter.map(|folder| load_adapter(folder, &mut loaded, &on.device)).transpose()?;
         let max_length = max_length(self.max_length, loaded.model.config().max_position_embeddings)?;
         Ok(Ready { loaded, adapter, max_length })
     }

@@ -6,7 +6,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
 use reft_core::adapter::write_atomic;
 use reft_train::{
-    OnDevice, Task,
+    Chosen, OnDevice, Task,
     classify::{predict as outputs_of, probabilities},
     on_device,
     run::{load_classifier, max_length},
@@ -46,10 +46,11 @@ pub fn classify<B: Backend>(
     data: &str,
     batch_size: usize,
     labelled: bool,
-    device: &B::Device,
+    on: &Chosen<B::Device>,
 ) -> Result<Classified> {
     let Some(folder) = &model.adapter else { bail!("which classifier? give --adapter") };
-    let classifier = load_classifier::<B>(folder, &model.name()?, model.revision.as_deref(), device)?;
+    let revision = model.revision.as_deref();
+    let classifier = load_classifier::<B>(folder, &model.name()?, revision, model.wish()?, on)?;
     let (loaded, task) = (&classifier.loaded, classifier.task);
     let rows = read_task_rows(&task.config.name, Path::new(data))?;
     let max_length = max_length(model.max_length, loaded.model.config().context())?;
@@ -61,8 +62,8 @@ pub fn classify<B: Backend>(
 impl OnDevice for &PredictArgs {
     type Output = Result<Classified>;
 
-    fn run<A: AutodiffBackend>(self, device: A::Device) -> Result<Classified> {
-        classify::<A::InnerBackend>(&self.model, &self.data, self.batch_size as usize, false, &device)
+    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Classified> {
+        classify::<A::InnerBackend>(&self.model, &self.data, self.batch_size as usize, false, on)
     }
 }
 

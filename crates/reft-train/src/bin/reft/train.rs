@@ -6,11 +6,11 @@ use burn::tensor::backend::AutodiffBackend;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use reft_train::{
-    OnDevice, Recipe, RunError,
+    Chosen, OnDevice, Recipe, RunError,
     device::{Kind, choose, on_chosen},
     eval::{Answer, Score},
-    recipe::Method,
-    run::{Event, Finished, run},
+    plan::bytes,
+    run::{Event, Finished, Outcome, Plan, run},
     trainer::Stop,
 };
 use std::{io::IsTerminal, path::PathBuf};
@@ -22,20 +22,26 @@ pub struct TrainArgs {
     /// Changes of the recipe, such as train.lr=4e-4
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    /// Only tell what would be done and what memory it needs
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run, print JSON
+    #[arg(long, requires = "dry_run")]
+    json: bool,
 }
 
 struct Work<'a> {
     recipe: &'a Recipe,
-    device_name: &'a str,
+    dry: bool,
     screen: &'a mut Screen,
 }
 
 impl OnDevice for Work<'_> {
-    type Output = Result<Finished, RunError>;
+    type Output = Result<Outcome, RunError>;
 
-    fn run<A: AutodiffBackend>(self, device: A::Device) -> Self::Output {
+    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Self::Output {
         let mut show = |event: Event| self.screen.show(event);
-        run::<A>(self.recipe, &device, self.device_name, &mut show, &INTERRUPTED)
+        run::<A>(self.recipe, on, self.dry, &mut show, &INTERRUPTED)
     }
 }
 
@@ -43,44 +49,86 @@ pub fn train(args: &TrainArgs) -> Result<()> {
     let recipe = Recipe::read(&args.recipe, &args.overrides)?;
     let (device, reason) = choose(&recipe.device)?;
     watch_interrupts()?;
-    let mut screen = Screen::new();
-    if let Some(reason) = reason {
+    let mut screen = Screen::new(args.json);
+    if let Some(reason) = reason.filter(|_| !args.json) {
         println!("device     {}: {reason}", device.name);
     }
-    if device.kind != Kind::Cpu {
+    if device.kind != Kind::Cpu && !args.dry_run {
         println!(
             "device     the first steps on {} compile and tune kernels, which can take minutes",
             device.name
         );
     }
-    let device_name = device.name.as_str();
-    let finished = on_chosen(&device, Work { recipe: &recipe, device_name, screen: &mut screen })?;
+    let outcome = on_chosen(&device, Work { recipe: &recipe, dry: args.dry_run, screen: &mut screen })?;
     screen.bar.finish_and_clear();
-    summarise(&recipe, &finished?);
+    match outcome? {
+        Outcome::Finished(finished) => summarise(&recipe, &finished),
+        Outcome::Planned(plan) if args.json => println!("{}", serde_json::to_string_pretty(&plan)?),
+        Outcome::Planned(plan) => show_plan(&plan),
+    }
     Ok(())
+}
+
+fn show_plan(plan: &Plan) {
+    let head = if plan.head > 0 { format!(", head {}", thousands(plan.head)) } else { String::new() };
+    let (rows, tokens) = plan.batch;
+    let one = if plan.checkpointing { ", activations of one block at a time" } else { "" };
+    println!(
+        "would train {} parameters ({}{head}) in {} steps; largest micro-batch {rows} x {tokens} tokens{one}\n",
+        thousands(plan.trainable),
+        plan.method.name(),
+        thousands(plan.steps)
+    );
+    let memory = &plan.memory;
+    let lines = [
+        ("program and data", memory.program),
+        ("weights", memory.weights),
+        ("activations", memory.activations),
+        ("logits", memory.logits),
+        ("adapter", memory.adapter),
+        ("optimizer", memory.optimizer),
+        ("at the peak", memory.total),
+    ];
+    for (what, n) in lines {
+        println!("{what:<18}{:>12}", bytes(n));
+    }
+    let free = plan.free.map_or(String::new(), |n| format!(", {} free now", bytes(n)));
+    match plan.capacity {
+        Some(capacity) => println!("\n{} has {}{free}", plan.device, bytes(capacity)),
+        None => println!("\nwhat {} has, its driver does not tell", plan.device),
+    }
+    if plan.free.is_some_and(|free| memory.total > free + memory.program) {
+        println!("warning: that is more than is free now");
+    }
+    println!("nothing was loaded, trained or written");
 }
 
 /// What the user sees while a run is under way: lines, and on a terminal a progress bar below them.
 struct Screen {
     bar: ProgressBar,
+    silent: bool,
 }
 
 impl Screen {
-    fn new() -> Self {
+    fn new(silent: bool) -> Self {
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed} (left {eta})");
         bar.set_style(style.expect("a valid template"));
-        Self { bar }
+        Self { bar, silent }
     }
 
     fn line(&self, text: &str) {
+        if self.silent {
+            return;
+        }
         self.bar.suspend(|| println!("{text}"));
     }
 
     fn show(&self, event: Event) {
         match event {
-            Event::Model { base, weights, device } => {
-                self.line(&format!("model      {} ({} weights) on {device}", base.name, thousands(weights)));
+            Event::Model { base, weights, precision, device } => {
+                let weights = thousands(weights);
+                self.line(&format!("model      {} ({weights} weights, {precision}) on {device}", base.name));
             }
             Event::Labels([]) => self.line("labels     numbers"),
             Event::Labels(labels) => {
@@ -102,7 +150,7 @@ impl Screen {
                 let percent = 100.0 * parameters as f64 / weights as f64;
                 let (kind, count) = match method.intervention() {
                     Some(_) => ("intervention".to_string(), format!(" ({interventions} interventions)")),
-                    None => (name(method), String::new()),
+                    None => (method.name(), String::new()),
                 };
                 self.line(&format!(
                     "trainable {kind} params: {} || trainable head params: {}\n\
@@ -118,7 +166,7 @@ impl Screen {
                 self.bar.set_position(step as u64);
             }
             Event::Step(r) => {
-                let memory = r.peak_mb.map_or(String::new(), |mb| format!("  {mb:.0} MB"));
+                let memory = r.device_mb.or(r.peak_mb).map_or(String::new(), |mb| format!("  {mb:.0} MB"));
                 self.line(&format!(
                     "step {:>5}/{}  loss {:.4}  lr {:.2e}  {:.0} tokens/s{memory}  {} left",
                     r.step,
@@ -135,11 +183,6 @@ impl Screen {
             }
         }
     }
-}
-
-/// A method by its name in recipes.
-fn name(method: Method) -> String {
-    serde_json::to_value(method).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
 }
 
 fn score_text(score: &Score) -> String {
@@ -193,7 +236,13 @@ fn summarise(recipe: &Recipe, finished: &Finished) {
         println!("  after   {}", one_line(found));
         println!("  wanted  {}\n", one_line(expected));
     }
-    let memory = summary.peak_mb.map_or(String::new(), |mb| format!(", {mb:.0} MB at the peak"));
+    let training =
+        summary.training_mb.map_or(String::new(), |mb| format!(" ({mb:.0} MB of them by training)"));
+    let memory = match (summary.device_mb, summary.peak_mb) {
+        (Some(mb), _) => format!(", {mb:.0} MB of the device's memory"),
+        (None, Some(mb)) => format!(", {mb:.0} MB at the peak{training}"),
+        (None, None) => String::new(),
+    };
     let head = match summary.head {
         0 => String::new(),
         n => format!(", and {} of the head", thousands(n)),
