@@ -279,6 +279,17 @@ impl ReftConfig {
         Ok(self.places().len() * self.intervention().num_params()?)
     }
 
+    /// Blocks of a model of `n_layers` whose states a training pass has on the tape.
+    ///
+    /// Those above the lowest edit; and that of the edit itself, if anything follows on it there.
+    pub fn n_taped(&self, n_layers: usize) -> usize {
+        let follows = |site: &Site| match site.component {
+            Component::BlockInput | Component::AttentionOutput => site.layer,
+            Component::MlpOutput | Component::BlockOutput => site.layer + 1,
+        };
+        self.sites.iter().map(follows).min().map_or(0, |first| n_layers.saturating_sub(first))
+    }
+
     /// New interventions at every place.
     ///
     /// # Errors

@@ -8,8 +8,10 @@ pub struct Footprint {
     pub input: usize,
     /// What the tape keeps of it until the backward pass, its input included.
     pub kept: usize,
-    /// The most that is needed beside that for a moment, forwards or backwards.
-    pub passing: usize,
+    /// The most that a forward pass without a tape needs for a moment.
+    pub forward: usize,
+    /// The most that the backward pass needs for a moment, beside what is still kept.
+    pub backward: usize,
     /// Its largest tensor.
     pub largest: usize,
 }

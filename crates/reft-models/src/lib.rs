@@ -22,6 +22,7 @@ pub mod batch;
 pub mod cache;
 pub mod footprint;
 pub mod generate;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod hub;
 pub mod linear;
 pub mod llama;

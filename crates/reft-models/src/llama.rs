@@ -156,8 +156,8 @@ impl LlamaConfig {
     /// What a training pass of `batch` rows of `seq` tokens keeps of a block, see [`Block::forward`].
     ///
     /// On the tape: the inputs of both norms; scaled queries, keys, values and what they mix; scores before and after
-    /// the exponential; gate, its sigmoid, their product, and the second factor of the MLP. Beside it for a moment:
-    /// their gradients.
+    /// the exponential; gate, its sigmoid, their product, and the second factor of the MLP. Going back, those of the
+    /// MLP are gone when the gradients of the scores are there.
     pub fn footprint(&self, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
         let (tokens, e) = (batch * seq, dtype.size());
         let (d, inner, heads) = (self.hidden_size, self.intermediate_size, self.num_attention_heads);
@@ -168,7 +168,9 @@ impl LlamaConfig {
         Footprint {
             input: tokens * d * e,
             kept: tokens * per_token + 2 * scores * 4 + weights,
-            passing: (4 * tokens * inner * e).max(3 * scores * 4) + 2 * tokens * d * 4,
+            forward: (4 * tokens * inner * e).max(3 * scores * 4),
+            backward: (3 * tokens * inner * e).max((3 * scores * 4).saturating_sub(4 * tokens * inner * e))
+                + 2 * tokens * d * 4,
             largest: (tokens * inner * e).max(scores * 4),
         }
     }

@@ -1,7 +1,8 @@
 //! Model folders in Hugging Face's layout: `config.json`, `tokenizer.json`, and safetensors in one file or in shards.
 
+#[cfg(not(target_arch = "wasm32"))]
+use crate::hub::HubError;
 use crate::{
-    hub::HubError,
     linear::Linear,
     llama::{self, Llama},
     precision::{Dtype, Precision},
@@ -9,6 +10,7 @@ use crate::{
     tuned::NamedTensors,
 };
 use burn::tensor::{Tensor, TensorData, backend::Backend};
+#[cfg(not(target_arch = "wasm32"))]
 use memmap2::Mmap;
 use reft_core::{BaseModel, HeadConfig, head::HeadValues};
 use safetensors::{
@@ -79,6 +81,7 @@ pub enum LoadError {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// The model cannot be had by its name.
+    #[cfg(not(target_arch = "wasm32"))]
     #[error(transparent)]
     Hub(#[from] HubError),
 }
@@ -132,6 +135,7 @@ pub struct Unloaded<C> {
     pub base: BaseModel,
     /// Token ids that end a generated text.
     pub stop_ids: Vec<u32>,
+    head: Option<HeadValues>,
     weights: Weights,
 }
 
@@ -157,7 +161,8 @@ impl<C> Unloaded<C> {
         }
         stop_ids.extend(tokenizer.eos().map(|token| token.id));
         M::prepare(&config, &mut weights);
-        Ok(Self { config, tokenizer, base, stop_ids: stop_ids.into_iter().collect(), weights })
+        let head = weights.head();
+        Ok(Self { config, tokenizer, base, stop_ids: stop_ids.into_iter().collect(), head, weights })
     }
 
     /// Names and shapes of the tensors that the model has a use for.
@@ -180,9 +185,8 @@ impl<C> Unloaded<C> {
         precision: Precision,
         device: &B::Device,
     ) -> Result<LoadedModel<B, M>, LoadError> {
-        let Self { config, tokenizer, mut base, stop_ids, mut weights } = self;
+        let Self { config, tokenizer, mut base, stop_ids, head, mut weights } = self;
         base.quant = precision.quant.map(|quant| quant.name().into());
-        let head = weights.head();
         let mut tensors = NamedTensors::default();
         let model = M::from_source(&config, &mut tensors.record(weights.on::<B>(precision, device)));
         weights.finish()?;
@@ -266,14 +270,20 @@ impl ModelFiles {
 /// The bytes of a safetensors file.
 #[derive(Debug)]
 enum Bytes {
+    #[cfg(not(target_arch = "wasm32"))]
     Mapped(Mmap),
+    #[cfg(target_arch = "wasm32")]
+    Read(Vec<u8>),
     Static(&'static [u8]),
 }
 
 impl Bytes {
     fn get(&self) -> &[u8] {
         match self {
+            #[cfg(not(target_arch = "wasm32"))]
             Bytes::Mapped(map) => map,
+            #[cfg(target_arch = "wasm32")]
+            Bytes::Read(bytes) => bytes,
             Bytes::Static(bytes) => bytes,
         }
     }
@@ -560,9 +570,12 @@ fn open_bytes(files: &ModelFiles, name: &str) -> Result<Option<Bytes>, LoadError
             if file.metadata().map_err(io_error)?.len() == 0 {
                 return Ok(Some(Bytes::Static(&[])));
             }
+            #[cfg(not(target_arch = "wasm32"))]
             // Sound as long as nobody truncates the file while it is read, which no format protects from.
-            let map = unsafe { Mmap::map(&file) }.map_err(io_error)?;
-            Ok(Some(Bytes::Mapped(map)))
+            let bytes = Bytes::Mapped(unsafe { Mmap::map(&file) }.map_err(io_error)?);
+            #[cfg(target_arch = "wasm32")]
+            let bytes = Bytes::Read(fs::read(folder.join(name)).map_err(io_error)?);
+            Ok(Some(bytes))
         }
         ModelFiles::Embedded(embedded) => {
             Ok(embedded.iter().find(|(file, _)| *file == name).map(|(_, bytes)| Bytes::Static(bytes)))
@@ -618,5 +631,11 @@ pub fn find(name: &str, revision: Option<&str>) -> Result<ModelFiles, LoadError>
     if folder.is_dir() {
         return Ok(ModelFiles::Folder(folder.into()));
     }
-    Ok(ModelFiles::Folder(crate::hub::download(name, revision)?))
+    #[cfg(not(target_arch = "wasm32"))]
+    return Ok(ModelFiles::Folder(crate::hub::download(name, revision)?));
+    #[cfg(target_arch = "wasm32")]
+    Err(LoadError::Io {
+        file: format!("{name}{}", revision.map_or(String::new(), |revision| format!(" ({revision})"))),
+        source: io::Error::new(io::ErrorKind::NotFound, "no such folder, and no hub on this platform"),
+    })
 }

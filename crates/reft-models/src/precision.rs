@@ -1,7 +1,7 @@
 //! How a frozen model's numbers are held: their type, and blockwise quantised weights.
 //!
 //! Quantisation is of weights only, as in [QLoRA](https://arxiv.org/abs/2305.14314): a row of a linear map is cut into
-//! blocks, and a block is held as `q · s` with whole numbers `q` of 8 or 4 bits and one f32 scale `s = max|w| / q_max`.
+//! blocks, and a block is held as `q · s` with whole numbers `q` of 8 or 4 bits and one f32 scale `s`, see [`Quant`].
 //! Weights are quantised on the host, so that every backend holds the same ones, and become numbers of the model's type
 //! again where they are used. Embeddings, the output head, norms and biases are never quantised.
 
@@ -73,13 +73,14 @@ impl fmt::Display for Dtype {
     }
 }
 
-/// Blockwise quantisation of the linear maps within the blocks.
+/// Blockwise quantisation of the linear maps within the blocks, `w ≈ q · s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Quant {
-    /// 8 bits a weight, and a scale for every 64 weights.
+    /// 8 bits a weight, −127 to 127, and a scale `max|w| / 127` for every 64 weights.
     Int8,
-    /// 4 bits a weight, and a scale for every 32 weights.
+    /// 4 bits a weight, −8 to 7, and a scale for every 32 weights: of those that put the largest weight at −8 or a little
+    /// beyond, the one with the smallest squared error.
     Int4,
 }
 
@@ -89,14 +90,6 @@ impl Quant {
         match self {
             Quant::Int8 => "int8",
             Quant::Int4 => "int4",
-        }
-    }
-
-    /// The largest whole number of a weight; the smallest is its negative.
-    fn largest(self) -> f32 {
-        match self {
-            Quant::Int8 => 127.0,
-            Quant::Int4 => 7.0,
         }
     }
 
@@ -112,7 +105,7 @@ impl Quant {
     fn scheme(self, block: usize) -> QuantScheme {
         let value = match self {
             Quant::Int8 => QuantValue::Q8S,
-            Quant::Int4 => QuantValue::Q4S,
+            Quant::Int4 => QuantValue::Q4F,
         };
         QuantScheme::default()
             .with_value(value)
@@ -134,19 +127,29 @@ impl Quant {
     /// If rows cannot be cut into blocks evenly, see [`block`](Self::block).
     fn pack(self, values: &[f32], [d_out, d_in]: [usize; 2]) -> TensorData {
         let block = self.block(d_in).expect("rows are whole blocks");
-        let bits = match self {
-            Quant::Int8 => 8,
-            Quant::Int4 => 4,
+        let (bits, range) = match self {
+            Quant::Int8 => (8, -127.0..=127.0),
+            Quant::Int4 => (4, -8.0..=7.0f32),
         };
+        let quantise = |w: f32, scale: f32| (w / scale).round().clamp(*range.start(), *range.end());
         let (per_word, mask) = (32 / bits, (1u32 << bits) - 1);
         let mut words = Vec::with_capacity(values.len() / per_word + values.len() / block);
         let mut scales = Vec::with_capacity(values.len() / block);
         for weights in values.chunks(block) {
-            let most = weights.iter().fold(0f32, |most, w| most.max(w.abs()));
-            let scale = if most > 0.0 { most / self.largest() } else { 1.0 };
+            let most = weights.iter().fold(0f32, |most, w| if w.abs() > most.abs() { *w } else { most });
+            let error =
+                |scale: f32| weights.iter().map(|w| (w - scale * quantise(*w, scale)).powi(2)).sum::<f32>();
+            let scale = match self {
+                _ if most == 0.0 => 1.0,
+                Quant::Int8 => most.abs() / 127.0,
+                Quant::Int4 => {
+                    let scales = [1.0, 0.95, 0.9, 0.85].map(|share| most * share / -8.0);
+                    scales.into_iter().min_by(|a, b| error(*a).total_cmp(&error(*b))).expect("some scales")
+                }
+            };
             scales.push(scale.to_bits());
             words.extend(weights.chunks(per_word).map(|weights| {
-                let quantised = weights.iter().map(|w| (w / scale).round() as i32 as u32 & mask);
+                let quantised = weights.iter().map(|w| quantise(*w, scale) as i32 as u32 & mask);
                 quantised.enumerate().fold(0, |word, (idx, q)| word | (q << (idx * bits)))
             }));
         }

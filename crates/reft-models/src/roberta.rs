@@ -173,7 +173,8 @@ impl RobertaConfig {
     /// What a training pass of `batch` rows of `seq` tokens keeps of a block, see [`EncoderBlock::forward`].
     ///
     /// On the tape: both centred norms; scaled queries, keys, values and what they mix; scores before and after the
-    /// exponential; three states of the GELU; masks of dropout. Beside it for a moment: their gradients.
+    /// exponential; three states of the GELU; masks of dropout. Going back, those of the MLP are gone when the gradients
+    /// of the scores are there.
     pub fn footprint(&self, batch: usize, seq: usize, rates: DropoutRates, dtype: Dtype) -> Footprint {
         let (tokens, e) = (batch * seq, dtype.size());
         let (d, inner) = (self.hidden_size, self.intermediate_size);
@@ -185,7 +186,9 @@ impl RobertaConfig {
         Footprint {
             input: tokens * d * e,
             kept: tokens * per_token + (2 + masked) * scores * 4 + half * scores * e,
-            passing: (3 * tokens * inner * 4).max(3 * scores * 4) + 2 * tokens * d * 4,
+            forward: (3 * tokens * inner * 4).max(3 * scores * 4),
+            backward: (3 * tokens * inner * 4).max((3 * scores * 4).saturating_sub(3 * tokens * inner * 4))
+                + 2 * tokens * d * 4,
             largest: (tokens * inner).max(scores) * 4,
         }
     }

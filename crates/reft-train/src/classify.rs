@@ -102,12 +102,12 @@ impl<B: Backend> Objective<B> for Classification<'_, B> {
     fn activations(&self, learned: &Learned<B>, examples: &[&Labelled], checkpointing: bool) -> u64 {
         let config = self.model.config();
         let seq = examples.iter().map(|example| example.tokens.len()).max().unwrap_or(0);
-        let first = match &learned.tuned {
-            Some(_) => 0,
-            None => learned.reft.first_layer().unwrap_or(config.num_hidden_layers),
+        let taped = match &learned.tuned {
+            Some(_) => config.num_hidden_layers,
+            None => learned.reft.config().n_taped(config.num_hidden_layers),
         };
         let footprint = config.footprint(examples.len(), seq, self.rates, self.model.dtype());
-        activations(footprint, config.num_hidden_layers - first, checkpointing)
+        activations(footprint, taped, checkpointing)
     }
 
     fn judge(&self, learned: &Learned<B>, held_out: &[Labelled]) -> Verdict {

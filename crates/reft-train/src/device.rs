@@ -417,6 +417,25 @@ mod wgpu_devices {
         }
     }
 
+    /// Bytes of the largest part of an adapter's own memory, which WGPU itself does not tell.
+    #[cfg(any(target_os = "linux", target_os = "windows", target_os = "android"))]
+    fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
+        // SAFETY: the handles are used while the adapter lives, and only to read properties.
+        unsafe {
+            let vulkan = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+            let instance = vulkan.shared_instance().raw_instance();
+            let found = instance.get_physical_device_memory_properties(vulkan.raw_physical_device());
+            // The first bit marks memory of the device itself.
+            let own = found.memory_heaps_as_slice().iter().filter(|heap| heap.flags.as_raw() & 1 != 0);
+            own.map(|heap| heap.size).max()
+        }
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "windows", target_os = "android")))]
+    fn memory(_adapter: &wgpu::Adapter) -> Option<u64> {
+        None
+    }
+
     pub fn list(backend: &'static str) -> Result<Vec<Device>, Absent> {
         let devices: Vec<Device> = adapters(backend)
             .iter()
@@ -431,7 +450,10 @@ mod wgpu_devices {
                     driver: Some(
                         format!("{} {} ({})", info.driver, info.driver_info, info.backend).trim().into(),
                     ),
-                    memory: None,
+                    memory: match kind(&info) {
+                        Kind::SoftwareGpu => crate::memory::capacity(),
+                        _ => memory(adapter),
+                    },
                     max_buffer: Some(limits.max_storage_buffer_binding_size),
                     dtypes: if half { vec!["f32", "f16"] } else { vec!["f32"] },
                 }

@@ -53,14 +53,14 @@ pub(crate) struct Settings {
 /// Bytes that a pass needs at its peak, of that many blocks on the tape.
 pub(crate) fn activations(footprint: Footprint, taped: usize, checkpointing: bool) -> u64 {
     let (held, passing) = held_and_passing(footprint, taped, checkpointing);
-    held + passing
+    (held + passing).max(footprint.forward as u64)
 }
 
 /// Bytes that a pass holds until its backward pass, and those that it then needs for one block.
 fn held_and_passing(of: Footprint, taped: usize, checkpointing: bool) -> (u64, u64) {
     let (held, passing) = match checkpointing {
-        true => (taped * of.input, of.kept + of.passing),
-        false => (taped * of.kept, of.passing),
+        true => (taped * of.input, of.forward.max(of.kept + of.backward)),
+        false => (taped * of.kept, of.backward),
     };
     (held as u64, passing as u64)
 }
@@ -94,18 +94,20 @@ impl Shapes {
         let (held, passing) = held_and_passing(of_block, self.taped, checkpointing);
         let labels = (self.logits.0 * rows).div_ceil(self.batch.0.max(1));
         let slice = labels * self.logits.1;
-        let logits = 4 * 4 * slice as u64;
+        // As they are, less their maximum, and their exponential.
+        let logits = 3 * 4 * slice as u64;
         let adapter = 2 * 4 * self.parameters as u64;
         let optimizer = 2 * 4 * self.parameters as u64;
         let program = if device.is_cpu() { memory::resident().unwrap_or(0) } else { 0 };
         let most = self.tensors.iter().max_by_key(|tensor| numbers(tensor));
         let loading = most.map_or(0, |tensor| 4 * numbers(&tensor));
-        let training = held + passing.max(logits) + adapter + optimizer;
+        let activations = (held + passing).max(of_block.forward as u64);
+        let training = activations.max(held + logits) + adapter + optimizer;
         let piece = most.map_or(0, bytes).max(of_block.largest as u64).max(4 * slice as u64);
         Needs {
             program,
             weights,
-            activations: held + passing,
+            activations,
             logits,
             adapter,
             optimizer,
@@ -156,10 +158,10 @@ impl Shapes {
     }
 }
 
-/// Bytes as MB or GB.
+/// Bytes as MiB or GiB.
 pub fn bytes(n: u64) -> String {
-    match n as f64 {
-        n if n < 1e9 => format!("{:.1} MB", n / 1e6),
-        n => format!("{:.2} GB", n / 1e9),
+    match n as f64 / f64::from(1 << 20) {
+        mib if mib < 1024.0 => format!("{mib:.1} MiB"),
+        mib => format!("{:.2} GiB", mib / 1024.0),
     }
 }

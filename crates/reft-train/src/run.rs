@@ -33,7 +33,7 @@ use reft_models::{
     Roberta, Tuned, Tuning, Unloaded, load,
     peft::{PeftNames, TunedFileError},
     roberta::DropoutRates,
-    tuned::{NamedTensors, TuningError},
+    tuned::{NamedTensors, TunedName, TuningError},
 };
 use serde::{Deserialize, Serialize, Serializer};
 use std::{
@@ -566,16 +566,14 @@ impl<D> Run<'_, '_, D> {
         (self.on_event)(Event::Model { base, weights, precision: *precision, device });
 
         let (recipe, train) = (self.recipe, &self.recipe.train);
-        let layers = layers_of(recipe, *n_layers)?;
+        let reft = reft_config(recipe, &layers_of(recipe, *n_layers)?, opened.hidden_size);
         let tuning = tuning_of_recipe(recipe);
-        let trainable = match &tuning {
-            Some(tuning) => tuning.names(tensors)?.iter().map(|n| n.shape.iter().product::<usize>()).sum(),
-            None => reft_config(recipe, &layers, opened.hidden_size).num_params()?,
-        };
-        let taped = match (&tuning, layers.first()) {
-            (Some(_), _) => *n_layers,
-            (None, Some(first)) => n_layers - first,
-            (None, None) => 0,
+        let (trainable, taped) = match &tuning {
+            Some(tuning) => {
+                let numbers = |name: &TunedName| name.shape.iter().product::<usize>();
+                (tuning.names(tensors)?.iter().map(numbers).sum(), *n_layers)
+            }
+            None => (reft.num_params()?, reft.n_taped(*n_layers)),
         };
         let (updates_per_epoch, steps) = train.updates(opened.rows.len());
         let epochs = steps.div_ceil(updates_per_epoch.max(1));

@@ -13,6 +13,9 @@ use reft_train::{
 };
 use std::path::PathBuf;
 
+/// One of several, or none by a word such as `auto`. Under this name clap does not take it for an optional argument.
+type Choice<T> = Option<T>;
+
 #[derive(Args)]
 pub struct ModelArgs {
     /// Folder, name on the Hugging Face hub, or `embedded:tiny`; the adapter's own model if absent
@@ -35,10 +38,10 @@ pub struct ModelArgs {
     pub device: String,
     /// Type of the model's numbers: `auto`, `f32`, `f16` or `bf16`
     #[arg(long, default_value = "auto", value_parser = parse_dtype)]
-    pub dtype: Option<Dtype>,
+    pub dtype: Choice<Dtype>,
     /// Quantisation of the model's weights: `none`, `int8` or `int4`; as the adapter was trained with if absent
     #[arg(long, value_parser = parse_quant)]
-    pub quant: Option<Option<Quant>>,
+    pub quant: Option<Choice<Quant>>,
     /// Seed of everything random
     #[arg(long, default_value_t = 42)]
     pub seed: u64,

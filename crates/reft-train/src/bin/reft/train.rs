@@ -166,7 +166,7 @@ impl Screen {
                 self.bar.set_position(step as u64);
             }
             Event::Step(r) => {
-                let memory = r.device_mb.or(r.peak_mb).map_or(String::new(), |mb| format!("  {mb:.0} MB"));
+                let memory = r.device_mb.or(r.peak_mb).map_or(String::new(), |mb| format!("  {mb:.0} MiB"));
                 self.line(&format!(
                     "step {:>5}/{}  loss {:.4}  lr {:.2e}  {:.0} tokens/s{memory}  {} left",
                     r.step,
@@ -237,10 +237,10 @@ fn summarise(recipe: &Recipe, finished: &Finished) {
         println!("  wanted  {}\n", one_line(expected));
     }
     let training =
-        summary.training_mb.map_or(String::new(), |mb| format!(" ({mb:.0} MB of them by training)"));
+        summary.training_mb.map_or(String::new(), |mb| format!(" ({mb:.0} MiB of them by training)"));
     let memory = match (summary.device_mb, summary.peak_mb) {
-        (Some(mb), _) => format!(", {mb:.0} MB of the device's memory"),
-        (None, Some(mb)) => format!(", {mb:.0} MB at the peak{training}"),
+        (Some(mb), _) => format!(", {mb:.0} MiB of the device's memory"),
+        (None, Some(mb)) => format!(", {mb:.0} MiB at the peak{training}"),
         (None, None) => String::new(),
     };
     let head = match summary.head {
