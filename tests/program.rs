@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 #[path = "program/classify.rs"]
 mod classify;
+#[path = "program/precision.rs"]
+mod precision;
 
 const REFT: &str = env!("CARGO_BIN_EXE_reft");
 

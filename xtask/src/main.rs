@@ -1,8 +1,8 @@
 //! Developer verbs of this workspace. Builds in seconds, because it depends on nothing.
 //!
 //! ```text
-//! cargo xtask train [RECIPE] [KEY=VALUE…]    build the program and train; without a recipe, the quick start
-//! cargo xtask test                           everything that must hold before a change is shared
+//! cargo xtask train [--features F] [RECIPE] [KEY=VALUE…]    build the program and train; without a recipe, the quick start
+//! cargo xtask test                                          everything that must hold before a change is shared
 //! ```
 
 use std::{
@@ -18,7 +18,10 @@ fn main() -> ExitCode {
         Some((verb, rest)) if verb == "train" => train(rest),
         Some((verb, [])) if verb == "test" => test(),
         _ => {
-            eprintln!("usage: cargo xtask train [RECIPE] [KEY=VALUE…]\n       cargo xtask test");
+            eprintln!(
+                "usage: cargo xtask train [--features F] [RECIPE] [KEY=VALUE…]\n       cargo xtask test\n\n\
+                 --features    more backends, as in --features cuda,vulkan"
+            );
             return ExitCode::from(2);
         }
     };
@@ -47,16 +50,25 @@ fn succeeds(command: &mut Command) -> bool {
     }
 }
 
-/// Builds the program, then hands over: `[RECIPE] [KEY=VALUE…]`.
+/// Builds the program with the features asked for, then hands over: `[RECIPE] [KEY=VALUE…]`.
 fn train(args: &[String]) -> bool {
-    if !succeeds(cargo().args(["build", "--release", "--package", "reft-train", "--bin", "reft"])) {
+    let mut build = cargo();
+    build.args(["build", "--release", "--package", "reft-train", "--bin", "reft"]);
+    let args = match args {
+        [flag, features, rest @ ..] if flag == "--features" => {
+            build.args(["--features", features]);
+            rest
+        }
+        args => args,
+    };
+    if !succeeds(&mut build) {
         return false;
     }
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let program = target.join("release").join(format!("reft{}", env::consts::EXE_SUFFIX));
     let mut command = Command::new(program);
     command.arg("train");
-    if args.first().is_none_or(|first| first.contains('=')) {
+    if args.first().is_none_or(|first| first.contains('=') || first.starts_with("--")) {
         command.arg(root().join("recipes/quickstart.toml"));
     }
     succeeds(command.args(args))
@@ -78,6 +90,24 @@ const CHECKS: &[Check] = &[
     (
         "feature ndarray",
         &["check", "--package", "reft-train", "--no-default-features", "--features", "ndarray"],
+        &[],
+    ),
+    ("feature vulkan", &["check", "--package", "reft-train", "--features", "vulkan"], &[]),
+    ("feature metal", &["check", "--package", "reft-train", "--features", "metal"], &[]),
+    ("feature cuda", &["check", "--package", "reft-train", "--features", "cuda"], &[]),
+    (
+        "libraries in a browser",
+        &[
+            "check",
+            "--target",
+            "wasm32-unknown-unknown",
+            "--package",
+            "reft-core",
+            "--package",
+            "reft-models",
+            "--package",
+            "burn-flex",
+        ],
         &[],
     ),
     ("all features", &["check", "--package", "reft-train", "--features", "ndarray,vulkan,metal,cuda"], &[]),

@@ -153,6 +153,7 @@ impl<C> Unloaded<C> {
         let tokenizer = Tokenizer::load(files)?;
         let mut weights = Weights::open(files)?;
         let fingerprint = fingerprint(&config_json, &weights);
+        weights.release();
         let base = BaseModel { name: name.into(), fingerprint, quant: None };
         let mut stop_ids: BTreeSet<u32> = M::stop_ids(&config).into_iter().collect();
         if let Some(json) = files.read_optional("generation_config.json")? {
@@ -426,6 +427,13 @@ impl Weights {
     /// Does not report unused tensors of these names.
     pub fn ignore(&mut self, names: impl Fn(&str) -> bool) {
         self.unused.retain(|name| !names(name));
+    }
+
+    /// Gives back the memory of pages that were looked at.
+    fn release(&self) {
+        for shard in &self.shards {
+            shard.bytes.release(0..shard.bytes.get().len());
+        }
     }
 
     /// The tensors that are not ignored.

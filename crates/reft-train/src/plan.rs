@@ -135,7 +135,8 @@ impl Shapes {
         }
         for quant in [Quant::Int8, Quant::Int4] {
             let precision = Precision { quant: Some(quant), ..precision };
-            if !self.trains_weights && precision != settings.precision && supported(precision) {
+            let smaller = quant == Quant::Int8 || device.packs_int4();
+            if smaller && !self.trains_weights && precision != settings.precision && supported(precision) {
                 let changed = Settings { precision, checkpointing: true, ..settings };
                 changes.push((format!("quant={quant}"), changed));
             }

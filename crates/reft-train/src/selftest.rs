@@ -21,7 +21,7 @@ use burn::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reft_core::{Adapter, Component, Method, Reft, ReftConfig, Site, intervention::Init};
-use reft_models::{GenerateConfig, LoadedModel, Precision};
+use reft_models::{Dtype, GenerateConfig, LoadedModel, Precision, Quant};
 use serde::Serialize;
 use std::{marker::PhantomData, path::Path, sync::atomic::AtomicBool, time::Instant};
 
@@ -32,6 +32,10 @@ pub struct Measured {
     pub nll: f64,
     /// The gradient of a batch with respect to every parameter of the interventions.
     pub gradient: Vec<f32>,
+    /// The same with one block on the tape at a time.
+    pub checkpointed: Vec<f32>,
+    /// NLL of the rows with quantised weights and in half precision, where the device has them.
+    pub held_otherwise: Vec<(Precision, f64)>,
     /// The losses of a short training run.
     pub losses: Vec<f64>,
     /// NLL of the rows with what was trained.
@@ -121,8 +125,11 @@ impl OnDevice for SelfTest<'_> {
 
         let objective = LanguageModelling::new(model, ROWS);
         let tracked = Reft::<A>::trainable(reft.clone()).into();
-        let step = step_gradients(&objective, &tracked, &[examples.iter().collect()], false, 0);
-        let gradient = flat_gradient(&tracked.reft, &step.grads);
+        let gradient_of = |checkpointing| {
+            let step = step_gradients(&objective, &tracked, &[examples.iter().collect()], checkpointing, 0);
+            flat_gradient(&tracked.reft, &step.grads)
+        };
+        let (gradient, checkpointed) = (gradient_of(false), gradient_of(true));
 
         let section = TrainSection { steps: Some(STEPS), batch_size: ROWS, lr: 4e-3, ..Default::default() };
         let config = TrainConfig::from(section);
@@ -146,9 +153,18 @@ impl OnDevice for SelfTest<'_> {
         };
         let loaded_nll = nll_of(self.folder)?;
         let foreign_nll = self.foreign.map(nll_of).transpose()?;
+        let mut held_otherwise = Vec::new();
+        for (dtype, quant) in [(Dtype::F32, Some(Quant::Int8)), (Dtype::F16, None), (Dtype::Bf16, None)] {
+            let Ok(precision) = on.precision::<A::InnerBackend>(Some(dtype), quant, dtype) else { continue };
+            let held: LoadedModel<A::InnerBackend> =
+                LoadedModel::load(&tiny::model(), "embedded:tiny", precision, device)?;
+            held_otherwise.push((precision, likelihood(&held.model, None, &examples, ROWS).nll));
+        }
         Ok(Measured {
             nll,
             gradient,
+            checkpointed,
+            held_otherwise,
             losses: trained.losses,
             trained_nll,
             loaded_nll,
@@ -204,8 +220,10 @@ pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
     };
     let apart = |a: f64, b: f64| (a - b).abs();
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-    let difference = norm(&mut found.gradient.iter().zip(&cpu.gradient).map(|(a, b)| f64::from(a - b)));
-    let gradient = difference / norm(&mut cpu.gradient.iter().map(|x| f64::from(*x)));
+    let gradient = |found: &[f32]| {
+        let difference = norm(&mut found.iter().zip(&cpu.gradient).map(|(a, b)| f64::from(a - b)));
+        difference / norm(&mut cpu.gradient.iter().map(|x| f64::from(*x)))
+    };
     let losses = found.losses.iter().zip(&cpu.losses).map(|(a, b)| apart(*a, *b) / b).fold(0.0, f64::max);
     let losses = if found.losses.len() == cpu.losses.len() { losses } else { f64::INFINITY };
     let different = found.tokens.iter().zip(&cpu.tokens).filter(|(a, b)| a != b).count();
@@ -214,12 +232,25 @@ pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
     const CLOSE: &str = "the device rounds otherwise than the CPU; compare results of one device only";
     let mut checks = vec![
         check("forward", apart(found.nll, cpu.nll), 1e-3, WRONG),
-        check("gradient", gradient, 1e-2, WRONG),
+        check("gradient", gradient(&found.gradient), 1e-2, WRONG),
+        check("gradient, checkpointed", gradient(&found.checkpointed), 1e-2, WRONG),
         check("training", losses, 2e-2, CLOSE),
         check("save and load", apart(found.loaded_nll, found.trained_nll), 1e-4, WRONG),
         check("decode with the cache", 1.0 - found.cache_agreement, 0.0, WRONG),
         check("decode as the CPU", different, 0.25, CLOSE),
     ];
+    for (precision, nll) in &found.held_otherwise {
+        let of_cpu = cpu.held_otherwise.iter().find(|(of_cpu, _)| of_cpu == precision);
+        // The CPU has them all, unless it is ndarray.
+        let (name, tolerance) = match precision {
+            Precision { quant: Some(_), .. } => ("int8 weights", 1e-3),
+            Precision { dtype: Dtype::F16, .. } => ("f16", 1e-2),
+            _ => ("bf16", 3e-2),
+        };
+        if let Some((_, of_cpu)) = of_cpu {
+            checks.push(check(name, apart(*nll, *of_cpu), tolerance, WRONG));
+        }
+    }
     if let Some(foreign) = found.foreign_nll {
         checks.push(check("the CPU's adapter", apart(foreign, cpu.trained_nll), 1e-3, WRONG));
     }

@@ -482,3 +482,95 @@ struct Window {
     tokens: usize,
     seconds: f64,
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::eval::Score;
+    use burn_flex::Flex;
+    use reft_core::{Component, Method, Reft, ReftConfig, Site, intervention::Init};
+    use std::cell::Cell;
+
+    /// Fails at one of its steps, or needs more memory than any computer has.
+    struct Failing {
+        at: usize,
+        steps: Cell<usize>,
+    }
+
+    impl Objective<Flex> for Failing {
+        type Example = usize;
+
+        fn n_tokens(example: &usize) -> usize {
+            *example
+        }
+
+        fn step<A: AutodiffBackend<InnerBackend = Flex>>(&self, _: &[&usize], tape: &mut Tape<A>) -> Loss {
+            self.steps.set(self.steps.get() + 1);
+            assert!(self.steps.get() != self.at, "the driver is out of memory\nand says more");
+            tape.backward(tape.bases[0].clone().sum());
+            Loss { sum: 1.0, labels: 1, tokens: 1 }
+        }
+
+        fn activations(&self, _: &Learned<Flex>, examples: &[&usize], _: bool) -> u64 {
+            if *examples[0] > 5 { u64::MAX / 2 } else { 1 }
+        }
+
+        fn judge(&self, _: &Learned<Flex>, _: &[usize]) -> Verdict {
+            let score = Score(vec![("nll".into(), 1.0)]);
+            Verdict { score, key: "nll", higher_is_better: false }
+        }
+    }
+
+    fn run(at: usize, examples: &[usize]) -> (Learned<Flex>, Trained<Flex>) {
+        let config = ReftConfig {
+            method: Method::Loreft,
+            rank: 1,
+            hidden_size: 4,
+            sites: vec![Site { layer: 0, component: Component::BlockOutput }],
+            positions: "l1".parse().expect("positions"),
+            tied: true,
+            activation: Default::default(),
+            dropout: 0.0,
+        };
+        let reft: Reft<Flex> =
+            config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(0), &Default::default()).expect("valid");
+        let start: Learned<Flex> = reft.into();
+        let section = TrainSection { batch_size: 1, shuffle: false, warmup: 0.0, ..Default::default() };
+        let config = TrainConfig { in_computer_memory: true, ..section.into() };
+        let (objective, never) = (Failing { at, steps: Cell::new(0) }, AtomicBool::new(false));
+        let trained = train::<burn::backend::Autodiff<Flex>, _>(
+            &objective,
+            start.clone(),
+            examples,
+            &[1],
+            &config,
+            &mut Silent,
+            &never,
+        );
+        (start, trained)
+    }
+
+    fn basis(learned: &Learned<Flex>) -> Vec<f32> {
+        learned.reft.bases()[0].to_data().to_vec().expect("f32")
+    }
+
+    #[test]
+    fn a_failing_device_ends_training_with_what_was_learned() {
+        let (start, trained) = run(3, &[1; 5]);
+        assert_eq!(trained.steps, 2);
+        let error = trained.stop.expect_err("the device failed").to_string();
+        assert!(error.contains("failed at step 3: the driver is out of memory;"), "{error}");
+        assert!(error.contains("train.checkpointing=true") && !error.contains("says more"), "{error}");
+        assert_ne!(basis(&trained.learned), basis(&start));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_is_looked_at_before_it_is_asked_for() {
+        let (start, trained) = run(0, &[1, 1, 9]);
+        assert_eq!(trained.steps, 2);
+        let error = trained.stop.expect_err("there is not that much").to_string();
+        assert!(error.contains("out of memory at step 3") && error.contains("quant=int8"), "{error}");
+        assert_ne!(basis(&trained.learned), basis(&start));
+    }
+}

@@ -67,7 +67,7 @@ fn show(check: &Check) {
         Verdict::Fail => "FAIL",
     };
     println!(
-        "  {verdict}  {:<22} deviation {:.1e}, tolerance {:.0e}",
+        "  {verdict}  {:<23} deviation {:.1e}, tolerance {:.0e}",
         check.name, check.deviation, check.tolerance
     );
     if let Some(hint) = check.hint {
