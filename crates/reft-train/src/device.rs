@@ -389,6 +389,7 @@ mod wgpu_devices {
         graphics::{AutoGraphicsApi, GraphicsApi, Metal, Vulkan},
         init_setup,
     };
+    use std::sync::{Mutex, PoisonError};
     use wgpu::{AdapterInfo, DeviceType};
 
     fn api(backend: &str) -> wgpu::Backend {
@@ -486,15 +487,27 @@ mod wgpu_devices {
             DeviceType::Cpu => WgpuDevice::Cpu,
             DeviceType::Other => WgpuDevice::DefaultDevice,
         };
-        guarded(device, move || {
-            match backend {
-                "vulkan" => drop(init_setup::<Vulkan>(&id, RuntimeOptions::default())),
-                "metal" => drop(init_setup::<Metal>(&id, RuntimeOptions::default())),
-                _ => drop(init_setup::<AutoGraphicsApi>(&id, RuntimeOptions::default())),
+        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        match started.iter().find(|(_, known)| *known == id) {
+            Some((name, _)) if *name == device.name => return Ok(id),
+            Some((name, _)) => {
+                let reason = format!("this process has already started it as {name}");
+                return Err(DeviceError::Failed { found: device.name.clone(), reason });
             }
-            id
-        })
+            None => {}
+        }
+        let begun = id.clone();
+        guarded(device, move || match backend {
+            "vulkan" => drop(init_setup::<Vulkan>(&begun, RuntimeOptions::default())),
+            "metal" => drop(init_setup::<Metal>(&begun, RuntimeOptions::default())),
+            _ => drop(init_setup::<AutoGraphicsApi>(&begun, RuntimeOptions::default())),
+        })?;
+        started.push((device.name.clone(), id.clone()));
+        Ok(id)
     }
+
+    /// Devices that were started, by name: none can be started twice.
+    static STARTED: Mutex<Vec<(String, WgpuDevice)>> = Mutex::new(Vec::new());
 }
 
 /// CUDA.

@@ -21,8 +21,8 @@ use burn::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reft_core::{Adapter, Component, Method, Reft, ReftConfig, Site, intervention::Init};
-use reft_models::{Dtype, GenerateConfig, LoadedModel, Precision, Quant};
-use serde::Serialize;
+use reft_models::{Dtype, GenerateConfig, Llama, LoadedModel, Precision, Quant};
+use serde::{Deserialize, Serialize};
 use std::{marker::PhantomData, path::Path, sync::atomic::AtomicBool, time::Instant};
 
 /// What one device computed.
@@ -34,8 +34,8 @@ pub struct Measured {
     pub gradient: Vec<f32>,
     /// The same with one block on the tape at a time.
     pub checkpointed: Vec<f32>,
-    /// NLL of the rows with quantised weights and in half precision, where the device has them.
-    pub held_otherwise: Vec<(Precision, f64)>,
+    /// NLL and gradient with quantised weights and in half precision, where the device has them.
+    pub held_otherwise: Vec<(Precision, f64, Vec<f32>)>,
     /// The losses of a short training run.
     pub losses: Vec<f64>,
     /// NLL of the rows with what was trained.
@@ -53,7 +53,7 @@ pub struct Measured {
 }
 
 /// Whether a deviation can be lived with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
     /// As it should be.
@@ -65,10 +65,10 @@ pub enum Verdict {
 }
 
 /// One thing that was compared.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Check {
     /// What.
-    pub name: &'static str,
+    pub name: String,
     /// The verdict.
     pub verdict: Verdict,
     /// How far the device is from the CPU.
@@ -76,7 +76,7 @@ pub struct Check {
     /// The largest deviation that passes.
     pub tolerance: f64,
     /// What to do, where it does not pass.
-    pub hint: Option<&'static str>,
+    pub hint: Option<String>,
 }
 
 const ROWS: usize = 8;
@@ -123,17 +123,18 @@ impl OnDevice for SelfTest<'_> {
         let reft = config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(1), device)?;
         let nll = likelihood(model, Some(&reft), &examples, ROWS).nll;
 
-        let objective = LanguageModelling::new(model, ROWS);
         let tracked = Reft::<A>::trainable(reft.clone()).into();
-        let gradient_of = |checkpointing| {
+        let gradient_of = |model: &Llama<A::InnerBackend>, checkpointing| {
+            let objective = LanguageModelling::new(model, ROWS);
             let step = step_gradients(&objective, &tracked, &[examples.iter().collect()], checkpointing, 0);
             flat_gradient(&tracked.reft, &step.grads)
         };
-        let (gradient, checkpointed) = (gradient_of(false), gradient_of(true));
+        let (gradient, checkpointed) = (gradient_of(model, false), gradient_of(model, true));
 
         let section = TrainSection { steps: Some(STEPS), batch_size: ROWS, lr: 4e-3, ..Default::default() };
         let config = TrainConfig::from(section);
         let never = AtomicBool::new(false);
+        let objective = LanguageModelling::new(model, ROWS);
         let trained = train::<A, _>(&objective, reft.into(), &examples, &[], &config, &mut Silent, &never);
         let _ = trained.stop?;
         let reft = trained.learned.reft;
@@ -158,7 +159,8 @@ impl OnDevice for SelfTest<'_> {
             let Ok(precision) = on.precision::<A::InnerBackend>(Some(dtype), quant, dtype) else { continue };
             let held: LoadedModel<A::InnerBackend> =
                 LoadedModel::load(&tiny::model(), "embedded:tiny", precision, device)?;
-            held_otherwise.push((precision, likelihood(&held.model, None, &examples, ROWS).nll));
+            let nll = likelihood(&held.model, None, &examples, ROWS).nll;
+            held_otherwise.push((precision, nll, gradient_of(&held.model, true)));
         }
         Ok(Measured {
             nll,
@@ -210,20 +212,22 @@ fn flat_gradient<A: AutodiffBackend>(reft: &Reft<A>, grads: &GradientsParams) ->
 
 /// Compares a device with the CPU.
 pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
-    let check = |name, deviation: f64, tolerance: f64, hint| {
+    let check = |name: &str, deviation: f64, tolerance: f64, hint: &str| {
         let verdict = match deviation {
             d if d <= tolerance => Verdict::Pass,
             d if d <= 10.0 * tolerance => Verdict::Warn,
             _ => Verdict::Fail,
         };
-        Check { name, verdict, deviation, tolerance, hint: (verdict != Verdict::Pass).then_some(hint) }
+        let hint = (verdict != Verdict::Pass).then(|| hint.to_string());
+        Check { name: name.into(), verdict, deviation, tolerance, hint }
     };
     let apart = |a: f64, b: f64| (a - b).abs();
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-    let gradient = |found: &[f32]| {
-        let difference = norm(&mut found.iter().zip(&cpu.gradient).map(|(a, b)| f64::from(a - b)));
-        difference / norm(&mut cpu.gradient.iter().map(|x| f64::from(*x)))
+    let relative = |found: &[f32], cpu: &[f32]| {
+        let difference = norm(&mut found.iter().zip(cpu).map(|(a, b)| f64::from(a - b)));
+        difference / norm(&mut cpu.iter().map(|x| f64::from(*x)))
     };
+    let gradient = |found: &[f32]| relative(found, &cpu.gradient);
     let losses = found.losses.iter().zip(&cpu.losses).map(|(a, b)| apart(*a, *b) / b).fold(0.0, f64::max);
     let losses = if found.losses.len() == cpu.losses.len() { losses } else { f64::INFINITY };
     let different = found.tokens.iter().zip(&cpu.tokens).filter(|(a, b)| a != b).count();
@@ -239,16 +243,18 @@ pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
         check("decode with the cache", 1.0 - found.cache_agreement, 0.0, WRONG),
         check("decode as the CPU", different, 0.25, CLOSE),
     ];
-    for (precision, nll) in &found.held_otherwise {
-        let of_cpu = cpu.held_otherwise.iter().find(|(of_cpu, _)| of_cpu == precision);
-        // The CPU has them all, unless it is ndarray.
-        let (name, tolerance) = match precision {
-            Precision { quant: Some(_), .. } => ("int8 weights", 1e-3),
-            Precision { dtype: Dtype::F16, .. } => ("f16", 1e-2),
-            _ => ("bf16", 3e-2),
+    for (precision, nll, gradient) in &found.held_otherwise {
+        let of_cpu = cpu.held_otherwise.iter().find(|(of_cpu, ..)| of_cpu == precision);
+        let (name, tolerance, with_gradient, gradient_tolerance) = match precision {
+            Precision { quant: Some(_), .. } => ("int8 weights", 1e-3, "int8 weights, gradient", 1e-2),
+            Precision { dtype: Dtype::F16, .. } => ("f16", 1e-2, "f16, gradient", 3e-2),
+            _ => ("bf16", 3e-2, "bf16, gradient", 1e-1),
         };
-        if let Some((_, of_cpu)) = of_cpu {
-            checks.push(check(name, apart(*nll, *of_cpu), tolerance, WRONG));
+        // The CPU has them all, unless it is ndarray.
+        if let Some((_, nll_of_cpu, gradient_of_cpu)) = of_cpu {
+            checks.push(check(name, apart(*nll, *nll_of_cpu), tolerance, WRONG));
+            let deviation = relative(gradient, gradient_of_cpu);
+            checks.push(check(with_gradient, deviation, gradient_tolerance, WRONG));
         }
     }
     if let Some(foreign) = found.foreign_nll {

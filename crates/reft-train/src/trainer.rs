@@ -151,8 +151,8 @@ impl<B: Backend> Observer<B> for Silent {}
 pub enum TrainError {
     /// The loss or the gradient is not a number.
     #[error(
-        "the {what} is {value} at step {step}; lower train.lr (now {lr}) or raise train.warmup; the adapter of the step \
-         before is kept"
+        "the {what} is {value} at step {step}; lower train.lr (now {lr}) or raise train.warmup, use dtype=bf16 or f32 in \
+         the place of f16, and on a GPU see `reft doctor`; the adapter of the step before is kept"
     )]
     NotFinite {
         /// Loss or gradient norm.

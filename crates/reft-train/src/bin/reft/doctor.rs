@@ -1,12 +1,13 @@
 //! `reft doctor`: whether the devices compute what they should.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use reft_train::{
     device::{Device, choose, cpu, devices},
     selftest::{Check, Verdict, compare, measure},
 };
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use std::{env::current_exe, process::Command};
 
 #[derive(Args)]
 pub struct DoctorArgs {
@@ -18,59 +19,102 @@ pub struct DoctorArgs {
     json: bool,
 }
 
+/// What was found of one device.
+#[derive(Serialize, Deserialize)]
+struct Findings {
+    device: String,
+    adapter: String,
+    checks: Vec<Check>,
+    error: Option<String>,
+    seconds: f64,
+}
+
+impl Findings {
+    fn failed(device: &Device, error: String) -> Self {
+        let (device, adapter) = (device.name.clone(), device.adapter.clone());
+        Self { device, adapter, checks: Vec::new(), error: Some(error), seconds: 0.0 }
+    }
+
+    fn is_bad(&self) -> bool {
+        self.error.is_some() || self.checks.iter().any(|check| check.verdict == Verdict::Fail)
+    }
+}
+
 pub fn examine(args: &DoctorArgs) -> Result<()> {
-    let cpu = cpu();
-    let folder = tempfile::tempdir()?;
-    let own = |device: &Device| folder.path().join(device.name.replace(':', "-"));
-    let wanted = match &args.device {
-        Some(name) => vec![choose(name)?.0],
-        None => devices().0,
-    };
-    let reference = measure(&cpu, &own(&cpu), None)?;
     let mut all = Vec::new();
-    let mut failed = Vec::new();
-    for device in &wanted {
+    let mut tell = |findings: Findings| {
         if !args.json {
-            println!("{} ({})", device.name, device.adapter);
+            show(&findings);
         }
-        let (checks, error, seconds) = match measure(device, &own(device), Some(&own(&cpu))) {
-            Ok(found) => (compare(&found, &reference), None, found.seconds),
-            Err(error) => (Vec::new(), Some(error.to_string()), 0.0),
-        };
-        let bad = error.is_some() || checks.iter().any(|check| check.verdict == Verdict::Fail);
-        if bad {
-            failed.push(device.name.clone());
-        }
-        if args.json {
-            all.push(json!({ "device": device, "checks": checks, "error": error, "seconds": seconds }));
-            continue;
-        }
-        checks.iter().for_each(show);
-        match error {
-            Some(error) => println!("  FAIL  {error}\n        hint: choose another device"),
-            None => println!("  {seconds:.1} s"),
+        all.push(findings);
+    };
+    match &args.device {
+        Some(name) => tell(examine_here(&choose(name)?.0)?),
+        None => {
+            for device in devices().0 {
+                tell(examine_apart(&device)?);
+            }
         }
     }
     if args.json {
-        println!("{}", json!({ "reference": cpu, "devices": all }));
+        println!("{}", serde_json::to_string_pretty(&all)?);
     }
+    let failed: Vec<&str> = all.iter().filter(|f| f.is_bad()).map(|f| f.device.as_str()).collect();
     match failed.as_slice() {
         [] => Ok(()),
         names => bail!("not fit for use: {}", names.join(", ")),
     }
 }
 
-fn show(check: &Check) {
-    let verdict = match check.verdict {
-        Verdict::Pass => "PASS",
-        Verdict::Warn => "WARN",
-        Verdict::Fail => "FAIL",
-    };
-    println!(
-        "  {verdict}  {:<23} deviation {:.1e}, tolerance {:.0e}",
-        check.name, check.deviation, check.tolerance
-    );
-    if let Some(hint) = check.hint {
-        println!("        hint: {hint}");
+/// Examines a device in this process.
+fn examine_here(device: &Device) -> Result<Findings> {
+    let folder = tempfile::tempdir()?;
+    let own = |name: &str| folder.path().join(name);
+    let reference = measure(&cpu(), &own("reference"), None)?;
+    Ok(match measure(device, &own("device"), Some(&own("reference"))) {
+        Ok(found) => Findings {
+            device: device.name.clone(),
+            adapter: device.adapter.clone(),
+            checks: compare(&found, &reference),
+            error: None,
+            seconds: found.seconds,
+        },
+        Err(error) => Findings::failed(device, error.to_string()),
+    })
+}
+
+/// Examines a device in a process of its own, so that a driver that crashes takes nothing else with it.
+fn examine_apart(device: &Device) -> Result<Findings> {
+    let program = current_exe().context("this program's own path")?;
+    let output = Command::new(program).args(["doctor", "--json", "--device", &device.name]).output()?;
+    Ok(match serde_json::from_slice::<Vec<Findings>>(&output.stdout).ok().and_then(|mut all| all.pop()) {
+        Some(findings) => findings,
+        None => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let last = said.lines().last().unwrap_or("it said nothing");
+            Findings::failed(device, format!("its driver ended the test ({}): {last}", output.status))
+        }
+    })
+}
+
+fn show(findings: &Findings) {
+    println!("{} ({})", findings.device, findings.adapter);
+    for check in &findings.checks {
+        let verdict = match check.verdict {
+            Verdict::Pass => "PASS",
+            Verdict::Warn => "WARN",
+            Verdict::Fail => "FAIL",
+        };
+        println!(
+            "  {verdict}  {:<23} deviation {:.1e}, tolerance {:.0e}",
+            check.name, check.deviation, check.tolerance
+        );
+        if let Some(hint) = &check.hint {
+            println!("        hint: {hint}");
+        }
+    }
+    match &findings.error {
+        Some(error) => println!("  FAIL  {error}\n        hint: update the driver, or use another device"),
+        None => println!("  {:.1} s", findings.seconds),
     }
 }
