@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 #[path = "program/classify.rs"]
 mod classify;
+#[path = "program/devices.rs"]
+mod devices;
 #[path = "program/precision.rs"]
 mod precision;
 

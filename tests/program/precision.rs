@@ -77,13 +77,55 @@ fn a_dry_run_tells_the_memory_that_is_then_measured() {
     assert_eq!((&plan["trainable"], &plan["steps"]), (&summary["trainable"], &summary["steps"]));
     let planned = plan["memory"]["total"].as_f64().expect("a number") / f64::from(1 << 20);
     let measured = summary["peak_mb"].as_f64().expect("a number");
-    println!("planned {planned:.0} MiB, measured {measured:.0} MiB");
     assert!((planned / measured - 1.0).abs() < 0.15, "planned {planned}, measured {measured}");
     let text = stdout(&short_run(folder.path(), &["run.name=other", "--dry-run"]));
     assert_says(
         &text,
         &["would train 6,168 parameters", "weights", "activations", "at the peak", "nothing was"],
     );
+}
+
+/// A system that is out of memory may end a process without a word; what was learned is on disk by then.
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_killed_leaves_its_adapter() {
+    let folder = workplace();
+    let recipe = repository("recipes/quickstart.toml");
+    let mut child = Command::new(REFT)
+        .args(["train", recipe.to_str().expect("UTF-8"), "train.steps=100000", "train.log_every=2"])
+        .args(["eval.exact_match=false", "data.eval_rows=4"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.starts_with("step     6"))));
+    child.kill().expect("killed");
+    assert!(!child.wait().expect("ended").success());
+    let text = stdout(&reft(folder.path(), &["inspect", "runs/quickstart/adapter"]));
+    assert_says(&text, &["6168 in 6 interventions"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_allocation_that_fails_is_an_error() {
+    let folder = workplace();
+    let model = model_folder(folder.path());
+    let mut config = json(&model.join("config.json"));
+    config["max_position_embeddings"] = (1u64 << 40).into();
+    fs::write(model.join("config.json"), config.to_string()).expect("written");
+    let args = [
+        "generate",
+        "--model",
+        "model",
+        "--prompt",
+        "x",
+        "--device",
+        "cpu",
+        "--max-new-tokens",
+        "100000000000",
+    ];
+    assert_says(&refusal(&reft(folder.path(), &args)), &["out of memory", "--quant int8"]);
 }
 
 #[test]

@@ -103,6 +103,8 @@ pub enum Kind {
 pub struct Absent {
     /// The backend, as features and `--device` name it.
     pub backend: &'static str,
+    /// Whether the program has the backend at all.
+    pub compiled: bool,
     /// Why.
     pub reason: String,
     /// What to do.
@@ -219,7 +221,7 @@ pub fn auto(devices: &[Device], absent: &[Absent]) -> (Device, String) {
     let gpu = devices.iter().find(|device| device.is_real_gpu());
     let Some(gpu) = gpu else {
         let mut reasons: Vec<String> =
-            absent.iter().filter(|a| !a.hint.contains("--features")).map(|a| a.reason.clone()).collect();
+            absent.iter().filter(|a| a.compiled).map(|a| a.reason.clone()).collect();
         let software = devices.iter().filter(|device| device.kind == Kind::SoftwareGpu);
         reasons.extend(software.map(|d| format!("{} only imitates a GPU ({})", d.name, d.adapter)));
         let reason =
@@ -291,6 +293,7 @@ fn of_backend(backend: &'static str) -> Result<Vec<Device>, Absent> {
             let feature = if other == "cpu" { "flex" } else { other };
             Err(Absent {
                 backend,
+                compiled: false,
                 reason: format!("this program was built without the backend {other}"),
                 hint: format!("build it with --features {feature}"),
             })
@@ -383,7 +386,7 @@ fn guarded<T>(device: &Device, start: impl FnOnce() -> T + std::panic::UnwindSaf
 /// WGPU: Vulkan, Metal, DirectX 12.
 #[cfg(feature = "wgpu")]
 mod wgpu_devices {
-    use super::{Absent, Device, DeviceError, Kind, guarded};
+    use super::{Absent, Device, DeviceError, Kind, guarded, without_panic};
     use burn_wgpu::{
         RuntimeOptions, WgpuDevice,
         graphics::{AutoGraphicsApi, GraphicsApi, Metal, Vulkan},
@@ -400,12 +403,15 @@ mod wgpu_devices {
         }
     }
 
+    /// The adapters of a backend; none if its driver fails on being asked.
     fn adapters(backend: &str) -> Vec<wgpu::Adapter> {
         let backends = wgpu::Backends::from(api(backend));
-        let descriptor =
-            wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() };
-        let instance = wgpu::Instance::new(descriptor);
-        pollster::block_on(instance.enumerate_adapters(backends))
+        let adapters = without_panic(move || {
+            let all = wgpu::InstanceDescriptor::new_without_display_handle();
+            let instance = wgpu::Instance::new(wgpu::InstanceDescriptor { backends, ..all });
+            pollster::block_on(instance.enumerate_adapters(backends))
+        });
+        adapters.unwrap_or_default()
     }
 
     fn kind(info: &AdapterInfo) -> Kind {
@@ -463,6 +469,7 @@ mod wgpu_devices {
         if devices.is_empty() {
             return Err(Absent {
                 backend,
+                compiled: true,
                 reason: format!("no {:?} driver was found", api(backend)),
                 hint: "install the driver of your GPU (on Linux its Vulkan driver, such as mesa-vulkan-drivers or \
                        NVIDIA's)"
@@ -513,30 +520,60 @@ mod wgpu_devices {
 /// CUDA.
 #[cfg(feature = "cuda")]
 mod cuda_devices {
-    use super::{Absent, Device, DeviceError, Kind, guarded};
+    use super::{Absent, Device, DeviceError, Kind, guarded, without_panic};
     use burn_cuda::CudaDevice;
-    use cudarc::driver::{result, sys};
+    use cudarc::{driver, nvrtc};
+    use std::path::Path;
+
+    const DRIVER: &str = "install or update NVIDIA's driver";
+    const TOOLKIT: &str = "install the CUDA toolkit (the backend compiles its kernels with its NVRTC and its headers), and set \
+                           CUDA_PATH where it is neither in /usr/local/cuda nor in /opt/cuda; or build with --features vulkan";
 
     pub fn list() -> Result<Vec<Device>, Absent> {
-        let absent = |reason: String| Absent {
+        let absent = |reason: String, hint: &str| Absent {
             backend: "cuda",
+            compiled: true,
             reason,
-            hint: "install NVIDIA's driver (the CUDA toolkit is not needed)".into(),
+            hint: hint.into(),
         };
         // SAFETY: loads the driver's library to see whether it is there, as its documentation asks before any other call.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(absent("no CUDA driver was found".into()));
+        if !unsafe { driver::sys::is_culib_present() } {
+            return Err(absent("no CUDA driver was found".into(), DRIVER));
         }
-        let failed = |error: result::DriverError| absent(format!("the CUDA driver failed: {error}"));
-        result::init().map_err(failed)?;
-        let count = result::device::get_count().map_err(failed)?;
-        let devices = (0..count).map(|index| {
-            let id = result::device::get(index)?;
+        let found = without_panic(gpus).and_then(|gpus| gpus.map_err(|error| error.to_string()));
+        match found {
+            Err(reason) => Err(absent(format!("the CUDA driver failed: {reason}"), DRIVER)),
+            Ok(gpus) if gpus.is_empty() => Err(absent("the CUDA driver finds no GPU".into(), DRIVER)),
+            // SAFETY: loads the library to see whether it is there.
+            Ok(_) if !unsafe { nvrtc::sys::is_culib_present() } => {
+                Err(absent("a CUDA driver and a GPU were found, but not NVRTC".into(), TOOLKIT))
+            }
+            Ok(_) if !has_headers() => {
+                Err(absent("a CUDA driver and a GPU were found, but not CUDA's headers".into(), TOOLKIT))
+            }
+            Ok(gpus) => Ok(gpus),
+        }
+    }
+
+    /// Whether the headers are where the backend looks for them.
+    fn has_headers() -> bool {
+        let standard = ["/usr/local/cuda", "/opt/cuda", "C:/Program Files/NVIDIA GPU Computing Toolkit/CUDA"];
+        let named = std::env::var("CUDA_PATH").ok();
+        let folder = named.as_deref().or(standard.into_iter().find(|folder| Path::new(folder).exists()));
+        // Without any of them, the backend looks beside a compiler in /usr/bin.
+        Path::new(folder.unwrap_or("/usr")).join("include/cuda_runtime.h").exists()
+    }
+
+    fn gpus() -> Result<Vec<Device>, driver::result::DriverError> {
+        use driver::result::{device, init};
+        init()?;
+        let gpus = (0..device::get_count()?).map(|index| {
+            let id = device::get(index)?;
             // SAFETY: `id` is a device that the driver has just named.
-            let memory = unsafe { result::device::total_mem(id) }?;
+            let memory = unsafe { device::total_mem(id) }?;
             Ok(Device {
                 name: format!("cuda:{index}"),
-                adapter: result::device::get_name(id)?,
+                adapter: device::get_name(id)?,
                 kind: Kind::DiscreteGpu,
                 driver: Some("CUDA".into()),
                 memory: Some(memory as u64),
@@ -544,8 +581,7 @@ mod cuda_devices {
                 dtypes: vec!["f32", "f16", "bf16"],
             })
         });
-        let devices: Vec<Device> = devices.collect::<Result<_, _>>().map_err(failed)?;
-        if devices.is_empty() { Err(absent("the CUDA driver finds no GPU".into())) } else { Ok(devices) }
+        gpus.collect()
     }
 
     /// Starts the device's driver.

@@ -25,7 +25,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{
-    Adapter, AdapterError, BaseModel, Reft, ReftConfig, Site, TaskConfig, adapter::write_atomic,
+    Adapter, AdapterError, BaseModel, Reft, ReftConfig, Site, TaskConfig, Trained, adapter::write_atomic,
     intervention::InterventionError, reft::LayersError,
 };
 use reft_models::{
@@ -1097,6 +1097,14 @@ impl<B: Backend> Observer<B> for RunWriter<'_, '_> {
     fn report(&mut self, report: &StepReport) -> Result<(), TrainError> {
         (self.on_event)(Event::Step(report));
         self.metric(report)
+    }
+
+    fn learned_so_far(&mut self, learned: &Learned<B>) -> Result<(), TrainError> {
+        match learned.trained() {
+            // As large as the model.
+            Trained::Full => Ok(()),
+            _ => Ok(self.save_adapter(learned)?),
+        }
     }
 
     fn evaluated(

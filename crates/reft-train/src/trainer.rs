@@ -126,6 +126,15 @@ pub trait Observer<B: Backend> {
         Ok(())
     }
 
+    /// What was learned so far, when it is worth keeping in case that the process ends: at the first update, and with every
+    /// line of the log as long as there is no best one.
+    ///
+    /// # Errors
+    /// Ends the training.
+    fn learned_so_far(&mut self, _learned: &Learned<B>) -> Result<(), TrainError> {
+        Ok(())
+    }
+
     /// The held-out rows were judged; `best` holds what was learned if it is the best so far.
     ///
     /// # Errors
@@ -397,7 +406,8 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
         observer.progress(out.steps, total_steps);
 
         let last = out.steps == total_steps;
-        let result = if out.steps.is_multiple_of(train.log_every) || last {
+        let logged = out.steps.is_multiple_of(train.log_every) || last;
+        let result = if logged {
             let report = StepReport {
                 step: out.steps,
                 total_steps,
@@ -415,6 +425,11 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
         } else {
             Ok(())
         };
+        let worth_keeping = !last && (out.verdict.is_none() || !train.keep_best);
+        let result = result.and_then(|()| match worth_keeping && (step == 0 || logged) {
+            true => observer.learned_so_far(&learned.valid()),
+            false => Ok(()),
+        });
         let due = last || (eval_every > 0 && out.steps.is_multiple_of(eval_every));
         let result = result.and_then(|()| {
             if due {

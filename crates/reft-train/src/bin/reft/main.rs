@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // the program is the one that prints
 
+mod allocator;
 mod chat;
 mod devices;
 mod doctor;
@@ -45,6 +46,9 @@ enum Verb {
     /// Show what an adapter is.
     Inspect(inspect::InspectArgs),
 }
+
+#[global_allocator]
+static ALLOCATOR: allocator::Telling = allocator::Telling;
 
 /// Becomes true at the first Ctrl-C; the second ends the program at once.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);

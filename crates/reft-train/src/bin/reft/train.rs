@@ -1,6 +1,6 @@
 //! `reft train`: a recipe in, a run folder out.
 
-use crate::{INTERRUPTED, watch_interrupts};
+use crate::{INTERRUPTED, allocator::TRAINING, watch_interrupts};
 use anyhow::Result;
 use burn::tensor::backend::AutodiffBackend;
 use clap::Args;
@@ -13,7 +13,7 @@ use reft_train::{
     run::{Event, Finished, Outcome, Plan, run},
     trainer::Stop,
 };
-use std::{io::IsTerminal, path::PathBuf};
+use std::{io::IsTerminal, path::PathBuf, sync::atomic::Ordering};
 
 #[derive(Args)]
 pub struct TrainArgs {
@@ -59,6 +59,7 @@ pub fn train(args: &TrainArgs) -> Result<()> {
             device.name
         );
     }
+    TRAINING.store(!args.dry_run, Ordering::Relaxed);
     let outcome = on_chosen(&device, Work { recipe: &recipe, dry: args.dry_run, screen: &mut screen })?;
     screen.bar.finish_and_clear();
     match outcome? {
