@@ -4,9 +4,9 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Lines},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
 };
 use tempfile::TempDir;
 
@@ -331,21 +331,28 @@ fn a_prompt_longer_than_the_context_is_refused() {
     assert_says(&refusal(&reft(folder.path(), &["generate", "--prompt", "x"])), &["--model"]);
 }
 
-#[cfg(unix)]
-#[test]
-fn an_interrupted_run_keeps_what_it_learned() {
-    let folder = workplace();
+/// A run that would not end soon, once the log has the line of that step, and the rest of what it prints.
+fn endless_run(folder: &Path, step: usize) -> (Child, Lines<BufReader<ChildStdout>>) {
     let recipe = repository("recipes/quickstart.toml");
     let mut child = Command::new(REFT)
         .args(["train", recipe.to_str().expect("UTF-8"), "train.steps=100000", "train.log_every=1"])
         .args(["eval.exact_match=false", "data.eval_rows=4"])
-        .current_dir(folder.path())
+        .current_dir(folder)
         .stdout(Stdio::piped())
         .spawn()
         .expect("started");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("step     3")));
+    let begins = format!("step {step:>5}");
+    let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with(&begins)));
     assert!(line.is_some(), "training must begin");
+    (child, lines)
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_keeps_what_it_learned() {
+    let folder = workplace();
+    let (mut child, lines) = endless_run(folder.path(), 3);
     let signalled = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
     assert!(signalled.success());
     let rest: Vec<String> = lines.map_while(Result::ok).collect();

@@ -90,16 +90,7 @@ fn a_dry_run_tells_the_memory_that_is_then_measured() {
 #[test]
 fn a_run_that_is_killed_leaves_its_adapter() {
     let folder = workplace();
-    let recipe = repository("recipes/quickstart.toml");
-    let mut child = Command::new(REFT)
-        .args(["train", recipe.to_str().expect("UTF-8"), "train.steps=100000", "train.log_every=2"])
-        .args(["eval.exact_match=false", "data.eval_rows=4"])
-        .current_dir(folder.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("started");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    assert!(lines.any(|line| line.is_ok_and(|line| line.starts_with("step     6"))));
+    let (mut child, _lines) = endless_run(folder.path(), 6);
     child.kill().expect("killed");
     assert!(!child.wait().expect("ended").success());
     let text = stdout(&reft(folder.path(), &["inspect", "runs/quickstart/adapter"]));

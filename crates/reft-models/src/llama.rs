@@ -153,7 +153,7 @@ impl LlamaConfig {
         self.sliding_window.filter(|_| self.model_type == "mistral")
     }
 
-    /// What a training pass of `batch` rows of `seq` tokens keeps of a block, see [`Block::forward`].
+    /// What a training pass of `batch` rows of `seq` tokens keeps of a block, counted along `Block::forward`.
     ///
     /// On the tape: the inputs of both norms; scaled queries, keys, values and what they mix; scores before and after
     /// the exponential; gate, its sigmoid, their product, and the second factor of the MLP. Going back, those of the

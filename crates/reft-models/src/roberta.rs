@@ -170,7 +170,8 @@ impl RobertaConfig {
         DropoutRates { hidden: self.hidden_dropout_prob, attention: self.attention_probs_dropout_prob }
     }
 
-    /// What a training pass of `batch` rows of `seq` tokens keeps of a block, see [`EncoderBlock::forward`].
+    /// What a training pass of `batch` rows of `seq` tokens keeps of a block, counted along
+    /// `EncoderBlock::forward`.
     ///
     /// On the tape: both centred norms; scaled queries, keys, values and what they mix; scores before and after the
     /// exponential; three states of the GELU; masks of dropout. Going back, those of the MLP are gone when the gradients

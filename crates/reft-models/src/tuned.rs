@@ -1,7 +1,7 @@
 //! Trained weights: the baselines that interventions are compared with.
 //!
-//! A model is a function of its named tensors ([`Pretrained::from_source`](crate::load::Pretrained::from_source)). BitFit
-//! and full fine-tuning put trained tensors in the place of frozen ones; LoRA adds factors beside them. No model knows.
+//! A model is a function of its named tensors ([`Pretrained::from_source`]). BitFit and full fine-tuning put trained
+//! tensors in the place of frozen ones; LoRA adds factors beside them. No model knows.
 
 use crate::{
     linear::{Linear, Lora},
