@@ -60,7 +60,7 @@ fn a_model_larger_than_the_memory_is_refused_before_it_is_loaded() {
     assert_eq!(remedies.len(), 3, "{message}");
     assert!(!folder.path().join("runs").exists(), "a refused run must leave nothing behind");
     let message = generate_with(&folder.path().join("model"), folder.path());
-    assert_says(&message, &["the run needs", "weights"]);
+    assert_says(&message, &["the run needs", "weights", "--quant int8"]);
 }
 
 #[cfg(target_os = "linux")]

@@ -1,9 +1,20 @@
 //! Memory of this process and this computer, where the system tells it (Linux).
 
-use std::fs::read_to_string;
+use std::{
+    fs::read_to_string,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// The peak before it was made to begin anew, in KiB.
+static EARLIER_PEAK: AtomicU64 = AtomicU64::new(0);
 
 /// Peak resident memory in MiB.
 pub(crate) fn peak_mb() -> Option<f64> {
+    Some(recent_peak_mb()?.max(EARLIER_PEAK.load(Ordering::Relaxed) as f64 / 1024.0))
+}
+
+/// The same since [`reset_peak`].
+pub(crate) fn recent_peak_mb() -> Option<f64> {
     Some(number("/proc/self/status", "VmHWM:")? as f64 / 1024.0)
 }
 
@@ -12,9 +23,22 @@ pub(crate) fn resident() -> Option<u64> {
     Some(number("/proc/self/status", "VmRSS:")? * 1024)
 }
 
-/// Makes the peak begin anew at what is resident now.
+/// Gives memory that is no longer used back to the system, where the allocator keeps it.
+pub(crate) fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> i32;
+        }
+        // SAFETY: a function of glibc that takes no pointer and may be called at any time.
+        unsafe { malloc_trim(0) };
+    }
+}
+
+/// Makes the recent peak begin anew at what is resident now.
 pub(crate) fn reset_peak() {
-    // Only the peak's display is lost where the system has no such file.
+    EARLIER_PEAK.fetch_max(number("/proc/self/status", "VmHWM:").unwrap_or(0), Ordering::Relaxed);
+    // Where the system has no such file, the recent peak is that of the whole process.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 

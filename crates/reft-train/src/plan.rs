@@ -116,8 +116,8 @@ impl Shapes {
         }
     }
 
-    /// The three changes of settings that help most, as they are written on the command line, with what the run would then
-    /// need.
+    /// The three changes of settings that help most, as they are written on the command line of `reft train`, or of another
+    /// verb if nothing is trained, with what would then be needed.
     pub fn remedies(
         &self,
         settings: Settings,
@@ -125,12 +125,17 @@ impl Shapes {
         footprint: &dyn Fn(usize, usize, Dtype) -> Footprint,
         supported: &dyn Fn(Precision) -> bool,
     ) -> Vec<(String, u64)> {
+        let trains = self.taped > 0 || self.parameters > 0;
+        let written = |key: &str, value: &str| match trains {
+            true => format!("{key}={value}"),
+            false => format!("--{key} {value}"),
+        };
         let mut changes = Vec::new();
         let Settings { precision, checkpointing, batch_size } = settings;
         for dtype in [Dtype::Bf16, Dtype::F16] {
             let precision = Precision { dtype, ..precision };
             if dtype.size() < settings.precision.dtype.size() && supported(precision) {
-                changes.push((format!("dtype={dtype}"), Settings { precision, ..settings }));
+                changes.push((written("dtype", dtype.name()), Settings { precision, ..settings }));
             }
         }
         for quant in [Quant::Int8, Quant::Int4] {
@@ -138,14 +143,14 @@ impl Shapes {
             let smaller = quant == Quant::Int8 || device.packs_int4();
             if smaller && !self.trains_weights && precision != settings.precision && supported(precision) {
                 let changed = Settings { precision, checkpointing: true, ..settings };
-                changes.push((format!("quant={quant}"), changed));
+                changes.push((written("quant", quant.name()), changed));
             }
         }
-        if !checkpointing && !self.trains_weights {
+        if self.taped > 0 && !checkpointing && !self.trains_weights {
             let changed = Settings { checkpointing: true, ..settings };
             changes.push(("train.checkpointing=true".into(), changed));
         }
-        if batch_size > 1 {
+        if trains && batch_size > 1 {
             let changed = Settings { batch_size: 1, ..settings };
             changes.push((format!("train.batch_size=1 train.accumulation={batch_size}"), changed));
         }

@@ -14,7 +14,7 @@ use crate::{
     eval::{Answer, EvalError, Score, Verdict, answers, exact_match, likelihood},
     learned::{Learned, Origin, load_tuned},
     loss::{LanguageModelling, logit_rows},
-    memory::{self, peak_mb},
+    memory::{self, peak_mb, recent_peak_mb},
     plan::{Needs, Settings, Shapes, bytes},
     recipe::{Method, Protocol, Recipe},
     task::{LabelledSet, Task, check_name, read_task_rows},
@@ -857,12 +857,14 @@ impl<'a, 'b, D> Run<'a, 'b, D> {
         let mut writer = RunWriter::create(&self.folder, overwrite, &resolved, origin, self.on_event)?;
         writer.device_mb = Box::new(|| on.memory_mb());
 
+        memory::give_back();
         memory::reset_peak();
         let (begun, resident) = (Instant::now(), memory::resident());
         let trained =
             train::<A, O>(objective, learned, train_set, held_out, &config, &mut writer, self.interrupted);
         let seconds = begun.elapsed().as_secs_f64();
-        let training_mb = resident.and_then(|before| Some(peak_mb()? - before as f64 / f64::from(1 << 20)));
+        let training_mb =
+            resident.and_then(|before| Some(recent_peak_mb()? - before as f64 / f64::from(1 << 20)));
         let device_mb = on.memory_mb();
         let saved = without_panic(AssertUnwindSafe(|| writer.save_adapter(&trained.learned)));
         let ended = trained.stop?;
