@@ -105,11 +105,10 @@ const CHECKS: &[Check] = &[
             "reft-core",
             "--package",
             "reft-models",
-            "--package",
-            "burn-flex",
         ],
         &[],
     ),
+    ("their CPU backend", &["check", "--target", "wasm32-unknown-unknown", "--package", "burn-flex"], &[]),
     ("all features", &["check", "--package", "reft-train", "--features", "ndarray,vulkan,metal,cuda"], &[]),
     ("tests", &["test", "--workspace"], &[]),
 ];
