@@ -163,13 +163,16 @@ impl LlamaConfig {
         let (d, inner, heads) = (self.hidden_size, self.intermediate_size, self.num_attention_heads);
         let (d_q, d_kv) = (heads * self.head_dim(), self.kv_heads() * self.head_dim());
         let scores = batch * heads * seq * seq;
-        let (mixed, weights) = if dtype == Dtype::F32 { (d_q * e, 0) } else { (0, scores * e) };
+        // In half precision the weights are divided by their sum in f32, which has gradients of its own.
+        let (mixed, weights, passing) =
+            if dtype == Dtype::F32 { (d_q * e, 0, 3) } else { (0, scores * e, 4) };
         let per_token = 2 * d * 4 + (d_q + 2 * d_kv) * e + mixed + 4 * inner * e;
         Footprint {
             input: tokens * d * e,
             kept: tokens * per_token + 2 * scores * 4 + weights,
             forward: (4 * tokens * inner * e).max(3 * scores * 4),
-            backward: (3 * tokens * inner * e).max((3 * scores * 4).saturating_sub(4 * tokens * inner * e))
+            backward: (3 * tokens * inner * e)
+                .max((passing * scores * 4).saturating_sub(4 * tokens * inner * e))
                 + 2 * tokens * d * 4,
             largest: (tokens * inner * e).max(scores * 4),
         }

@@ -188,7 +188,8 @@ impl RobertaConfig {
             input: tokens * d * e,
             kept: tokens * per_token + (2 + masked) * scores * 4 + half * scores * e,
             forward: (3 * tokens * inner * 4).max(3 * scores * 4),
-            backward: (3 * tokens * inner * 4).max((3 * scores * 4).saturating_sub(3 * tokens * inner * 4))
+            backward: (3 * tokens * inner * 4)
+                .max(((3 + half) * scores * 4).saturating_sub(3 * tokens * inner * 4))
                 + 2 * tokens * d * 4,
             largest: (tokens * inner).max(scores) * 4,
         }
