@@ -3,7 +3,7 @@
 //! Blocks below the first edited one run outside of the tape. The others are either on the tape all at once
 //! ([`Pass::forward`]), or one at a time ([`Pass::checkpoint`]): only what enters each block is kept, and on the way
 //! back each block runs once more, with its input as a leaf
-//! ([gradient checkpointing](https://arxiv.org/abs/1604.06174)). That costs a third to a half more time, and turns
+//! ([gradient checkpointing](https://arxiv.org/abs/1604.06174)). That costs about half more time, and turns
 //! the memory of all blocks into that of one. A quantised block is numbers only as long as it is on the tape.
 
 use burn::tensor::{Tensor, backend::AutodiffBackend};

@@ -252,7 +252,7 @@ pub struct TrainSection {
     pub keep_best: bool,
     /// Evaluations without a better one after which training ends; 0 for never.
     pub patience: usize,
-    /// Whether the activations of one block at a time are kept (gradient checkpointing): less memory, a third to a half more
+    /// Whether the activations of one block at a time are kept (gradient checkpointing): less memory, about half more
     /// time. If absent, as `quant` asks for it: a block's quantised weights are numbers as long as it is on the tape.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpointing: Option<bool>,
