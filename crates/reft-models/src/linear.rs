@@ -1,6 +1,6 @@
 //! A frozen linear map.
 
-use crate::precision::{dense, is_quantised};
+use crate::precision::dense;
 use burn::{
     module::Module,
     tensor::{DType, Distribution, Tensor, backend::Backend},
@@ -40,9 +40,6 @@ pub struct Lora<B: Backend> {
 impl<B: Backend> Linear<B> {
     /// The same with weights that are not quantised.
     pub(crate) fn dense(&self, dtype: DType) -> Self {
-        if !is_quantised(&self.weight) {
-            return self.clone();
-        }
         Self { weight: dense(self.weight.clone(), dtype), bias: self.bias.clone(), lora: self.lora.clone() }
     }
 

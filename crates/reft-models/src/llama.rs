@@ -259,14 +259,17 @@ impl<B: Backend> Block<B> {
     /// The same with weights that are not quantised.
     fn dense(&self, dtype: DType) -> Self {
         Self {
+            attention_norm: self.attention_norm.clone(),
             q: self.q.dense(dtype),
             k: self.k.dense(dtype),
             v: self.v.dense(dtype),
             o: self.o.dense(dtype),
+            qk_norm: self.qk_norm.clone(),
+            mlp_norm: self.mlp_norm.clone(),
             gate: self.gate.dense(dtype),
             up: self.up.dense(dtype),
             down: self.down.dense(dtype),
-            ..self.clone()
+            heads: self.heads,
         }
     }
 

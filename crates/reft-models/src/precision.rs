@@ -5,7 +5,7 @@
 //! Weights are quantised on the host, so that every backend holds the same ones, and become numbers of the model's type
 //! again where they are used. Embeddings, the output head, norms and biases are never quantised.
 
-use crate::tuned::is_in_a_block;
+use crate::tuned::block_of;
 use burn::tensor::{
     Bytes, DType, Shape, Tensor, TensorData, TensorPrimitive,
     backend::Backend,
@@ -144,7 +144,8 @@ impl Quant {
                 Quant::Int8 => most.abs() / 127.0,
                 Quant::Int4 => {
                     let scales = [1.0, 0.95, 0.9, 0.85].map(|share| most * share / -8.0);
-                    scales.into_iter().min_by(|a, b| error(*a).total_cmp(&error(*b))).expect("some scales")
+                    let tried = scales.into_iter().map(|scale| (error(scale), scale));
+                    tried.min_by(|(a, _), (b, _)| a.total_cmp(b)).expect("some scales").1
                 }
             };
             scales.push(scale.to_bits());
@@ -190,7 +191,7 @@ impl Precision {
     pub fn quant_of(&self, name: &str, shape: &[usize]) -> Option<Quant> {
         let quant = self.quant?;
         match shape {
-            [_, d_in] if is_in_a_block(name) && name.ends_with(".weight") => {
+            [_, d_in] if block_of(name).is_some() && name.ends_with(".weight") => {
                 quant.block(*d_in).map(|_| quant)
             }
             _ => None,

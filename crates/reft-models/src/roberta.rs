@@ -255,9 +255,11 @@ impl<B: Backend> EncoderBlock<B> {
             key: self.key.dense(dtype),
             value: self.value.dense(dtype),
             attention_output: self.attention_output.dense(dtype),
+            attention_norm: self.attention_norm.clone(),
             intermediate: self.intermediate.dense(dtype),
             output: self.output.dense(dtype),
-            ..self.clone()
+            output_norm: self.output_norm.clone(),
+            n_heads: self.n_heads,
         }
     }
 

@@ -124,11 +124,6 @@ impl<B: Backend> NamedTensors<B> {
         self.0.get(name)?.1.as_ref()
     }
 
-    /// Number of weights.
-    pub fn num_weights(&self) -> usize {
-        self.shapes().map(|(_, shape)| shape.iter().product::<usize>()).sum()
-    }
-
     fn is_quantised(&self) -> bool {
         self.0.values().any(|(_, flat)| flat.is_none())
     }
@@ -139,14 +134,14 @@ fn maps<'a>(shapes: &[(&'a str, &[usize])]) -> Vec<(&'a str, [usize; 2])> {
     let map = |(name, shape): &(&'a str, &[usize])| {
         let map = name.strip_suffix(".weight")?;
         let shape = <[usize; 2]>::try_from(*shape).ok()?;
-        is_in_a_block(map).then_some((map, shape))
+        block_of(map).map(|_| (map, shape))
     };
     shapes.iter().filter_map(map).collect()
 }
 
-/// Whether a tensor of that name belongs to one of the model's blocks, which are numbered.
-pub(crate) fn is_in_a_block(name: &str) -> bool {
-    name.split('.').any(|part| part.parse::<usize>().is_ok())
+/// The number of the block that a tensor of that name belongs to, if it belongs to one.
+pub fn block_of(name: &str) -> Option<usize> {
+    name.split('.').find_map(|part| part.parse().ok())
 }
 
 struct Record<'a, B: Backend, S> {

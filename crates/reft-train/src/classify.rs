@@ -102,10 +102,7 @@ impl<B: Backend> Objective<B> for Classification<'_, B> {
     fn activations(&self, learned: &Learned<B>, examples: &[&Labelled], checkpointing: bool) -> u64 {
         let config = self.model.config();
         let seq = examples.iter().map(|example| example.tokens.len()).max().unwrap_or(0);
-        let taped = match &learned.tuned {
-            Some(_) => config.num_hidden_layers,
-            None => learned.reft.config().n_taped(config.num_hidden_layers),
-        };
+        let taped = learned.n_taped(config.num_hidden_layers);
         let footprint = config.footprint(examples.len(), seq, self.rates, self.model.dtype());
         activations(footprint, taped, checkpointing)
     }

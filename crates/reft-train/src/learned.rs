@@ -40,6 +40,14 @@ impl<B: Backend> Learned<B> {
         (head, self.num_params() - head)
     }
 
+    /// Blocks of a model of `n_layers` whose states a training pass has on the tape; with trained weights, all.
+    pub(crate) fn n_taped(&self, n_layers: usize) -> usize {
+        match self.tuned {
+            Some(_) => n_layers,
+            None => self.reft.config().n_taped(n_layers),
+        }
+    }
+
     /// What is trained.
     pub fn trained(&self) -> Trained {
         match &self.tuned {

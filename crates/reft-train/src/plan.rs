@@ -1,7 +1,7 @@
 //! What a run needs of a device's memory, from shapes alone, before any weight is loaded.
 
 use crate::{device::Device, memory};
-use reft_models::{Dtype, Footprint, Precision, Quant};
+use reft_models::{Dtype, Footprint, Precision, Quant, tuned::block_of};
 use serde::Serialize;
 
 /// Bytes that a run needs at its peak.
@@ -81,7 +81,6 @@ impl Shapes {
             precision.bytes_of(name, shape, device.packs_int4()) as u64
         };
         let weights: u64 = self.tensors.iter().map(bytes).sum();
-        let block_of = |name: &str| name.split('.').find_map(|part| part.parse::<usize>().ok());
         let numbers = |(_, shape): &&(String, Vec<usize>)| shape.iter().product::<usize>() as u64;
         // A quantised block's weights are numbers as long as it is on the tape.
         let in_block = self.tensors.iter().filter(|(name, _)| block_of(name) == Some(0));
@@ -169,6 +168,10 @@ impl Shapes {
         remedies
     }
 }
+
+/// What helps a run that has run out of memory.
+pub const ADVICE: &str = "any of these would help: train.checkpointing=true, a smaller train.batch_size with a larger \
+                          train.accumulation, a smaller data.max_length, quant=int8";
 
 /// Bytes as MiB or GiB.
 pub fn bytes(n: u64) -> String {

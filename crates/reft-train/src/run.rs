@@ -342,6 +342,18 @@ pub struct Wish {
     pub quant: Option<Quant>,
 }
 
+/// Opens a model's files, and says how the device can hold it as it is wished.
+fn open_model<B: Backend, M: Pretrained<B>>(
+    name: &str,
+    revision: Option<&str>,
+    wish: Wish,
+    on: &Chosen<B::Device>,
+) -> Result<(Unloaded<M::Config>, Precision), RunError> {
+    let unloaded = Unloaded::open::<B, M>(&find_model(name, revision)?, name)?;
+    let precision = on.precision::<B>(wish.dtype, wish.quant, unloaded.dtype())?;
+    Ok((unloaded, precision))
+}
+
 /// Loads a model as it is wished and as the device can hold it.
 ///
 /// # Errors
@@ -352,8 +364,7 @@ pub fn load_model<B: Backend, M: Pretrained<B>>(
     wish: Wish,
     on: &Chosen<B::Device>,
 ) -> Result<LoadedModel<B, M>, RunError> {
-    let unloaded = Unloaded::open::<B, M>(&find_model(name, revision)?, name)?;
-    let precision = on.precision::<B>(wish.dtype, wish.quant, unloaded.dtype())?;
+    let (unloaded, precision) = open_model::<B, M>(name, revision, wish, on)?;
     let tensors = unloaded.tensors().map(|(name, shape)| (name.to_string(), shape.to_vec()));
     let shapes = Shapes { tensors: tensors.collect(), ..Shapes::default() };
     let settings = Settings { precision, checkpointing: false, batch_size: 1 };
@@ -554,6 +565,15 @@ struct Opened<'a> {
 }
 
 impl<D> Run<'_, '_, D> {
+    /// The recipe's model, opened.
+    fn open<B: Backend<Device = D>, M: Pretrained<B>>(
+        &self,
+    ) -> Result<(Unloaded<M::Config>, Precision), RunError> {
+        let recipe = self.recipe;
+        let wish = Wish { dtype: recipe.dtype, quant: recipe.quant };
+        open_model::<B, M>(&recipe.model, recipe.revision.as_deref(), wish, self.on)
+    }
+
     /// What the run would do, if the device has the memory for it.
     fn plan<B: Backend<Device = D>>(
         &mut self,
@@ -623,10 +643,8 @@ impl<D> Run<'_, '_, D> {
         let (recipe, device) = (self.recipe, &self.on.device);
         let (train_rows, held_out_rows) = split_rows(recipe, find_rows)?;
         let template = Template::resolve(&recipe.data.template, &train_rows)?;
-        let files = find_model(&recipe.model, recipe.revision.as_deref())?;
-        let unloaded = Unloaded::open::<A::InnerBackend, Llama<A::InnerBackend>>(&files, &recipe.model)?;
+        let (unloaded, precision) = self.open::<A::InnerBackend, Llama<A::InnerBackend>>()?;
         let config = unloaded.config.clone();
-        let precision = self.on.precision::<A::InnerBackend>(recipe.dtype, recipe.quant, unloaded.dtype())?;
 
         let max_length = max_length(recipe.data.max_length, config.max_position_embeddings)?;
         let encode = |rows: &[Row], file: &str| {
@@ -728,10 +746,8 @@ impl<D> Run<'_, '_, D> {
         let task = Task::discover(name, data.text.as_deref(), data.label.as_deref(), &train_rows)?;
         let selection = task.selection(recipe.eval.metric)?;
         let (selection_rows, judging_rows) = divide(selection_rows, recipe.eval.protocol, recipe.train.seed);
-        let files = find_model(&recipe.model, recipe.revision.as_deref())?;
-        let unloaded = Unloaded::open::<A::InnerBackend, Roberta<A::InnerBackend>>(&files, &recipe.model)?;
+        let (unloaded, precision) = self.open::<A::InnerBackend, Roberta<A::InnerBackend>>()?;
         let config = unloaded.config.clone();
-        let precision = self.on.precision::<A::InnerBackend>(recipe.dtype, recipe.quant, unloaded.dtype())?;
 
         let max_length = max_length(data.max_length, config.context())?;
         let encode = |rows: &[Row]| task.encode(rows, &unloaded.tokenizer, max_length, true);

@@ -7,7 +7,7 @@ use crate::{
     learned::{Learned, take_gradients},
     memory::{available, peak_mb},
     optim::{Schedule, adamw, scale_and_clip},
-    plan::bytes,
+    plan::{ADVICE, bytes},
     recipe::TrainSection,
     tape::Tape,
 };
@@ -176,8 +176,7 @@ pub enum TrainError {
     /// The next update needs more memory than there is.
     #[error(
         "out of memory at step {step}: its batch needs {} more, {} are free; the adapter of the step before is kept\n\
-         any of these would help: train.checkpointing=true, a smaller train.batch_size with a larger \
-         train.accumulation, a smaller data.max_length, quant=int8",
+         {ADVICE}",
         bytes(*needed), bytes(*free)
     )]
     OutOfMemory {
@@ -191,8 +190,7 @@ pub enum TrainError {
     /// The device failed.
     #[error(
         "the device failed at step {step}: {reason}; the adapter of the step before is kept\n\
-         if it ran out of memory, any of these would help: train.checkpointing=true, a smaller train.batch_size with a \
-         larger train.accumulation, a smaller data.max_length, quant=int8"
+         if it ran out of memory, {ADVICE}"
     )]
     Device {
         /// The update, from 1.
@@ -360,13 +358,15 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
         let micro_batches: Vec<Vec<&O::Example>> = (updates.next().into_iter().flatten())
             .map(|batch| batch.iter().map(|idx| &examples[*idx]).collect())
             .collect();
-        let needs = |batch: &Vec<&O::Example>| objective.activations(&out.learned, batch, checkpointing);
-        let needed = micro_batches.iter().map(needs).max().unwrap_or(0).saturating_sub(most_needed);
-        most_needed += needed;
-        let free = if config.in_computer_memory { available() } else { None };
-        if let Some(free) = free.filter(|free| needed > *free) {
-            out.stop = Err(TrainError::OutOfMemory { step: step + 1, needed, free });
-            break;
+        if config.in_computer_memory {
+            let needs = |batch: &Vec<&O::Example>| objective.activations(&out.learned, batch, checkpointing);
+            let needed = micro_batches.iter().map(needs).max().unwrap_or(0).saturating_sub(most_needed);
+            most_needed += needed;
+            let free = if needed > 0 { available() } else { None };
+            if let Some(free) = free.filter(|free| needed > *free) {
+                out.stop = Err(TrainError::OutOfMemory { step: step + 1, needed, free });
+                break;
+            }
         }
         let seed = seeds.next_u64();
         let computed = without_panic(AssertUnwindSafe(|| {

@@ -3,6 +3,7 @@
 //! Rust ends a process whose allocation fails, with a message for programmers. This one is for users; what was learned
 //! is on disk by then, because a run saves it with every line of its log.
 
+use reft_train::plan::ADVICE;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     io::Write,
@@ -43,13 +44,14 @@ fn told(block: *mut u8, size: usize) -> *mut u8 {
         // Nothing here may ask for memory.
         let mut out = std::io::stderr().lock();
         let _ = write!(out, "error: out of memory: {} MiB more are not to be had", size >> 20);
-        let advice = if TRAINING.load(Ordering::Relaxed) {
-            "; the adapter of the last line of the log is kept\nany of these would help: train.checkpointing=true, a smaller \
-             train.batch_size with a larger train.accumulation, a smaller data.max_length, quant=int8\n"
+        let _ = if TRAINING.load(Ordering::Relaxed) {
+            writeln!(out, "; the adapter of the last line of the log is kept\n{ADVICE}")
         } else {
-            "\nany of these would help: a smaller batch or shorter texts, --quant int8, --dtype bf16\n"
+            writeln!(
+                out,
+                "\nany of these would help: a smaller batch or shorter texts, --quant int8, --dtype bf16"
+            )
         };
-        let _ = out.write_all(advice.as_bytes());
         exit(1);
     }
     block
