@@ -1,6 +1,6 @@
 //! The small trained head of a classifier.
 
-use crate::intervention::{host_values, to_dtype};
+use crate::tensor::{host_values, to_dtype};
 use burn::{
     module::{Module, Param},
     nn::{Dropout, DropoutConfig},

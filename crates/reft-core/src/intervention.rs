@@ -12,14 +12,18 @@
 //! | [`Method::Consreft`] | `h + Rᵀ(b − Rh)` | `ConsreftIntervention` |
 //! | [`Method::Lobireft`] | `h + Rᵀb` | `LobireftIntervention` |
 
-use crate::orthogonal::{Orthonormal, OrthonormalError};
+use crate::{
+    orthogonal::{Orthonormal, OrthonormalError},
+    tensor::{host_values, to_dtype},
+};
 use burn::{
     module::{Module, Param},
     nn::{Dropout, DropoutConfig},
-    tensor::{DType, Tensor, TensorData, activation, backend::Backend},
+    tensor::{Tensor, TensorData, activation, backend::Backend},
 };
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A way of editing, by the paper's name. See the [module](self) for the equations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -41,6 +45,22 @@ pub enum Method {
 }
 
 impl Method {
+    /// Every method.
+    pub const ALL: [Self; 6] =
+        [Self::Loreft, Self::Direft, Self::Noreft, Self::Orthodireft, Self::Consreft, Self::Lobireft];
+
+    /// The name used in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Loreft => "loreft",
+            Method::Direft => "direft",
+            Method::Noreft => "noreft",
+            Method::Orthodireft => "orthodireft",
+            Method::Consreft => "consreft",
+            Method::Lobireft => "lobireft",
+        }
+    }
+
     /// Whether the projection has orthonormal rows.
     pub fn orthonormal(self) -> bool {
         !matches!(self, Method::Direft | Method::Noreft)
@@ -54,6 +74,12 @@ impl Method {
     /// Whether the hidden state's own part in the subspace is subtracted.
     pub fn subtracts(self) -> bool {
         matches!(self, Method::Loreft | Method::Noreft | Method::Consreft)
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -77,6 +103,18 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// The name used in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Linear => "linear",
+            Activation::Relu => "relu",
+            Activation::Gelu => "gelu",
+            Activation::Silu => "silu",
+            Activation::Tanh => "tanh",
+            Activation::Sigmoid => "sigmoid",
+        }
+    }
+
     fn apply<B: Backend>(self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match self {
             Activation::Linear => x,
@@ -86,6 +124,12 @@ impl Activation {
             Activation::Tanh => activation::tanh(x),
             Activation::Sigmoid => activation::sigmoid(x),
         }
+    }
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -129,7 +173,7 @@ pub enum InterventionError {
     #[error("dropout is {0}; expected a probability of at least 0 and below 1")]
     Dropout(f64),
     /// A method without `W` applies no activation.
-    #[error("{method:?} has no `Wh + b` that the activation {activation:?} could apply to; use `linear`")]
+    #[error("method {method} has no `Wh + b` for the activation {activation} to act on; use activation = \"linear\"")]
     UnusedActivation {
         /// The method.
         method: Method,
@@ -137,7 +181,7 @@ pub enum InterventionError {
         activation: Activation,
     },
     /// No parameters make this edit the identity.
-    #[error("{method:?} with activation {activation:?} cannot start as the identity; use init = \"paper\"")]
+    #[error("method {method} with activation {activation} cannot start as the identity; use init = \"paper\"")]
     NoIdentity {
         /// The method.
         method: Method,
@@ -407,21 +451,12 @@ impl<B: Backend> Intervention<B> {
     }
 }
 
-/// The same numbers in another float type.
-pub fn to_dtype<B: Backend, const D: usize>(tensor: Tensor<B, D>, dtype: DType) -> Tensor<B, D> {
-    if tensor.dtype() == dtype { tensor } else { tensor.cast(dtype) }
-}
-
 fn parameter<B: Backend, const D: usize>(
     values: Vec<f32>,
     shape: [usize; D],
     device: &B::Device,
 ) -> Param<Tensor<B, D>> {
     Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
-}
-
-pub(crate) fn host_values<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().to_vec().expect("converted to f32")
 }
 
 fn check_size(name: &'static str, found: usize, expected: usize) -> Result<(), InterventionError> {
@@ -431,19 +466,11 @@ fn check_size(name: &'static str, found: usize, expected: usize) -> Result<(), I
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::DType;
     use burn_flex::Flex;
     use burn_ndarray::NdArray;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
-
-    const METHODS: [Method; 6] = [
-        Method::Loreft,
-        Method::Direft,
-        Method::Noreft,
-        Method::Orthodireft,
-        Method::Consreft,
-        Method::Lobireft,
-    ];
 
     fn config(method: Method, activation: Activation) -> InterventionConfig {
         InterventionConfig { method, hidden_size: 24, rank: 3, activation, dropout: 0.0 }
@@ -485,7 +512,7 @@ mod tests {
     fn every_method_is_its_equation<B: Backend>() {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(5);
-        for method in METHODS {
+        for method in Method::ALL {
             for activation in [
                 Activation::Linear,
                 Activation::Relu,
@@ -525,7 +552,7 @@ mod tests {
     fn identity_start_changes_nothing_or_is_refused() {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(6);
-        for method in METHODS {
+        for method in Method::ALL {
             let made = config(method, Activation::Linear).init::<Flex>(Init::Identity, &mut rng, &device);
             if method == Method::Consreft {
                 assert!(matches!(made, Err(InterventionError::NoIdentity { .. })));
@@ -558,7 +585,7 @@ mod tests {
     fn given_values_come_back() {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(9);
-        for method in METHODS {
+        for method in Method::ALL {
             let config = config(method, Activation::Linear);
             let values = config.init::<Flex>(Init::Paper, &mut rng, &device).expect("valid").values();
             let again = config.with_values::<Flex>(values.clone(), &device).expect("valid").values();

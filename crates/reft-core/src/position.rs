@@ -42,6 +42,29 @@ pub struct PromptSpan {
     pub len: usize,
 }
 
+/// Which of a prompt's edited positions an intervention acts on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// All of them (tied).
+    All,
+    /// The first positions (untied).
+    Prefix,
+    /// The last positions (untied).
+    Suffix,
+}
+
+impl Part {
+    /// The name used in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::All => "all",
+            Part::Prefix => "prefix",
+            Part::Suffix => "suffix",
+        }
+    }
+}
+
 /// Rows of the flattened batch `[batch · seq, hidden]`, by side of the prompt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rows {

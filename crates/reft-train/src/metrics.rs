@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn metrics_are_those_of_scikit_learn_and_scipy() {
         let fixture: Value =
-            serde_json::from_str(include_str!("../../../tests/fixtures/metrics.json")).expect("JSON");
+            serde_json::from_str(include_str!("../tests/fixtures/metrics.json")).expect("JSON");
         let cases = fixture["cases"].as_array().expect("a list");
         assert!(cases.len() >= 10);
         for case in cases {

@@ -9,7 +9,7 @@ pub const PREFIX: &str = "embedded:";
 
 macro_rules! embed {
     ($($name:literal),* $(,)?) => {
-        &[$(($name, include_bytes!(concat!("../../../assets/tiny/", $name)))),*]
+        &[$(($name, include_bytes!(concat!("../assets/tiny/", $name)))),*]
     };
 }
 
@@ -26,8 +26,8 @@ pub fn model() -> ModelFiles {
 /// An embedded data file by its name, `french-train` or `french-eval`.
 pub fn data(name: &str) -> Option<&'static str> {
     match name {
-        "french-train" => Some(include_str!("../../../assets/tiny/french-train.jsonl")),
-        "french-eval" => Some(include_str!("../../../assets/tiny/french-eval.jsonl")),
+        "french-train" => Some(include_str!("../assets/tiny/french-train.jsonl")),
+        "french-eval" => Some(include_str!("../assets/tiny/french-eval.jsonl")),
         _ => None,
     }
 }

@@ -10,11 +10,8 @@ use std::{
 };
 use tempfile::TempDir;
 
-#[path = "program/classify.rs"]
 mod classify;
-#[path = "program/devices.rs"]
 mod devices;
-#[path = "program/precision.rs"]
 mod precision;
 
 const REFT: &str = env!("CARGO_BIN_EXE_reft");
@@ -68,7 +65,7 @@ fn model_folder(at: &Path) -> PathBuf {
     let folder = at.join("model");
     fs::create_dir_all(&folder).expect("created");
     for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
-        fs::copy(repository("assets/tiny").join(file), folder.join(file)).expect("copied");
+        fs::copy(repository("crates/reft-train/assets/tiny").join(file), folder.join(file)).expect("copied");
     }
     folder
 }

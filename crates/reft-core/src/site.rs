@@ -1,0 +1,168 @@
+//! Where a model can be edited: sites, and the choice of layers.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// A place within a transformer block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Component {
+    /// The hidden state that enters the block.
+    BlockInput,
+    /// What the attention adds to the residual stream (after its output projection).
+    AttentionOutput,
+    /// What the MLP adds to the residual stream.
+    MlpOutput,
+    /// The hidden state that leaves the block: the paper's choice.
+    #[default]
+    BlockOutput,
+}
+
+impl Component {
+    /// The name used in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Component::BlockInput => "block_input",
+            Component::AttentionOutput => "attention_output",
+            Component::MlpOutput => "mlp_output",
+            Component::BlockOutput => "block_output",
+        }
+    }
+}
+
+/// An intervention point of a model: a component of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Site {
+    /// Index of the layer, from 0 at the bottom.
+    pub layer: usize,
+    /// The place within the layer.
+    pub component: Component,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "layers.{}.{}", self.layer, self.component.name())
+    }
+}
+
+/// A choice of layers: `all`, or a list of indices and ranges such as `0,3,8-11` or `-1`.
+///
+/// Negative indices count from the top; ranges `a-b` and `a..=b` include their end, `a..b` does not; `;` separates
+/// as well as `,`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layers(String);
+
+/// A choice of layers that the model does not have, or that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LayersError {
+    /// Not a choice of layers.
+    #[error(
+        "layers {text:?}: cannot read {part:?}; expected `all`, indices and ranges such as `0,3,8-11` or `-1`"
+    )]
+    Unreadable {
+        /// The whole text.
+        text: String,
+        /// The part at fault.
+        part: String,
+    },
+    /// A layer outside of the model.
+    #[error("layer {index} does not exist: the model has {n_layers} layers, 0 to {} (or -{n_layers} to -1)", n_layers - 1)]
+    Missing {
+        /// The index asked for.
+        index: i64,
+        /// Layers that there are.
+        n_layers: usize,
+    },
+}
+
+impl Layers {
+    /// Every layer.
+    pub fn all() -> Self {
+        Layers("all".into())
+    }
+
+    /// These layers.
+    pub fn list(layers: &[i64]) -> Self {
+        Layers(layers.iter().map(i64::to_string).collect::<Vec<_>>().join(","))
+    }
+
+    /// The layers of a model that has `n_layers`, sorted, each once.
+    ///
+    /// # Errors
+    /// If the text cannot be read or names a layer that does not exist.
+    pub fn resolve(&self, n_layers: usize) -> Result<Vec<usize>, LayersError> {
+        if self.0.trim() == "all" {
+            return Ok((0..n_layers).collect());
+        }
+        let mut layers = Vec::new();
+        for part in self.0.split([',', ';']).map(str::trim) {
+            let unreadable = || LayersError::Unreadable { text: self.0.clone(), part: part.into() };
+            let index = |text: &str| -> Result<usize, LayersError> {
+                let index: i64 = text.trim().parse().map_err(|_| unreadable())?;
+                let absolute = if index < 0 { index + n_layers as i64 } else { index };
+                usize::try_from(absolute)
+                    .ok()
+                    .filter(|layer| *layer < n_layers)
+                    .ok_or(LayersError::Missing { index, n_layers })
+            };
+            // A dash within the text, after its first character, joins a range.
+            let dash = part.char_indices().skip(1).find(|(_, c)| *c == '-').map(|(at, _)| at);
+            let range = if let Some((a, b)) = part.split_once("..=") {
+                index(a)?..index(b)? + 1
+            } else if let Some((a, b)) = part.split_once("..") {
+                index(a)?..index(b)?
+            } else if let Some(at) = dash {
+                index(&part[..at])?..index(&part[at + 1..])? + 1
+            } else {
+                let layer = index(part)?;
+                layer..layer + 1
+            };
+            if range.is_empty() {
+                return Err(unreadable());
+            }
+            layers.extend(range);
+        }
+        layers.sort_unstable();
+        layers.dedup();
+        Ok(layers)
+    }
+}
+
+impl FromStr for Layers {
+    type Err = LayersError;
+    /// Reads the text against a tall model, so that nonsense is found at once.
+    fn from_str(text: &str) -> Result<Self, LayersError> {
+        let layers = Layers(text.into());
+        match layers.resolve(1 << 16) {
+            Err(error @ LayersError::Unreadable { .. }) => Err(error),
+            _ => Ok(layers),
+        }
+    }
+}
+
+impl fmt::Display for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_lists_ranges_and_negatives() {
+        let resolve = |text: &str| text.parse::<Layers>().and_then(|l| l.resolve(12));
+        assert_eq!(resolve("all").expect("all").len(), 12);
+        assert_eq!(resolve("3;9;1"), Ok(vec![1, 3, 9]));
+        assert_eq!(resolve("0, 4-6"), Ok(vec![0, 4, 5, 6]));
+        assert_eq!(resolve("4..6"), Ok(vec![4, 5]));
+        assert_eq!(resolve("9..=11,-1"), Ok(vec![9, 10, 11]));
+        assert_eq!(resolve("-3--1"), Ok(vec![9, 10, 11]));
+        assert_eq!(resolve("12"), Err(LayersError::Missing { index: 12, n_layers: 12 }));
+        assert_eq!(resolve("-13"), Err(LayersError::Missing { index: -13, n_layers: 12 }));
+        for text in ["", "x", "1,", "5-3", "3..3", "1-x", "1.5"] {
+            assert!(matches!(resolve(text), Err(LayersError::Unreadable { .. })), "{text}");
+        }
+    }
+}
