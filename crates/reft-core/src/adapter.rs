@@ -367,7 +367,10 @@ mod tests {
         let tensors = fs::read(folder.path().join(TENSOR_FILE)).expect("read");
         fs::write(folder.path().join(TENSOR_FILE), &tensors[..tensors.len() - 5]).expect("written");
         let message = refusal(folder.path());
-        assert!(message.starts_with("folder/adapter.safetensors: not a complete safetensors file: "), "{message}");
+        assert!(
+            message.starts_with("folder/adapter.safetensors: not a complete safetensors file: "),
+            "{message}"
+        );
         let json = folder.path().join(CONFIG_FILE);
         let text = fs::read_to_string(&json).expect("read");
         fs::write(&json, text.replace("\"format_version\": 1", "\"format_version\": 9")).expect("written");

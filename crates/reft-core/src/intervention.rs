@@ -173,7 +173,9 @@ pub enum InterventionError {
     #[error("dropout is {0}; expected a probability of at least 0 and below 1")]
     Dropout(f64),
     /// A method without `W` applies no activation.
-    #[error("method {method} has no `Wh + b` for the activation {activation} to act on; use activation = \"linear\"")]
+    #[error(
+        "method {method} has no `Wh + b` for the activation {activation} to act on; use activation = \"linear\""
+    )]
     UnusedActivation {
         /// The method.
         method: Method,
@@ -181,7 +183,9 @@ pub enum InterventionError {
         activation: Activation,
     },
     /// No parameters make this edit the identity.
-    #[error("method {method} with activation {activation} cannot start as the identity; use init = \"paper\"")]
+    #[error(
+        "method {method} with activation {activation} cannot start as the identity; use init = \"paper\""
+    )]
     NoIdentity {
         /// The method.
         method: Method,

@@ -329,10 +329,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     fn config(positions: &str, tied: bool) -> ReftConfig {
-        ReftConfig::new(8, [1])
-            .with_rank(2)
-            .with_positions(positions.parse().expect("valid"))
-            .with_tied(tied)
+        ReftConfig::new(8, [1]).with_rank(2).with_positions(positions.parse().expect("valid")).with_tied(tied)
     }
 
     #[test]
