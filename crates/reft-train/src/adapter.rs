@@ -56,7 +56,11 @@ mod trained {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Baseline>, D::Error> {
         let name = String::deserialize(deserializer)?;
-        if name == INTERVENTIONS { Ok(None) } else { Baseline::deserialize(name.into_deserializer()).map(Some) }
+        if name == INTERVENTIONS {
+            Ok(None)
+        } else {
+            Baseline::deserialize(name.into_deserializer()).map(Some)
+        }
     }
 }
 
@@ -97,8 +101,7 @@ pub fn save_adapter<B: Backend>(
         baseline: trainable.baseline(),
         task: origin.task.clone(),
     };
-    let mut adapter =
-        Adapter::new(trainable.reft.clone(), origin.base.clone()).with_metadata(&metadata);
+    let mut adapter = Adapter::new(trainable.reft.clone(), origin.base.clone()).with_metadata(&metadata);
     adapter.head = trainable.head.clone();
     adapter.save(folder)?;
     if let Some(tuned) = &trainable.tuned {

@@ -94,6 +94,7 @@ pub enum RunError {
 }
 
 fn list_remedies(remedies: &[(String, u64)]) -> String {
-    let lines = remedies.iter().map(|(change, total)| format!("  {change:<44} needs {}", format_bytes(*total)));
+    let lines =
+        remedies.iter().map(|(change, total)| format!("  {change:<44} needs {}", format_bytes(*total)));
     lines.collect::<Vec<_>>().join("\n")
 }

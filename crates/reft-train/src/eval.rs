@@ -1,7 +1,7 @@
 //! Evaluation of a language model: likelihood of reference answers, and generated answers.
 
 use crate::{
-    data::{DataError, Example, LanguageModelBatch, Row, Template, answer},
+    data::{DataError, Example, LanguageModelBatch, Row, Template, Tokenized, answer},
     loss::nll,
 };
 use burn::tensor::backend::Backend;
@@ -52,11 +52,10 @@ pub fn likelihood<B: Backend>(
             sums[chunk[*member]] += f64::from(*value);
         }
     }
-    let tokens: usize = examples.iter().map(Example::label_tokens).sum();
+    let tokens: usize = examples.iter().map(Example::n_labels).sum();
     let nll = sums.iter().sum::<f64>() / tokens as f64;
     let rows = sums.iter().zip(examples);
-    let rows =
-        rows.map(|(sum, e)| RowNll { nll: Some(sum / e.label_tokens() as f64), tokens: e.label_tokens() });
+    let rows = rows.map(|(sum, e)| RowNll { nll: Some(sum / e.n_labels() as f64), tokens: e.n_labels() });
     Likelihood { nll, perplexity: nll.exp(), rows: rows.collect() }
 }
 

@@ -1,6 +1,6 @@
 //! What is optimized: the loss of a micro-batch and the evaluation of held-out rows.
 
-use crate::{gradients::GradientSum, score::Evaluation, trainable::Trainable};
+use crate::{data::Tokenized, gradients::GradientSum, score::Evaluation, trainable::Trainable};
 use burn::{
     optim::GradientsParams,
     tensor::{
@@ -25,10 +25,7 @@ pub struct Loss {
 /// What is optimized, on a frozen model.
 pub trait Objective<B: Backend> {
     /// One training row.
-    type Example;
-
-    /// Number of tokens of a row.
-    fn n_tokens(example: &Self::Example) -> usize;
+    type Example: Tokenized;
 
     /// The loss of a micro-batch, whose gradients are added to `gradients`.
     fn backward<A: AutodiffBackend<InnerBackend = B>>(

@@ -60,8 +60,11 @@ mod tests {
 
     #[test]
     fn a_value_that_is_not_finite_is_the_worst() {
-        let nll =
-            |value| Evaluation { score: Score(vec![("nll".into(), value)]), key: "nll", higher_is_better: false };
+        let nll = |value| Evaluation {
+            score: Score(vec![("nll".into(), value)]),
+            key: "nll",
+            higher_is_better: false,
+        };
         assert!(nll(1.0).beats(&nll(2.0)) && !nll(2.0).beats(&nll(1.0)));
         assert!(nll(1.0).beats(&nll(f64::NAN)) && nll(1.0).beats(&nll(f64::NEG_INFINITY)));
         assert!(!nll(f64::NAN).beats(&nll(1.0)) && !nll(f64::NEG_INFINITY).beats(&nll(1.0)));

@@ -2,6 +2,7 @@
 
 use crate::{
     checkpoint::{Best, History, TrainState},
+    data::Tokenized,
     device::catch_panic,
     memory::{OUT_OF_MEMORY_ADVICE, available, format_bytes, peak_mb},
     objective::{Loss, Objective, step_gradients},
@@ -190,7 +191,7 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
     observer: &mut impl Observer<A::InnerBackend>,
     interrupted: &AtomicBool,
 ) -> TrainOutcome<A::InnerBackend> {
-    let lengths = examples.iter().map(O::n_tokens).collect();
+    let lengths = examples.iter().map(Tokenized::n_tokens).collect();
     let mut state = TrainState::<A>::new(trainable, lengths, config);
     let mut trainer = Trainer::new(objective, examples, held_out, config, observer);
     let stop = trainer.run(&mut state, interrupted);
@@ -447,16 +448,25 @@ mod tests {
         steps: Cell<usize>,
     }
 
-    impl Objective<Flex> for Failing {
-        type Example = usize;
+    /// A row with this many tokens.
+    struct Row(usize);
 
-        fn n_tokens(example: &usize) -> usize {
-            *example
+    impl Tokenized for Row {
+        fn n_tokens(&self) -> usize {
+            self.0
         }
+
+        fn n_labels(&self) -> usize {
+            1
+        }
+    }
+
+    impl Objective<Flex> for Failing {
+        type Example = Row;
 
         fn backward<A: AutodiffBackend<InnerBackend = Flex>>(
             &self,
-            _: &[&usize],
+            _: &[&Row],
             gradients: &mut GradientSum<A>,
         ) -> Loss {
             self.steps.set(self.steps.get() + 1);
@@ -465,21 +475,20 @@ mod tests {
             Loss { sum: 1.0, labels: 1, tokens: 1 }
         }
 
-        fn activation_bytes<C: Backend>(&self, _: &Trainable<C>, examples: &[&usize], _: bool) -> u64 {
-            if *examples[0] > 5 { u64::MAX / 2 } else { 1 }
+        fn activation_bytes<C: Backend>(&self, _: &Trainable<C>, examples: &[&Row], _: bool) -> u64 {
+            if examples[0].0 > 5 { u64::MAX / 2 } else { 1 }
         }
 
-        fn evaluate(&self, _: &Trainable<Flex>, _: &[usize]) -> Evaluation {
+        fn evaluate(&self, _: &Trainable<Flex>, _: &[Row]) -> Evaluation {
             let score = Score(vec![("nll".into(), 1.0)]);
             Evaluation { score, key: "nll", higher_is_better: false }
         }
     }
 
-    fn run(at: usize, examples: &[usize]) -> (Trainable<Flex>, TrainOutcome<Flex>) {
+    fn run(at: usize, lengths: &[usize]) -> (Trainable<Flex>, TrainOutcome<Flex>) {
         let config = ReftConfig::new(4, [0]).with_rank(1).with_positions("l1".parse().expect("positions"));
-        let reft: Reft<Flex> = config
-            .init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(0), &Default::default())
-            .expect("valid");
+        let reft: Reft<Flex> =
+            config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(0), &Default::default()).expect("valid");
         let start: Trainable<Flex> = reft.into();
         let config = TrainConfig {
             batch_size: 1,
@@ -492,8 +501,8 @@ mod tests {
         let outcome = train::<burn::backend::Autodiff<Flex>, _>(
             &objective,
             start.clone(),
-            examples,
-            &[1],
+            &lengths.iter().map(|n| Row(*n)).collect::<Vec<_>>(),
+            &[Row(1)],
             &config,
             &mut Silent,
             &never,

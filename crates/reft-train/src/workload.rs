@@ -80,7 +80,8 @@ impl<'a> Workload<'a> {
             self.precision.bytes_of(name, shape, device.packs_int4()) as u64
         };
         let weights: u64 = self.tensors.iter().map(bytes_of).sum();
-        let mut block = (self.footprint)(self.batch.0.min(self.batch_size), self.batch.1, self.precision.dtype);
+        let mut block =
+            (self.footprint)(self.batch.0.min(self.batch_size), self.batch.1, self.precision.dtype);
         if self.precision.quant.is_some() {
             // A quantized block is dequantized while it is on the tape.
             let in_block = self.tensors.iter().filter(|(name, _)| block_of(name) == Some(0));
@@ -162,8 +163,7 @@ impl<'a> Workload<'a> {
             }
         }
         if self.taped > 0 && !self.checkpointing && !self.trains_weights {
-            changes
-                .push(("train.checkpointing=true".into(), Self { checkpointing: true, ..self.clone() }));
+            changes.push(("train.checkpointing=true".into(), Self { checkpointing: true, ..self.clone() }));
         }
         if trains && self.batch_size > 1 {
             let change = format!("train.batch_size=1 train.accumulation={}", self.batch_size);

@@ -3,6 +3,15 @@
 use super::{error::DataError, rows::Row, template::Template};
 use reft_models::Tokenizer;
 
+/// A training row, as the training loop sees it.
+pub trait Tokenized {
+    /// Number of tokens.
+    fn n_tokens(&self) -> usize;
+
+    /// Number of labels: answer tokens, or 1 for the row.
+    fn n_labels(&self) -> usize;
+}
+
 /// A prompt and its answer, as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
@@ -13,14 +22,20 @@ pub struct Example {
 }
 
 impl Example {
-    /// Number of answer tokens, which are the labels.
-    pub fn label_tokens(&self) -> usize {
-        self.tokens.len() - self.prompt_len
-    }
-
     /// Token ids of the prompt.
     pub fn prompt(&self) -> &[u32] {
         &self.tokens[..self.prompt_len]
+    }
+}
+
+impl Tokenized for Example {
+    fn n_tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// The answer's tokens.
+    fn n_labels(&self) -> usize {
+        self.tokens.len() - self.prompt_len
     }
 }
 
@@ -83,6 +98,16 @@ pub struct LabeledText {
     pub types: Vec<u32>,
     /// Index of the label, or the value of a regression.
     pub target: f64,
+}
+
+impl Tokenized for LabeledText {
+    fn n_tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    fn n_labels(&self) -> usize {
+        1
+    }
 }
 
 /// The encoded rows of a classification or regression file.

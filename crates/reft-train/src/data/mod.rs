@@ -11,7 +11,7 @@ mod template;
 
 pub use batch::{ClassifierBatch, LanguageModelBatch};
 pub use batches::{Sampler, SamplerConfig, epoch};
-pub use dataset::{DataSet, Example, LabeledSet, LabeledText};
+pub use dataset::{DataSet, Example, LabeledSet, LabeledText, Tokenized};
 pub use error::DataError;
 pub(crate) use read::read_text;
 pub use read::{find_rows, max_length, read_rows, read_split};

@@ -56,11 +56,7 @@ pub fn read_split(
     match (data.eval_rows, &data.eval) {
         (Some(n), Some(_)) => held_out.truncate(n),
         (Some(n), None) if n >= train.len() => {
-            return Err(DataError::TooFewRows {
-                file: data.train.clone(),
-                rows: train.len(),
-                held_out: n,
-            });
+            return Err(DataError::TooFewRows { file: data.train.clone(), rows: train.len(), held_out: n });
         }
         (Some(n), None) => held_out = train.split_off(train.len() - n),
         (None, _) => {}

@@ -124,10 +124,7 @@ mod tests {
             parse_table(text, "d", separator, None).expect_err("malformed").to_string()
         };
         assert_eq!(error("a\tb\n1\n", Separator::Tab), "d, line 2: 1 fields, expected 2: a, b");
-        assert_eq!(
-            error("a,b\n1,2\n1,2,3\n", Separator::Comma),
-            "d, line 3: 3 fields, expected 2: a, b"
-        );
+        assert_eq!(error("a,b\n1,2\n1,2,3\n", Separator::Comma), "d, line 3: 3 fields, expected 2: a, b");
         assert_eq!(error("a,b\n\"1,2\n3,4\n", Separator::Comma), "d, line 2: 1 fields, expected 2: a, b");
         let no_rows = "d: no rows; expected JSON Lines or a JSON array of objects";
         assert_eq!(error("a,b\n", Separator::Comma), no_rows);

@@ -120,7 +120,9 @@ impl Template {
     fn flat_prompt(&self, row: &Row) -> Result<String, DataError> {
         if row.fields.contains_key("messages") {
             let name = self.text();
-            return Err(row.error(format!("has `messages`, which the template `{name}` cannot show; use `chat`")));
+            return Err(
+                row.error(format!("has `messages`, which the template `{name}` cannot show; use `chat`"))
+            );
         }
         let input = text_field(row, "input")?.unwrap_or_default();
         let prompt = text_field(row, "prompt")?;

@@ -42,7 +42,10 @@ mod tests {
             .map(|idx| {
                 std::thread::spawn(move || {
                     catch_panic(move || {
-                        assert_eq!(catch_panic(|| panic!("inner\nsecond line")), Err::<(), _>("inner".into()));
+                        assert_eq!(
+                            catch_panic(|| panic!("inner\nsecond line")),
+                            Err::<(), _>("inner".into())
+                        );
                         assert!(idx % 2 == 0, "odd {idx}");
                         idx
                     })

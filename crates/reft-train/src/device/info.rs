@@ -132,7 +132,10 @@ impl Device {
 
     /// Starts the driver, whose panics become errors.
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
-    pub(super) fn guard<T>(&self, start: impl FnOnce() -> T + std::panic::UnwindSafe) -> Result<T, DeviceError> {
+    pub(super) fn guard<T>(
+        &self,
+        start: impl FnOnce() -> T + std::panic::UnwindSafe,
+    ) -> Result<T, DeviceError> {
         super::guard::catch_panic(start)
             .map_err(|reason| DeviceError::Failed { found: self.name.clone(), reason })
     }
@@ -143,4 +146,3 @@ impl Device {
         self.name.split_once(':').and_then(|(_, index)| index.parse().ok()).unwrap_or_default()
     }
 }
-

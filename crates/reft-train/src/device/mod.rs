@@ -103,7 +103,8 @@ pub fn choose(name: &str) -> Result<(Device, Option<String>), DeviceError> {
         None => (name, None),
     };
     let backend = BACKENDS.into_iter().find(|known| *known == backend).ok_or_else(unknown)?;
-    let devices = of_backend(backend).map_err(|missing| DeviceError::Missing { found: name.into(), missing })?;
+    let devices =
+        of_backend(backend).map_err(|missing| DeviceError::Missing { found: name.into(), missing })?;
     let available = || devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
     let wanted = match index {
         Some(_) => devices.iter().find(|device| device.name == name),

@@ -88,9 +88,10 @@ pub fn list(backend: &'static str) -> Result<Vec<Device>, MissingBackend> {
             backend,
             compiled: true,
             reason: format!("no {} driver was found", api(backend)),
-            hint: "install the driver of your GPU (on Linux its Vulkan driver, such as mesa-vulkan-drivers or \
+            hint:
+                "install the driver of your GPU (on Linux its Vulkan driver, such as mesa-vulkan-drivers or \
                    NVIDIA's)"
-                .into(),
+                    .into(),
         });
     }
     Ok(devices)

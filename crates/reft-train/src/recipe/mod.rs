@@ -9,6 +9,6 @@ mod sections;
 
 pub use error::RecipeError;
 pub use sections::{
-    DataSection, EvalSection, HeadSection, LoraSection, Protocol, Recipe, ReftSection, RunSection, parse_dtype,
-    parse_quant,
+    DataSection, EvalSection, HeadSection, LoraSection, Protocol, Recipe, ReftSection, RunSection,
+    parse_dtype, parse_quant,
 };

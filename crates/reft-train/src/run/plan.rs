@@ -2,19 +2,19 @@
 
 use crate::{
     checkpoint::sampler_config,
-    data::Sampler,
+    data::{Sampler, Tokenized},
     device::Chosen,
     error::RunError,
     loss::rows_of_logits,
     memory::{self, MemoryNeeds},
     method::TrainMethod,
-    objective::Objective,
     recipe::Recipe,
-    tasks::Task,
+    tasks::{ConfigOf, Task},
+    train_config::TrainConfig,
     workload::Workload,
 };
 use burn::tensor::backend::Backend;
-use reft_models::{Checkpoint, Dtype, ModelConfig, Precision, Pretrained, tuned::TunedName};
+use reft_models::{Checkpoint, Dtype, ModelConfig, Precision, TunedName};
 use serde::{Serialize, Serializer};
 
 /// What a run would do.
@@ -62,12 +62,12 @@ fn as_text<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok,
 pub(super) fn plan<B: Backend, T: Task<B>>(
     recipe: &Recipe,
     task: &T,
-    checkpoint: &Checkpoint<<T::Model as Pretrained<B>>::Config>,
+    checkpoint: &Checkpoint<ConfigOf<B, T>>,
     precision: Precision,
     examples: &[T::Example],
     on: &Chosen<B::Device>,
 ) -> Result<Plan, RunError> {
-    let (config, train) = (&checkpoint.config, &recipe.train);
+    let config = &checkpoint.config;
     let tensors: Vec<(&str, &[usize])> = checkpoint.tensors().collect();
     let n_layers = config.n_layers();
     let reft = recipe.reft_config(n_layers, config.hidden_size())?;
@@ -81,22 +81,19 @@ pub(super) fn plan<B: Backend, T: Task<B>>(
     };
     let head = task.num_head_params(config);
     let footprint = |batch, seq, dtype: Dtype| task.footprint(config, batch, seq, dtype);
-    let bytes_kept = |(rows, seq): (usize, usize)| footprint(rows, seq, precision.dtype).kept;
-    let largest = largest_batch::<B, T>(recipe, examples, bytes_kept);
-    let shape = |batch: &[usize]| batch_shape::<B, T>(batch, examples);
-    let logits = task.logits(config).map_or((0, 0), |(vocab, n_labels)| {
-        let labels: usize = largest.iter().map(|idx| n_labels(&examples[*idx])).sum();
-        (labels.min(rows_of_logits(vocab)), vocab)
-    });
+    let largest =
+        largest_batch(&recipe.train, examples, |rows, seq| footprint(rows, seq, precision.dtype).kept);
+    let n_logits = task.n_logits(config);
+    let slice = if n_logits > 0 { largest.labels.min(rows_of_logits(n_logits)) } else { 0 };
     let workload = Workload {
         tensors,
         precision,
         footprint: &footprint,
         taped,
         checkpointing: recipe.checkpointing(),
-        batch_size: train.batch_size,
-        batch: shape(&largest),
-        logits,
+        batch_size: recipe.train.batch_size,
+        batch: (largest.rows, largest.seq),
+        logits: (slice, n_logits),
         parameters: trainable + head,
         trains_weights: tuning.is_some(),
     };
@@ -107,7 +104,7 @@ pub(super) fn plan<B: Backend, T: Task<B>>(
         precision,
         device: on.info.name.clone(),
         rows: examples.len(),
-        steps: train.total_updates(examples.len()),
+        steps: recipe.train.total_updates(examples.len()),
         batch: workload.batch,
         checkpointing: workload.checkpointing,
         trainable,
@@ -118,8 +115,32 @@ pub(super) fn plan<B: Backend, T: Task<B>>(
     })
 }
 
-/// Rows and sequence length of a micro-batch.
-fn batch_shape<B: Backend, T: Task<B>>(batch: &[usize], examples: &[T::Example]) -> (usize, usize) {
-    let lengths = batch.iter().map(|idx| <T::Objective<'static> as Objective<B>>::n_tokens(&examples[*idx]));
-    (batch.len(), lengths.max().unwrap_or(0))
+/// The size of a micro-batch.
+#[derive(Debug, Clone, Copy, Default)]
+struct BatchSize {
+    rows: usize,
+    seq: usize,
+    labels: usize,
+}
+
+/// The micro-batch that keeps the most bytes, among those of the run (of its first epochs, if there are many).
+fn largest_batch(
+    train: &TrainConfig,
+    examples: &[impl Tokenized],
+    bytes_kept: impl Fn(usize, usize) -> usize,
+) -> BatchSize {
+    const MAX_EPOCHS: usize = 100;
+    let updates_per_epoch = train.updates_per_epoch(examples.len());
+    let epochs = train.total_updates(examples.len()).div_ceil(updates_per_epoch.max(1)).min(MAX_EPOCHS);
+    let lengths = examples.iter().map(Tokenized::n_tokens).collect();
+    let batches = Sampler::new(lengths, sampler_config(train)).take(updates_per_epoch * epochs).flatten();
+    let sizes = batches.map(|batch| {
+        let of_batch = || batch.iter().map(|idx| &examples[*idx]);
+        BatchSize {
+            rows: batch.len(),
+            seq: of_batch().map(Tokenized::n_tokens).max().unwrap_or(0),
+            labels: of_batch().map(Tokenized::n_labels).sum(),
+        }
+    });
+    sizes.max_by_key(|size| bytes_kept(size.rows, size.seq)).unwrap_or_default()
 }

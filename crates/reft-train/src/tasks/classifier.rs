@@ -2,11 +2,11 @@
 
 use super::{
     spec::{TaskSpec, check_name, read_task_rows},
-    task::{DataSets, DataSummary, FinalEvaluation, Task},
+    task::{DataSets, DataSummary, FinalEvaluation, Task, Trained},
 };
 use crate::{
     adapter::TaskConfig,
-    data::{ClassifierBatch, LabeledSet, LabeledText, Row, max_length, read_split},
+    data::{ClassifierBatch, LabeledSet, LabeledText, Row, Tokenized, max_length, read_split},
     error::RunError,
     gradients::{GradientSum, scalar_value},
     loss::cross_entropy,
@@ -15,7 +15,6 @@ use crate::{
     recipe::{Protocol, Recipe},
     score::{Evaluation, Score},
     trainable::Trainable,
-    trainer::TrainOutcome,
     workload::activation_bytes,
 };
 use burn::tensor::{
@@ -26,7 +25,7 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{Head, HeadConfig, NoHook, host_values};
 use reft_models::{
-    Dtype, Footprint, LoadedModel, NamedTensors, Roberta, RobertaConfig, Tokenizer,
+    Dtype, Footprint, LoadedModel, ModelConfig, NamedTensors, Roberta, RobertaConfig, Tokenizer,
     peft::PeftNames,
     roberta::{DropoutRates, first_token},
 };
@@ -126,9 +125,10 @@ impl<B: Backend> Task<B> for ClassifierTask {
         let scoring = encode(&self.scoring_rows)?;
         let selection_name = if self.scoring_rows.is_empty() { "held out" } else { "selection" };
         let sets = [("train", &train), (selection_name, &selection), ("scoring", &scoring)];
-        let summaries = sets.into_iter().filter(|(_, set)| !set.examples.is_empty()).map(|(what, set)| {
-            DataSummary { what, rows: set.examples.len(), cut: set.n_cut, dropped: 0 }
-        });
+        let summaries = sets
+            .into_iter()
+            .filter(|(_, set)| !set.examples.is_empty())
+            .map(|(what, set)| DataSummary { what, rows: set.examples.len(), cut: set.n_cut, dropped: 0 });
         let summaries = summaries.collect();
         for (file, rows) in &self.test_rows {
             self.test_sets.push((file.clone(), encode(rows)?));
@@ -196,15 +196,14 @@ impl<B: Backend> Task<B> for ClassifierTask {
         &self,
         recipe: &Recipe,
         loaded: &LoadedModel<B, Roberta<B>>,
-        outcome: &TrainOutcome<B>,
+        trained: &Trained<B>,
     ) -> Result<FinalEvaluation, RunError> {
         let score = |set: &LabeledSet| {
             let (model, tensors) = (&loaded.model, &loaded.tensors);
-            let outputs =
-                predict(model, tensors, &outcome.trainable, &set.examples, recipe.eval.batch_size);
+            let outputs = predict(model, tensors, &trained.trainable, &set.examples, recipe.eval.batch_size);
             self.spec.score(&set.examples, &outputs)
         };
-        let of_selection = outcome.evaluation.as_ref().map(|evaluation| evaluation.score.clone());
+        let of_selection = trained.evaluation.as_ref().map(|evaluation| evaluation.score.clone());
         let (after, selection) = match self.scoring_set.examples.is_empty() {
             true => (of_selection, None),
             false => (Some(score(&self.scoring_set)), of_selection),
@@ -255,10 +254,6 @@ impl<B: Backend> Classification<'_, B> {
 impl<B: Backend> Objective<B> for Classification<'_, B> {
     type Example = LabeledText;
 
-    fn n_tokens(example: &LabeledText) -> usize {
-        example.tokens.len()
-    }
-
     fn backward<A: AutodiffBackend<InnerBackend = B>>(
         &self,
         examples: &[&LabeledText],
@@ -269,8 +264,7 @@ impl<B: Backend> Objective<B> for Classification<'_, B> {
         let sum = match &trainable.tuned {
             None => {
                 let first_layer = trainable.reft.first_layer();
-                let pass =
-                    self.model.training_pass(&batch.tokens, self.dropout, first_layer, gradients.seed);
+                let pass = self.model.training_pass(&batch.tokens, self.dropout, first_layer, gradients.seed);
                 gradients.run(pass, &batch.edited, |hidden| {
                     let loss = self.loss(trainable, hidden, &batch.targets);
                     (scalar_value(&loss), loss)
@@ -295,7 +289,7 @@ impl<B: Backend> Objective<B> for Classification<'_, B> {
         checkpointing: bool,
     ) -> u64 {
         let config = self.model.config();
-        let seq = examples.iter().map(|example| example.tokens.len()).max().unwrap_or(0);
+        let seq = examples.iter().map(|example| example.n_tokens()).max().unwrap_or(0);
         let block = config.footprint(examples.len(), seq, self.dropout, self.model.dtype());
         activation_bytes(block, trainable.n_taped(config.num_hidden_layers), checkpointing)
     }
@@ -378,7 +372,11 @@ impl Report {
             rows: set.examples.len(),
             cut: set.n_cut,
             metrics: spec.score(&set.examples, outputs),
-            confusion: if is_regression { Vec::new() } else { confusion(&expected, &predicted, labels.len()) },
+            confusion: if is_regression {
+                Vec::new()
+            } else {
+                confusion(&expected, &predicted, labels.len())
+            },
             labels,
         }
     }

@@ -1,9 +1,11 @@
 //! Language modeling: the likelihood of answers to prompts.
 
-use super::task::{DataSets, DataSummary, FinalEvaluation, Task};
+use super::task::{DataSets, DataSummary, FinalEvaluation, Task, Trained};
 use crate::{
     adapter::TaskConfig,
-    data::{DataSet, Example, LanguageModelBatch, Row, Template, find_rows, max_length, read_split},
+    data::{
+        DataSet, Example, LanguageModelBatch, Row, Template, Tokenized, find_rows, max_length, read_split,
+    },
     error::RunError,
     eval::{Answer, AnswerConfig, EvalError, answers, exact_match, likelihood},
     gradients::{GradientSum, scalar_value},
@@ -12,7 +14,7 @@ use crate::{
     recipe::Recipe,
     score::{Evaluation, Score},
     trainable::Trainable,
-    trainer::{StopReason, TrainOutcome},
+    trainer::StopReason,
     workload::activation_bytes,
 };
 use burn::tensor::{
@@ -98,8 +100,8 @@ impl<B: Backend> Task<B> for LanguageModelTask {
         Ok(DataSets { train, held_out, summaries, max_length })
     }
 
-    fn logits(&self, config: &LlamaConfig) -> Option<(usize, fn(&Example) -> usize)> {
-        Some((config.vocab_size, Example::label_tokens))
+    fn n_logits(&self, config: &LlamaConfig) -> usize {
+        config.vocab_size
     }
 
     fn footprint(&self, config: &LlamaConfig, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
@@ -144,17 +146,17 @@ impl<B: Backend> Task<B> for LanguageModelTask {
         &self,
         recipe: &Recipe,
         loaded: &LoadedModel<B, Llama<B>>,
-        outcome: &TrainOutcome<B>,
+        trained: &Trained<B>,
     ) -> Result<FinalEvaluation, RunError> {
         let mut answers = Vec::new();
-        if !matches!(outcome.stop, Ok(StopReason::Interrupted)) {
-            let trainable = &outcome.trainable;
+        if trained.ended != StopReason::Interrupted {
+            let trainable = &trained.trainable;
             let tuned = trainable.tuned.as_ref();
             let tuned = tuned.map(|tuned| tuned.model(loaded.model.config(), &loaded.tensors));
             let model = tuned.as_ref().unwrap_or(&loaded.model);
             answers = self.answers(recipe, model, loaded, Some(&trainable.reft))?;
         }
-        let nll = outcome.evaluation.as_ref().and_then(|evaluation| evaluation.score.get("nll"));
+        let nll = trained.evaluation.as_ref().and_then(|evaluation| evaluation.score.get("nll"));
         let after = nll.map(|nll| score(nll, &answers));
         Ok(FinalEvaluation { after, answers, ..FinalEvaluation::default() })
     }
@@ -200,10 +202,6 @@ impl<'a, B: Backend> LanguageModeling<'a, B> {
 impl<B: Backend> Objective<B> for LanguageModeling<'_, B> {
     type Example = Example;
 
-    fn n_tokens(example: &Example) -> usize {
-        example.tokens.len()
-    }
-
     fn backward<A: AutodiffBackend<InnerBackend = B>>(
         &self,
         examples: &[&Example],
@@ -247,7 +245,7 @@ impl<B: Backend> Objective<B> for LanguageModeling<'_, B> {
         checkpointing: bool,
     ) -> u64 {
         let config = self.model.config();
-        let seq = examples.iter().map(|example| example.tokens.len()).max().unwrap_or(0);
+        let seq = examples.iter().map(|example| example.n_tokens()).max().unwrap_or(0);
         let block = config.footprint(examples.len(), seq, self.model.dtype());
         activation_bytes(block, trainable.n_taped(config.num_hidden_layers), checkpointing)
     }

@@ -9,4 +9,4 @@ mod task;
 pub use classifier::{Classification, ClassifierTask, Report, predict, probabilities};
 pub use language_model::{LanguageModelTask, LanguageModeling};
 pub use spec::{TaskSpec, read_task_rows};
-pub use task::{DataSets, DataSummary, FinalEvaluation, Task};
+pub use task::{ConfigOf, DataSets, DataSummary, FinalEvaluation, Task, Trained};

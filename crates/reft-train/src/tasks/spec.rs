@@ -208,7 +208,10 @@ impl TaskSpec {
             Some(idx) => Ok(idx as f64),
             None => {
                 let shown: Vec<&str> = labels.iter().take(20).map(String::as_str).collect();
-                Err(row.error(format!("label {text:?} was not seen in training; known are {}", shown.join(", "))))
+                Err(row.error(format!(
+                    "label {text:?} was not seen in training; known are {}",
+                    shown.join(", ")
+                )))
             }
         }
     }
@@ -317,7 +320,11 @@ fn pick(row: &Row, candidates: &[Vec<&str>], key: &str) -> Result<Vec<String>, D
 fn missing(row: &Row, candidates: &[Vec<&str>], key: &str) -> DataError {
     let expected: Vec<String> = candidates.iter().map(|names| names.join(" and ")).collect();
     let found: Vec<&str> = row.fields.keys().map(String::as_str).collect();
-    row.error(format!("no column {}; the columns are {}; set {key}", expected.join(", or "), found.join(", ")))
+    row.error(format!(
+        "no column {}; the columns are {}; set {key}",
+        expected.join(", or "),
+        found.join(", ")
+    ))
 }
 
 #[cfg(test)]

@@ -1,12 +1,22 @@
 //! The interface between a run and a kind of work.
 
 use crate::{
-    adapter::TaskConfig, error::RunError, eval::Answer, objective::Objective, recipe::Recipe, score::Score,
-    trainer::TrainOutcome,
+    adapter::TaskConfig,
+    data::Tokenized,
+    error::RunError,
+    eval::Answer,
+    objective::Objective,
+    recipe::Recipe,
+    score::{Evaluation, Score},
+    trainable::Trainable,
+    trainer::StopReason,
 };
 use burn::tensor::backend::Backend;
 use reft_core::Head;
 use reft_models::{Dtype, Footprint, LoadedModel, Pretrained, Tokenizer, peft::PeftNames};
+
+/// The `config.json` of a task's model.
+pub type ConfigOf<B, T> = <<T as Task<B>>::Model as Pretrained<B>>::Config;
 
 /// One kind of work: how rows become examples, what is optimized, and how the result is evaluated.
 ///
@@ -15,7 +25,7 @@ pub trait Task<B: Backend>: Sized {
     /// The kind of model that the task trains on.
     type Model: Pretrained<B>;
     /// One training row.
-    type Example;
+    type Example: Tokenized;
     /// The loss and its evaluation.
     type Objective<'a>: Objective<B, Example = Self::Example>
     where
@@ -35,7 +45,7 @@ pub trait Task<B: Backend>: Sized {
     fn encode(
         &mut self,
         recipe: &Recipe,
-        config: &<Self::Model as Pretrained<B>>::Config,
+        config: &ConfigOf<B, Self>,
         tokenizer: &Tokenizer,
     ) -> Result<DataSets<Self::Example>, RunError>;
 
@@ -45,26 +55,17 @@ pub trait Task<B: Backend>: Sized {
     }
 
     /// Number of parameters of the head.
-    fn num_head_params(&self, _config: &<Self::Model as Pretrained<B>>::Config) -> usize {
+    fn num_head_params(&self, _config: &ConfigOf<B, Self>) -> usize {
         0
     }
 
-    /// Number of labels of an example whose logits over a vocabulary of the returned size are computed; none for classifiers.
-    fn logits(
-        &self,
-        _config: &<Self::Model as Pretrained<B>>::Config,
-    ) -> Option<(usize, fn(&Self::Example) -> usize)> {
-        None
+    /// Number of logits per label that exist at a time in a slice; 0 for classifiers, whose outputs are few.
+    fn n_logits(&self, _config: &ConfigOf<B, Self>) -> usize {
+        0
     }
 
     /// Memory of one block in a training pass.
-    fn footprint(
-        &self,
-        config: &<Self::Model as Pretrained<B>>::Config,
-        batch: usize,
-        seq: usize,
-        dtype: Dtype,
-    ) -> Footprint;
+    fn footprint(&self, config: &ConfigOf<B, Self>, batch: usize, seq: usize, dtype: Dtype) -> Footprint;
 
     /// A new head, if the task has one.
     fn init_head(
@@ -96,7 +97,7 @@ pub trait Task<B: Backend>: Sized {
     fn metadata(&self) -> (String, Option<TaskConfig>);
 
     /// PEFT's names for the parts of the model.
-    fn peft_names(&self, config: &<Self::Model as Pretrained<B>>::Config) -> PeftNames;
+    fn peft_names(&self, config: &ConfigOf<B, Self>) -> PeftNames;
 
     /// What the training loop optimizes.
     fn objective<'a>(
@@ -105,7 +106,7 @@ pub trait Task<B: Backend>: Sized {
         loaded: &'a LoadedModel<B, Self::Model>,
     ) -> Self::Objective<'a>;
 
-    /// Scores the result of training.
+    /// Scores the trained parameters.
     ///
     /// # Errors
     /// If a row cannot be evaluated.
@@ -113,8 +114,19 @@ pub trait Task<B: Backend>: Sized {
         &self,
         recipe: &Recipe,
         loaded: &LoadedModel<B, Self::Model>,
-        outcome: &TrainOutcome<B>,
+        trained: &Trained<B>,
     ) -> Result<FinalEvaluation, RunError>;
+}
+
+/// Parameters after training.
+#[derive(Debug)]
+pub struct Trained<B: Backend> {
+    /// The parameters that are kept.
+    pub trainable: Trainable<B>,
+    /// Their evaluation on held-out rows, if there are any.
+    pub evaluation: Option<Evaluation>,
+    /// Why training ended.
+    pub ended: StopReason,
 }
 
 /// The encoded rows of a run.
