@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mismatch_is_listed_in_one_error() {
+    fn all_mismatches_are_listed_in_one_error() {
         let folder = tempfile::tempdir().expect("a folder");
         adapter(Method::Consreft).save(folder.path()).expect("saved");
         let file = folder.path().join(CONFIG_FILE);
