@@ -1,6 +1,7 @@
 //! The `reft` program: representation finetuning of language models.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)] // only the program prints
+#[macro_use]
+mod out;
 
 mod allocator;
 mod chat;
@@ -15,6 +16,7 @@ mod train;
 
 use clap::{Parser, Subcommand};
 use std::{
+    io::Write,
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -70,7 +72,7 @@ fn main() -> ExitCode {
         // A reader that closes the pipe, such as `head`, is not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
