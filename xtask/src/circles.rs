@@ -123,7 +123,9 @@ fn expand(base: &Module, tree: &str, found: &mut Vec<Module>) -> usize {
         if tree[at..].starts_with("::") {
             at += 2;
         } else {
-            found.push(path);
+            if path.len() > base.len() {
+                found.push(path);
+            }
             return at;
         }
     }

@@ -1,6 +1,9 @@
 //! `reft train`: a recipe in, a run folder out.
 
-use crate::{INTERRUPTED, allocator::TRAINING, watch_interrupts};
+use crate::{
+    allocator::TRAINING,
+    interrupt::{self, INTERRUPTED},
+};
 use anyhow::Result;
 use burn::tensor::backend::AutodiffBackend;
 use clap::Args;
@@ -48,7 +51,7 @@ impl OnDevice for Work<'_> {
 pub fn train(args: &TrainArgs) -> Result<()> {
     let recipe = Recipe::read(&args.recipe, &args.overrides)?;
     let (device, reason) = choose(&recipe.device)?;
-    watch_interrupts()?;
+    interrupt::watch()?;
     let mut screen = Screen::new(args.json);
     if let Some(reason) = reason.filter(|_| !args.json) {
         say!("device     {}: {reason}", device.name);

@@ -42,7 +42,7 @@ pub struct AdapterMetadata {
 
 /// `interventions`, or the name of a baseline.
 mod trained {
-    use super::Baseline;
+    use crate::method::Baseline;
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IntoDeserializer};
 
     const INTERVENTIONS: &str = "interventions";
