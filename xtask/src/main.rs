@@ -1,37 +1,50 @@
-//! Developer verbs of this workspace. Builds in seconds, because it depends on nothing.
+//! Developer commands of this workspace. Builds in seconds, because it has no dependencies.
 //!
 //! ```text
 //! cargo xtask train [--features F] [RECIPE] [KEY=VALUE…]    build the program and train; without a recipe, the quick start
 //! cargo xtask test                                          everything that must hold before a change is shared
 //! ```
 
+mod backends;
+mod checks;
+mod packages;
+mod train;
+
 use std::{
     env,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    time::Instant,
 };
+
+const USAGE: &str = "\
+usage: cargo xtask train [--features F] [RECIPE] [KEY=VALUE…]
+       cargo xtask test
+
+--features    backends to build instead of those found on this machine, as in --features cuda,vulkan;
+              the CPU backend `flex` is always built";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
-    let done = match args.split_first() {
-        Some((verb, rest)) if verb == "train" => train(rest),
-        Some((verb, [])) if verb == "test" => test(),
+    let succeeded = match args.split_first() {
+        Some((verb, rest)) if verb == "train" => train::train(rest),
+        Some((verb, [])) if verb == "test" => checks::run_all(),
         _ => {
-            eprintln!(
-                "usage: cargo xtask train [--features F] [RECIPE] [KEY=VALUE…]\n       cargo xtask test\n\n\
-                 --features    more backends, as in --features cuda,vulkan"
-            );
+            eprintln!("{USAGE}");
             return ExitCode::from(2);
         }
     };
-    if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The workspace that `cargo xtask` was called in, which need not be the one that this was built in.
+/// The workspace in which `cargo xtask` was called, which may differ from the one in which xtask was built.
 fn root() -> PathBuf {
     let xtask = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    Path::new(&xtask).parent().expect("xtask lies in the workspace").into()
+    Path::new(&xtask).parent().expect("xtask is a folder of the workspace").into()
+}
+
+/// The target folder. Cargo runs in the root, so a relative `CARGO_TARGET_DIR` is relative to the root.
+fn target() -> PathBuf {
+    root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 fn cargo() -> Command {
@@ -50,87 +63,8 @@ fn succeeds(command: &mut Command) -> bool {
     }
 }
 
-/// Builds the program with the features asked for, then hands over: `[RECIPE] [KEY=VALUE…]`.
-fn train(args: &[String]) -> bool {
-    let mut build = cargo();
-    build.args(["build", "--release", "--package", "reft-train", "--bin", "reft"]);
-    let args = match args {
-        [flag, features, rest @ ..] if flag == "--features" => {
-            build.args(["--features", features]);
-            rest
-        }
-        args => args,
-    };
-    if !succeeds(&mut build) {
-        return false;
-    }
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let program = target.join("release").join(format!("reft{}", env::consts::EXE_SUFFIX));
-    let mut command = Command::new(program);
-    command.arg("train");
-    if args.first().is_none_or(|first| first.contains('=') || first.starts_with("--")) {
-        command.arg(root().join("recipes/quickstart.toml"));
-    }
-    succeeds(command.args(args))
-}
-
-/// One check: its name, arguments of cargo, and variables.
-type Check = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
-
-/// The checks, cheapest first.
-const CHECKS: &[Check] = &[
-    ("format", &["fmt", "--all", "--check"], &[]),
-    ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]),
-    ("docs", &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
-    (
-        "feature flex",
-        &["check", "--package", "reft-train", "--no-default-features", "--features", "flex"],
-        &[],
-    ),
-    (
-        "feature ndarray",
-        &["check", "--package", "reft-train", "--no-default-features", "--features", "ndarray"],
-        &[],
-    ),
-    ("feature vulkan", &["check", "--package", "reft-train", "--features", "vulkan"], &[]),
-    ("feature metal", &["check", "--package", "reft-train", "--features", "metal"], &[]),
-    ("feature cuda", &["check", "--package", "reft-train", "--features", "cuda"], &[]),
-    (
-        "libraries in a browser",
-        &[
-            "check",
-            "--target",
-            "wasm32-unknown-unknown",
-            "--package",
-            "reft-core",
-            "--package",
-            "reft-models",
-        ],
-        &[],
-    ),
-    ("their CPU backend", &["check", "--target", "wasm32-unknown-unknown", "--package", "burn-flex"], &[]),
-    ("all features", &["check", "--package", "reft-train", "--features", "ndarray,vulkan,metal,cuda"], &[]),
-    ("tests", &["test", "--workspace"], &[]),
-];
-
-fn test() -> bool {
-    let mut failed = Vec::new();
-    for (name, args, variables) in CHECKS {
-        println!("== {name}: cargo {}", args.join(" "));
-        let begun = Instant::now();
-        let good = succeeds(cargo().args(*args).envs(variables.iter().copied()));
-        println!(
-            "== {name}: {} in {:.0} s\n",
-            if good { "passed" } else { "FAILED" },
-            begun.elapsed().as_secs_f64()
-        );
-        if !good {
-            failed.push(*name);
-        }
-    }
-    match failed.as_slice() {
-        [] => println!("all {} checks passed", CHECKS.len()),
-        names => println!("failed: {}", names.join(", ")),
-    }
-    failed.is_empty()
+/// What a command prints; `None` if it fails.
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()
 }

@@ -66,6 +66,11 @@ impl HeadConfig {
         ]
     }
 
+    /// Number of parameters.
+    pub fn num_params(&self) -> usize {
+        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
     /// Creates a new head, initialized as in transformers: weights normal with a standard deviation of 0.02, biases 0.
     ///
     /// Random numbers are drawn on the host, so the same `rng` gives the same values on every backend.

@@ -1,5 +1,5 @@
-//! Makes `assets/tiny`: generates a corpus, trains a tokenizer and a small Llama on it, and writes both, with the data
-//! of the quick start.
+//! Makes `crates/reft-train/assets/tiny`, the embedded model: generates a corpus, trains a tokenizer and a small Llama on
+//! it, and writes both, with the data of the quick start.
 //!
 //! ```text
 //! cargo run --release -p make-tiny            # about twenty minutes on two cores
@@ -120,7 +120,7 @@ impl<B: Backend> TensorSource<B> for Use<'_, B> {
 
 fn main() -> Result<()> {
     let steps = std::env::args().nth(1).map_or(Ok(STEPS), |text| text.parse()).context("steps")?;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/reft-train/assets/tiny");
     fs::create_dir_all(&folder)?;
     let mut rng = ChaCha8Rng::seed_from_u64(0);
 
