@@ -1,9 +1,9 @@
-//! What the program says when the system has no more memory to give.
+//! What the program prints when an allocation fails.
 //!
-//! Rust ends a process whose allocation fails, with a message for programmers. This one is for users; what was learned
-//! is on disk by then, because a run saves it with every line of its log.
+//! Rust aborts the process with a message for programmers. This allocator prints advice for users first. A run saves its
+//! adapter with every log line, so at most the updates since the last one are lost.
 
-use reft_train::plan::ADVICE;
+use reft_train::memory::OUT_OF_MEMORY_ADVICE;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     io::Write,
@@ -11,27 +11,27 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// The system's allocator.
-pub struct Telling;
+/// The system allocator, with a report when a large allocation fails.
+pub struct ReportingAllocator;
 
-/// Set as long as a run trains.
+/// Whether a run is training.
 pub static TRAINING: AtomicBool = AtomicBool::new(false);
 
-/// Smaller requests are left to Rust: a caller may ask for room that it can do without.
+/// Failures of smaller requests are left to the caller, which may be able to do without.
 const LARGE: usize = 1 << 20;
 
-// SAFETY: everything is handed on to the system's allocator.
-unsafe impl GlobalAlloc for Telling {
+// SAFETY: every request is forwarded to the system allocator.
+unsafe impl GlobalAlloc for ReportingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        told(unsafe { System.alloc(layout) }, layout.size())
+        report_failure(unsafe { System.alloc(layout) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        told(unsafe { System.alloc_zeroed(layout) }, layout.size())
+        report_failure(unsafe { System.alloc_zeroed(layout) }, layout.size())
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        told(unsafe { System.realloc(block, layout, size) }, size)
+        report_failure(unsafe { System.realloc(block, layout, size) }, size)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -39,17 +39,17 @@ unsafe impl GlobalAlloc for Telling {
     }
 }
 
-fn told(block: *mut u8, size: usize) -> *mut u8 {
+fn report_failure(block: *mut u8, size: usize) -> *mut u8 {
     if block.is_null() && size >= LARGE {
-        // Nothing here may ask for memory.
+        // Nothing here may allocate.
         let mut out = std::io::stderr().lock();
-        let _ = write!(out, "error: out of memory: {} MiB more are not to be had", size >> 20);
+        let _ = write!(out, "error: out of memory: failed to allocate {} MiB", size >> 20);
         let _ = if TRAINING.load(Ordering::Relaxed) {
-            writeln!(out, "; the adapter of the last line of the log is kept\n{ADVICE}")
+            writeln!(out, "; the adapter of the last log line is kept\n{OUT_OF_MEMORY_ADVICE}")
         } else {
             writeln!(
                 out,
-                "\nany of these would help: a smaller batch or shorter texts, --quant int8, --dtype bf16"
+                "\nany of these would help: a smaller batch, shorter texts, --quant int8, --dtype bf16"
             )
         };
         exit(1);

@@ -1,4 +1,4 @@
-//! `reft chat`: talk to a model.
+//! `reft chat`: interactive chat.
 
 use crate::{
     generate::{SamplingArgs, show_generated},
@@ -36,14 +36,13 @@ impl OnDevice for &ChatArgs {
         };
         let terminal = std::io::stdin().is_terminal();
         if terminal {
-            let memory = if template == Template::Chat { "" } else { "; every question stands alone" };
+            let memory = if template == Template::Chat { "" } else { "; each question is independent" };
             println!(
-                "{} with template {}{memory}. An empty line or Ctrl-D ends.",
+                "{} with template {}{memory}. An empty line or Ctrl-D ends the chat.",
                 ready.loaded.base.name,
                 template.text()
             );
         }
-        let reft = ready.adapter.as_ref().map(|adapter| &adapter.reft);
         let mut messages: Vec<ChatMessage> = Vec::new();
         let mut lines = std::io::stdin().lock().lines();
         loop {
@@ -60,7 +59,7 @@ impl OnDevice for &ChatArgs {
             };
             let prompt = template.encode_prompt(&row, tokenizer, usize::MAX)?;
             let config = self.sampling.config(&ready.loaded.stop_ids, self.model.seed);
-            let out = show_generated(&ready.loaded, prompt, reft, &config)?;
+            let out = show_generated(&ready, prompt, &config)?;
             println!();
             let content = tokenizer.decode(&out.tokens)?;
             messages.push(ChatMessage { role: "assistant".into(), content });

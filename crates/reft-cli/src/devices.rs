@@ -1,8 +1,8 @@
-//! `reft devices`: what this program can run on.
+//! `reft devices`: the devices that this program can run on.
 
 use anyhow::Result;
 use clap::Args;
-use reft_train::device::{Device, Kind, auto, devices};
+use reft_train::device::{Device, DeviceKind, auto, devices};
 use serde_json::json;
 
 #[derive(Args)]
@@ -13,17 +13,17 @@ pub struct DevicesArgs {
 }
 
 pub fn show(args: &DevicesArgs) -> Result<()> {
-    let (found, absent) = devices();
-    let (auto, reason) = auto(&found, &absent);
+    let (found, missing) = devices();
+    let (auto, reason) = auto(&found, &missing);
     if args.json {
-        println!("{}", json!({ "auto": auto.name, "reason": reason, "devices": found, "absent": absent }));
+        println!("{}", json!({ "auto": auto.name, "reason": reason, "devices": found, "absent": missing }));
         return Ok(());
     }
     for device in &found {
         println!("{:<10} {}", device.name, line(device));
     }
-    for absent in &absent {
-        println!("{:<10} none: {}\n{:<10} hint: {}", absent.backend, absent.reason, "", absent.hint);
+    for missing in &missing {
+        println!("{:<10} none: {}\n{:<10} hint: {}", missing.backend, missing.reason, "", missing.hint);
     }
     println!("\nauto       {}: {reason}", auto.name);
     Ok(())
@@ -32,12 +32,12 @@ pub fn show(args: &DevicesArgs) -> Result<()> {
 fn line(device: &Device) -> String {
     let mut parts = vec![device.adapter.clone()];
     parts.push(match device.kind {
-        Kind::Cpu => "processor".into(),
-        Kind::DiscreteGpu => "GPU".into(),
-        Kind::IntegratedGpu => "integrated GPU".into(),
-        Kind::VirtualGpu => "virtual GPU".into(),
-        Kind::SoftwareGpu => "imitates a GPU on the CPU: right, but slow".into(),
-        Kind::Other => "of a kind that its driver does not tell".into(),
+        DeviceKind::Cpu => "CPU".into(),
+        DeviceKind::DiscreteGpu => "GPU".into(),
+        DeviceKind::IntegratedGpu => "integrated GPU".into(),
+        DeviceKind::VirtualGpu => "virtual GPU".into(),
+        DeviceKind::SoftwareGpu => "software renderer: correct, but slow".into(),
+        DeviceKind::Other => "kind not reported by the driver".into(),
     });
     parts.extend(device.driver.clone());
     let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));

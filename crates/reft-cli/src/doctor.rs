@@ -1,4 +1,4 @@
-//! `reft doctor`: whether the devices compute what they should.
+//! `reft doctor`: whether the devices compute correctly.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -11,7 +11,7 @@ use std::{env::current_exe, process::Command};
 
 #[derive(Args)]
 pub struct DoctorArgs {
-    /// Test this device only
+    /// Test only this device
     #[arg(long)]
     device: Option<String>,
     /// Print JSON
@@ -19,7 +19,7 @@ pub struct DoctorArgs {
     json: bool,
 }
 
-/// What was found of one device.
+/// The findings on one device.
 #[derive(Serialize, Deserialize)]
 struct Findings {
     device: String,
@@ -42,17 +42,17 @@ impl Findings {
 
 pub fn examine(args: &DoctorArgs) -> Result<()> {
     let mut all = Vec::new();
-    let mut tell = |findings: Findings| {
+    let mut record = |findings: Findings| {
         if !args.json {
             show(&findings);
         }
         all.push(findings);
     };
     match &args.device {
-        Some(name) => tell(examine_here(&choose(name)?.0)?),
+        Some(name) => record(examine_here(&choose(name)?.0)?),
         None => {
             for device in devices().0 {
-                tell(examine_apart(&device)?);
+                record(examine_in_process(&device)?);
             }
         }
     }
@@ -62,11 +62,11 @@ pub fn examine(args: &DoctorArgs) -> Result<()> {
     let failed: Vec<&str> = all.iter().filter(|f| f.is_bad()).map(|f| f.device.as_str()).collect();
     match failed.as_slice() {
         [] => Ok(()),
-        names => bail!("not fit for use: {}", names.join(", ")),
+        names => bail!("failed: {}", names.join(", ")),
     }
 }
 
-/// Examines a device in this process.
+/// Tests a device in this process.
 fn examine_here(device: &Device) -> Result<Findings> {
     let folder = tempfile::tempdir()?;
     let own = |name: &str| folder.path().join(name);
@@ -83,16 +83,16 @@ fn examine_here(device: &Device) -> Result<Findings> {
     })
 }
 
-/// Examines a device in a process of its own, so that a driver that crashes takes nothing else with it.
-fn examine_apart(device: &Device) -> Result<Findings> {
-    let program = current_exe().context("this program's own path")?;
+/// Tests a device in a separate process, which a crashing driver may take down.
+fn examine_in_process(device: &Device) -> Result<Findings> {
+    let program = current_exe().context("the path of this program")?;
     let output = Command::new(program).args(["doctor", "--json", "--device", &device.name]).output()?;
     Ok(match serde_json::from_slice::<Vec<Findings>>(&output.stdout).ok().and_then(|mut all| all.pop()) {
         Some(findings) => findings,
         None => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let last = said.lines().last().unwrap_or("it said nothing");
-            Findings::failed(device, format!("its driver ended the test ({}): {last}", output.status))
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let last = stderr.lines().last().unwrap_or("no message");
+            Findings::failed(device, format!("the test crashed ({}): {last}", output.status))
         }
     })
 }

@@ -1,20 +1,19 @@
-//! `reft eval`: likelihood of the answers of a data file, or the metrics of a classifier.
+//! `reft eval`: likelihood of the answers in a data file, or the metrics of a classifier.
 
 use crate::{
-    model_args::ModelArgs,
+    model_args::{ModelArgs, Ready},
     predict::{Classified, classify},
 };
 use anyhow::Result;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
-use reft_core::adapter::read_config;
 use reft_train::{
     Chosen, DataSet, OnDevice,
-    classify::Report,
-    data::{Row, Template},
-    eval::{Likelihood, RowNll, answers, exact_match, likelihood},
+    adapter::read_adapter,
+    data::{Row, Template, find_rows},
+    eval::{AnswerConfig, Likelihood, RowNll, answers, exact_match, likelihood},
     on_device,
-    run::find_rows,
+    tasks::Report,
 };
 use serde::Serialize;
 use std::io::Write;
@@ -26,13 +25,13 @@ pub struct EvalArgs {
     /// JSON, JSON Lines, CSV or TSV with prompts and answers, or with a classifier's texts and labels
     #[arg(long)]
     data: String,
-    /// Rows in a forward pass
+    /// Rows per forward pass
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Also generate answers greedily and count those that equal the expected ones
+    /// Also generate answers greedily and count those that match exactly
     #[arg(long)]
     exact_match: bool,
-    /// Most tokens of a generated answer
+    /// Maximum tokens of a generated answer
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
     /// Print everything as JSON
@@ -61,8 +60,8 @@ impl OnDevice for &EvalArgs {
     type Output = Result<Output>;
 
     fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Output> {
-        let task = self.model.adapter.as_deref().map(read_config).transpose()?.and_then(|config| config.task);
-        match task {
+        let adapter = self.model.adapter.as_deref().map(read_adapter).transpose()?;
+        match adapter.and_then(|(_, metadata)| metadata.task) {
             Some(_) => Ok(Output::Classifier(self.classifier::<A::InnerBackend>(on)?)),
             None => Ok(Output::LanguageModel(self.language_model::<A::InnerBackend>(on)?)),
         }
@@ -72,8 +71,8 @@ impl OnDevice for &EvalArgs {
 impl EvalArgs {
     fn classifier<B: Backend>(&self, on: &Chosen<B::Device>) -> Result<Report> {
         let classified = classify::<B>(&self.model, &self.data, self.batch_size as usize, true, on)?;
-        let Classified { task, set, outputs } = classified;
-        Ok(Report::new(&task, &set.examples, set.n_cut, &outputs))
+        let Classified { spec, set, outputs } = classified;
+        Ok(Report::new(&spec, &set, &outputs))
     }
 
     fn language_model<B: Backend>(&self, on: &Chosen<B::Device>) -> Result<LanguageModel> {
@@ -82,10 +81,8 @@ impl EvalArgs {
         let template = ready.template(self.model.template.as_deref(), &rows)?;
         let loaded = &ready.loaded;
         let set = DataSet::encode(&rows, &template, &loaded.tokenizer, ready.max_length, &self.data)?;
-        let reft = ready.adapter.as_ref().map(|adapter| &adapter.reft);
-        let batch_size = self.batch_size as usize;
-        let mut likelihood = likelihood(&loaded.model, reft, &set.examples, batch_size);
-        // Rows that were dropped stand in their place, without a likelihood.
+        let mut likelihood = likelihood(&loaded.model, ready.reft(), &set.examples, self.batch_size as usize);
+        // Dropped rows keep their place, without a likelihood.
         let mut all = vec![RowNll { nll: None, tokens: 0 }; rows.len()];
         for (row, idx) in likelihood.rows.iter().zip(&set.row_of) {
             all[*idx] = *row;
@@ -95,18 +92,15 @@ impl EvalArgs {
         Ok(LanguageModel { likelihood, exact_match, cut: set.n_cut, dropped: set.n_dropped() })
     }
 
-    fn exact_match<B: Backend>(
-        &self,
-        ready: &crate::model_args::Ready<B>,
-        rows: &[Row],
-        template: &Template,
-    ) -> Result<f64> {
-        let reft = ready.adapter.as_ref().map(|adapter| &adapter.reft);
-        let (batch_size, new) = (self.batch_size as usize, self.max_new_tokens);
+    fn exact_match<B: Backend>(&self, ready: &Ready<B>, rows: &[Row], template: &Template) -> Result<f64> {
+        let config = AnswerConfig {
+            template,
+            max_length: ready.max_length,
+            batch_size: self.batch_size as usize,
+            max_new_tokens: self.max_new_tokens,
+        };
         let loaded = &ready.loaded;
-        let of = (&loaded.tokenizer, loaded.stop_ids.as_slice());
-        let answers = answers(&loaded.model, of, reft, rows, template, ready.max_length, batch_size, new)?;
-        Ok(exact_match(&answers))
+        Ok(exact_match(&answers(&loaded.model, loaded, ready.reft(), rows, config)?))
     }
 }
 
@@ -126,7 +120,11 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
 fn show_language_model(out: &mut impl Write, output: &LanguageModel) -> Result<()> {
     let LanguageModel { likelihood, exact_match, cut, dropped } = output;
     let tokens: usize = likelihood.rows.iter().map(|row| row.tokens).sum();
-    writeln!(out, "rows         {} ({cut} cut, {dropped} without an answer token)", likelihood.rows.len())?;
+    writeln!(
+        out,
+        "rows         {} ({cut} truncated, {dropped} dropped because no answer token was left)",
+        likelihood.rows.len()
+    )?;
     writeln!(out, "tokens       {tokens}")?;
     writeln!(out, "nll          {:.4}", likelihood.nll)?;
     writeln!(out, "perplexity   {:.3}", likelihood.perplexity)?;
@@ -138,7 +136,7 @@ fn show_language_model(out: &mut impl Write, output: &LanguageModel) -> Result<(
 
 fn show_report(out: &mut impl Write, report: &Report) -> Result<()> {
     writeln!(out, "task         {}", report.task)?;
-    writeln!(out, "rows         {} ({} cut)", report.rows, report.cut)?;
+    writeln!(out, "rows         {} ({} truncated)", report.rows, report.cut)?;
     for (name, value) in &report.metrics.0 {
         writeln!(out, "{name:<12} {value:.4}")?;
     }
@@ -146,7 +144,7 @@ fn show_report(out: &mut impl Write, report: &Report) -> Result<()> {
         return Ok(());
     }
     let width = report.labels.iter().map(|label| label.chars().count()).max().unwrap_or(0).max(8);
-    writeln!(out, "\nconfusion: rows are the data's labels, columns the model's")?;
+    writeln!(out, "\nconfusion matrix: true labels in rows, predicted labels in columns")?;
     write!(out, "{:<width$}", "")?;
     for label in &report.labels {
         write!(out, "  {label:>width$}")?;

@@ -4,31 +4,30 @@ use crate::model_args::{ModelArgs, Ready};
 use anyhow::Result;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
-use reft_core::Reft;
-use reft_models::{GenerateConfig, Generated, LoadedModel, Tokenizer, generate as continue_prompts};
-use reft_train::{Chosen, OnDevice, eval::generate_all, on_device, run::find_rows};
+use reft_models::{GenerateConfig, Generated, Tokenizer, generate as continue_prompts};
+use reft_train::{Chosen, OnDevice, data::find_rows, eval::generate_all, on_device};
 use serde::Serialize;
 use std::{io::Write, ops::ControlFlow};
 
-/// How texts are continued.
+/// How tokens are chosen.
 #[derive(Args)]
 pub struct SamplingArgs {
-    /// Most tokens to add
+    /// Maximum number of new tokens
     #[arg(long, default_value_t = 256)]
     pub max_new_tokens: usize,
-    /// Always take the likeliest token
+    /// Always choose the most likely token
     #[arg(long)]
     pub greedy: bool,
-    /// Divides the logits before sampling
+    /// Sampling temperature
     #[arg(long, default_value_t = 0.7)]
     pub temperature: f64,
-    /// Sample among this many likeliest tokens only; 0 for all
+    /// Sample from this many of the most likely tokens; 0 for all
     #[arg(long, default_value_t = 0)]
     pub top_k: usize,
-    /// Sample among the likeliest tokens that together have this probability
+    /// Sample from the most likely tokens that together have this probability
     #[arg(long, default_value_t = 0.95)]
     pub top_p: f64,
-    /// Above 1, makes repetitions less likely
+    /// Values above 1 make repetition less likely
     #[arg(long, default_value_t = 1.0)]
     pub repetition_penalty: f64,
 }
@@ -57,10 +56,10 @@ pub struct GenerateArgs {
     /// The prompt
     #[arg(long, required_unless_present = "data")]
     prompt: Option<String>,
-    /// JSON or JSON Lines with prompts
+    /// JSON or JSON Lines file with prompts
     #[arg(long, conflicts_with = "prompt")]
     data: Option<String>,
-    /// Rows that are continued together
+    /// Prompts that are continued together
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
     /// Print everything as JSON
@@ -102,13 +101,12 @@ impl GenerateArgs {
         let tokenizer = &ready.loaded.tokenizer;
         let row = template.question(prompt);
         let tokens = template.encode_prompt(&row, tokenizer, usize::MAX)?;
-        let reft = ready.adapter.as_ref().map(|adapter| &adapter.reft);
         let config = self.config(ready);
         let mut out = if self.json {
-            let go_on = |_, _| ControlFlow::Continue(());
-            continue_prompts(&ready.loaded.model, &[tokens], reft, &config, go_on)?
+            let no_callback = |_, _| ControlFlow::Continue(());
+            continue_prompts(&ready.loaded.model, &[tokens], ready.reft(), &config, no_callback)?
         } else {
-            vec![show_generated(&ready.loaded, tokens, reft, &config)?]
+            vec![show_generated(ready, tokens, &config)?]
         };
         if !self.json {
             println!();
@@ -125,9 +123,8 @@ impl GenerateArgs {
             .iter()
             .map(|row| template.encode_prompt(row, &ready.loaded.tokenizer, ready.max_length))
             .collect::<Result<Vec<_>, _>>()?;
-        let reft = ready.adapter.as_ref().map(|adapter| &adapter.reft);
-        let config = self.config(ready);
-        let all = generate_all(&ready.loaded.model, reft, &prompts, &config, self.batch_size as usize)?;
+        let (config, batch_size) = (self.config(ready), self.batch_size as usize);
+        let all = generate_all(&ready.loaded.model, ready.reft(), &prompts, &config, batch_size)?;
         if self.json {
             return print_json(all, ready);
         }
@@ -148,22 +145,22 @@ fn print_json<B: Backend>(all: Vec<Vec<u32>>, ready: &Ready<B>) -> Result<()> {
     Ok(())
 }
 
-/// Continues a prompt and prints the text as it comes.
+/// Continues a prompt and prints the text as it is generated.
 pub fn show_generated<B: Backend>(
-    loaded: &LoadedModel<B>,
+    ready: &Ready<B>,
     prompt: Vec<u32>,
-    reft: Option<&Reft<B>>,
     config: &GenerateConfig,
 ) -> Result<Generated> {
     let mut stream = TextStream::default();
     let mut failed = None;
-    let mut out = continue_prompts(&loaded.model, &[prompt], reft, config, |_, token| {
-        match stream.push(&loaded.tokenizer, token) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
+    let loaded = &ready.loaded;
+    let mut out = continue_prompts(&loaded.model, &[prompt], ready.reft(), config, |_, token| match stream
+        .push(&loaded.tokenizer, token)
+    {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
         }
     })?;
     match failed {
@@ -172,7 +169,7 @@ pub fn show_generated<B: Backend>(
     }
 }
 
-/// Prints a text token by token. Only whole characters are shown, and spaces come out as in the whole text.
+/// Prints a text token by token, in whole characters, with the spaces of the whole text.
 #[derive(Default)]
 struct TextStream {
     tokens: Vec<u32>,
@@ -183,7 +180,7 @@ impl TextStream {
     fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<()> {
         self.tokens.push(token);
         let text = tokenizer.decode(&self.tokens)?;
-        // An unfinished character decodes to the replacement character.
+        // An incomplete character decodes to the replacement character.
         let ready = text.trim_end_matches('\u{fffd}');
         if let Some(new) = ready.get(self.shown..) {
             let mut out = std::io::stdout().lock();

@@ -1,11 +1,12 @@
-//! `reft inspect`: what an adapter is.
+//! `reft inspect`: the contents of an adapter.
 
 use anyhow::Result;
 use burn::{module::Module, tensor::backend::AutodiffBackend};
 use clap::Args;
-use reft_core::{Adapter, Trained, adapter::read_config};
+use reft_core::{Adapter, AdapterConfig};
 use reft_train::{
     OnDevice,
+    adapter::{AdapterMetadata, read_adapter},
     device::{Chosen, cpu, on_chosen},
 };
 use serde::Serialize;
@@ -32,16 +33,19 @@ pub struct Edit {
 #[derive(Serialize)]
 pub struct Output {
     #[serde(flatten)]
-    config: reft_core::adapter::AdapterConfig,
+    config: AdapterConfig,
     parameters: usize,
     edits: Vec<Edit>,
+    /// The typed metadata, which `config` has too.
+    #[serde(skip)]
+    metadata: AdapterMetadata,
 }
 
 impl OnDevice for &InspectArgs {
     type Output = Result<Output>;
 
     fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Output> {
-        let config = read_config(&self.adapter)?;
+        let (config, metadata) = read_adapter(&self.adapter)?;
         let adapter = Adapter::<A::InnerBackend>::load(&self.adapter, &on.device)?;
         let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         let edits = adapter.reft.edits().iter().map(|edit| {
@@ -54,7 +58,7 @@ impl OnDevice for &InspectArgs {
                 bias_norm: norm(&values.bias),
             }
         });
-        Ok(Output { config, parameters: adapter.reft.num_params(), edits: edits.collect() })
+        Ok(Output { config, parameters: adapter.reft.num_params(), edits: edits.collect(), metadata })
     }
 }
 
@@ -65,42 +69,37 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
         writeln!(out, "{}", serde_json::to_string_pretty(&output)?)?;
         return Ok(());
     }
-    let Output { config, parameters, edits } = output;
+    let Output { config, parameters, edits, metadata } = output;
     let reft = &config.reft;
-    if let (Some(task), Some(head)) = (&config.task, &config.head) {
+    if let (Some(task), Some(head)) = (&metadata.task, &config.head) {
         writeln!(out, "task         {} on {}", task.name, task.text.join(", "))?;
         if !task.labels.is_empty() {
             writeln!(out, "labels       {}", task.labels.join(", "))?;
         }
-        let head: usize = head.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        writeln!(out, "head         {head} parameters")?;
+        writeln!(out, "head         {} parameters", head.num_params())?;
     }
-    let edited = config.trained == Trained::Interventions;
-    if edited {
-        writeln!(
-            out,
-            "method       {:?}, rank {}, hidden size {}",
-            reft.method, reft.rank, reft.hidden_size
-        )?;
+    let is_edited = metadata.baseline.is_none();
+    if is_edited {
+        writeln!(out, "method       {}, rank {}, hidden size {}", reft.method, reft.rank, reft.hidden_size)?;
         let tied = match (reft.positions.has_two_sides(), reft.tied) {
             (false, _) => "",
             (true, true) => ", tied",
             (true, false) => ", untied",
         };
         writeln!(out, "positions    {}{tied}", reft.positions)?;
-        writeln!(out, "activation   {:?}, dropout {}", reft.activation, reft.dropout)?;
+        writeln!(out, "activation   {}, dropout {}", reft.activation, reft.dropout)?;
     } else {
-        let name = serde_json::to_value(config.trained)?;
-        writeln!(out, "trained      {}, no interventions", name.as_str().unwrap_or_default())?;
+        let baseline = metadata.baseline.map_or("", |baseline| baseline.name());
+        writeln!(out, "trained      {baseline}, no interventions")?;
     }
     let quant = config.base_model.quant.as_ref().map_or(String::new(), |quant| format!(", {quant} weights"));
     let base = &config.base_model;
     writeln!(out, "base model   {} (fingerprint {}){quant}", base.name, base.fingerprint)?;
-    if edited && config.task.is_none() {
-        writeln!(out, "template     {}", config.template.replace('\n', "\\n"))?;
+    if is_edited && metadata.task.is_none() {
+        writeln!(out, "template     {}", metadata.template.replace('\n', "\\n"))?;
     }
     writeln!(out, "written by   reft {}, format {}", config.library_version, config.format_version)?;
-    if !edited {
+    if !is_edited {
         return Ok(());
     }
     writeln!(out, "parameters   {parameters} in {} interventions", edits.len())?;

@@ -1,6 +1,6 @@
-//! `reft`: fine-tune language models by editing their hidden states.
+//! The `reft` program: representation finetuning of language models.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)] // the program is the one that prints
+#![allow(clippy::print_stdout, clippy::print_stderr)] // only the program prints
 
 mod allocator;
 mod chat;
@@ -19,7 +19,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// Representation finetuning (ReFT): steer a frozen language model by small learned edits of its hidden states.
+/// Representation finetuning (ReFT): steer a frozen language model with small learned edits of its hidden states.
 #[derive(Parser)]
 #[command(version, about, arg_required_else_help = true)]
 struct Args {
@@ -31,30 +31,30 @@ struct Args {
 enum Verb {
     /// Train an adapter from a recipe.
     Train(train::TrainArgs),
-    /// Likelihood of the answers of a data file, or the metrics of a classifier.
+    /// Evaluate on a data file: likelihood of its answers, or the metrics of a classifier.
     Eval(eval::EvalArgs),
-    /// Labels and probabilities for every row of a data file.
+    /// Predict labels and probabilities for every row of a data file.
     Predict(predict::PredictArgs),
     /// Continue a prompt, or every prompt of a data file.
     Generate(generate::GenerateArgs),
-    /// Talk to a model.
+    /// Chat with a model interactively.
     Chat(chat::ChatArgs),
-    /// Show the devices that this program can run on.
+    /// List the devices that this program can run on.
     Devices(devices::DevicesArgs),
-    /// Test whether the devices compute what they should.
+    /// Test whether the devices compute correctly.
     Doctor(doctor::DoctorArgs),
-    /// Show what an adapter is.
+    /// Show the contents of an adapter.
     Inspect(inspect::InspectArgs),
 }
 
 #[global_allocator]
-static ALLOCATOR: allocator::Telling = allocator::Telling;
+static ALLOCATOR: allocator::ReportingAllocator = allocator::ReportingAllocator;
 
-/// Becomes true at the first Ctrl-C; the second ends the program at once.
+/// Set by the first Ctrl-C; the second one exits at once.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
-    quieten_drivers();
+    silence_device_select();
     let result = match Args::parse().verb {
         Verb::Train(args) => train::train(&args),
         Verb::Eval(args) => eval::eval(&args),
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // A reader such as `head` that has seen enough is no error.
+        // A reader that closes the pipe, such as `head`, is not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -76,10 +76,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Mesa's Vulkan layer that sorts GPUs for a desktop complains where there is none. Here devices have names anyway.
-fn quieten_drivers() {
+/// Turns off Mesa's device-select layer, which prints warnings without a desktop session.
+fn silence_device_select() {
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: the first thing that the program does, while there is one thread.
+        // SAFETY: called before any thread is started.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }
@@ -89,7 +89,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// Lets the work in hand finish on Ctrl-C.
+/// Makes Ctrl-C set [`INTERRUPTED`].
 fn watch_interrupts() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {

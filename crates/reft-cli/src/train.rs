@@ -6,12 +6,12 @@ use burn::tensor::backend::AutodiffBackend;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use reft_train::{
-    Chosen, OnDevice, Recipe, RunError,
-    device::{Kind, choose, on_chosen},
-    eval::{Answer, Score},
-    plan::bytes,
+    Chosen, OnDevice, Recipe, RunError, StopReason,
+    device::{DeviceKind, choose, on_chosen},
+    eval::Answer,
+    memory::format_bytes,
     run::{Event, Finished, Outcome, Plan, run},
-    trainer::Stop,
+    score::Score,
 };
 use std::{io::IsTerminal, path::PathBuf, sync::atomic::Ordering};
 
@@ -19,10 +19,10 @@ use std::{io::IsTerminal, path::PathBuf, sync::atomic::Ordering};
 pub struct TrainArgs {
     /// The recipe, a TOML file
     recipe: PathBuf,
-    /// Changes of the recipe, such as train.lr=4e-4
+    /// Overrides of recipe keys, such as train.lr=4e-4
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Only tell what would be done and what memory it needs
+    /// Only show what would be done and the memory that it needs
     #[arg(long)]
     dry_run: bool,
     /// With --dry-run, print JSON
@@ -53,7 +53,7 @@ pub fn train(args: &TrainArgs) -> Result<()> {
     if let Some(reason) = reason.filter(|_| !args.json) {
         println!("device     {}: {reason}", device.name);
     }
-    if device.kind != Kind::Cpu && !args.dry_run {
+    if device.kind != DeviceKind::Cpu && !args.dry_run {
         println!(
             "device     the first steps on {} compile and tune kernels, which can take minutes",
             device.name
@@ -63,7 +63,7 @@ pub fn train(args: &TrainArgs) -> Result<()> {
     let outcome = on_chosen(&device, Work { recipe: &recipe, dry: args.dry_run, screen: &mut screen })?;
     screen.bar.finish_and_clear();
     match outcome? {
-        Outcome::Finished(finished) => summarise(&recipe, &finished),
+        Outcome::Finished(finished) => summarize(&recipe, &finished),
         Outcome::Planned(plan) if args.json => println!("{}", serde_json::to_string_pretty(&plan)?),
         Outcome::Planned(plan) => show_plan(&plan),
     }
@@ -73,9 +73,9 @@ pub fn train(args: &TrainArgs) -> Result<()> {
 fn show_plan(plan: &Plan) {
     let head = if plan.head > 0 { format!(", head {}", thousands(plan.head)) } else { String::new() };
     let (rows, tokens) = plan.batch;
-    let one = if plan.checkpointing { ", activations of one block at a time" } else { "" };
+    let checkpointing = if plan.checkpointing { ", gradient checkpointing" } else { "" };
     println!(
-        "would train {} parameters ({}{head}) in {} steps; largest micro-batch {rows} x {tokens} tokens{one}\n",
+        "would train {} parameters ({}{head}) in {} steps; largest micro-batch {rows} x {tokens} tokens{checkpointing}\n",
         thousands(plan.trainable),
         plan.method.name(),
         thousands(plan.steps)
@@ -88,23 +88,23 @@ fn show_plan(plan: &Plan) {
         ("logits", memory.logits),
         ("adapter", memory.adapter),
         ("optimizer", memory.optimizer),
-        ("at the peak", memory.total),
+        ("peak", memory.total),
     ];
     for (what, n) in lines {
-        println!("{what:<18}{:>12}", bytes(n));
+        println!("{what:<18}{:>12}", format_bytes(n));
     }
-    let free = plan.free.map_or(String::new(), |n| format!(", {} free now", bytes(n)));
+    let free = plan.free.map_or(String::new(), |n| format!(", {} free now", format_bytes(n)));
     match plan.capacity {
-        Some(capacity) => println!("\n{} has {}{free}", plan.device, bytes(capacity)),
-        None => println!("\nwhat {} has, its driver does not tell", plan.device),
+        Some(capacity) => println!("\n{} has {}{free}", plan.device, format_bytes(capacity)),
+        None => println!("\nthe driver of {} does not report its memory", plan.device),
     }
     if plan.free.is_some_and(|free| memory.total > free + memory.program) {
-        println!("warning: that is more than is free now");
+        println!("warning: this is more than is free now");
     }
     println!("nothing was loaded, trained or written");
 }
 
-/// What the user sees while a run is under way: lines, and on a terminal a progress bar below them.
+/// What the user sees during a run: lines, and on a terminal a progress bar below them.
 struct Screen {
     bar: ProgressBar,
     silent: bool,
@@ -137,20 +137,20 @@ impl Screen {
                 let shown = labels.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
                 self.line(&format!("labels     {} ({shown}{more})", labels.len()));
             }
-            Event::Data { what, rows, cut, dropped, max_length } => {
-                let mut text = format!("{what:<10} {} rows", thousands(rows));
-                if cut > 0 {
-                    text += &format!(", {cut} cut at {max_length} tokens");
+            Event::Data { summary, max_length } => {
+                let mut text = format!("{:<10} {} rows", summary.what, thousands(summary.rows));
+                if summary.cut > 0 {
+                    text += &format!(", {} truncated to {max_length} tokens", summary.cut);
                 }
-                if dropped > 0 {
-                    text += &format!(", {dropped} dropped because no answer token was left");
+                if summary.dropped > 0 {
+                    text += &format!(", {} dropped because no answer token was left", summary.dropped);
                 }
                 self.line(&text);
             }
             Event::Trainable { method, interventions, parameters, head, weights } => {
                 let percent = 100.0 * parameters as f64 / weights as f64;
                 let (kind, count) = match method.intervention() {
-                    Some(_) => ("intervention".to_string(), format!(" ({interventions} interventions)")),
+                    Some(_) => ("intervention", format!(" ({interventions} interventions)")),
                     None => (method.name(), String::new()),
                 };
                 self.line(&format!(
@@ -178,9 +178,9 @@ impl Screen {
                     duration(r.seconds_left)
                 ));
             }
-            Event::Evaluated { step, verdict, best } => {
+            Event::Evaluated { step, evaluation, best } => {
                 let best = if best { "  (best so far, saved)" } else { "" };
-                self.line(&format!("eval  {step:>5}  {}{best}", score_text(&verdict.score)));
+                self.line(&format!("eval  {step:>5}  {}{best}", score_text(&evaluation.score)));
             }
         }
     }
@@ -203,17 +203,20 @@ fn number(metric: &str, value: f64) -> String {
     }
 }
 
-fn summarise(recipe: &Recipe, finished: &Finished) {
+fn summarize(recipe: &Recipe, finished: &Finished) {
     let summary = &finished.summary;
     println!();
     match summary.ended {
-        Stop::Done => {}
-        Stop::Interrupted => {
+        StopReason::Done => {}
+        StopReason::Interrupted => {
             println!("interrupted after {} steps; the adapter so far is saved", summary.steps);
         }
-        Stop::NoLongerBetter => {
+        StopReason::NoLongerBetter => {
             let patience = recipe.train.patience;
-            println!("ended after {} steps: no better for {patience} evaluations", summary.steps);
+            println!(
+                "stopped early after {} steps: no improvement for {patience} evaluations",
+                summary.steps
+            );
         }
     }
     if let Some(after) = &summary.after {
@@ -232,21 +235,20 @@ fn summarise(recipe: &Recipe, finished: &Finished) {
     }
     for (before, after) in finished.answers.iter().take(3) {
         let Answer { prompt, found, expected } = after;
-        println!("prompt    {}", one_line(prompt));
-        println!("  before  {}", one_line(&before.found));
-        println!("  after   {}", one_line(found));
-        println!("  wanted  {}\n", one_line(expected));
+        println!("prompt      {}", one_line(prompt));
+        println!("  before    {}", one_line(&before.found));
+        println!("  after     {}", one_line(found));
+        println!("  expected  {}\n", one_line(expected));
     }
-    let training =
-        summary.training_mb.map_or(String::new(), |mb| format!(" ({mb:.0} MiB of them by training)"));
+    let training = summary.training_mb.map_or(String::new(), |mb| format!(" ({mb:.0} MiB for training)"));
     let memory = match (summary.device_mb, summary.peak_mb) {
-        (Some(mb), _) => format!(", {mb:.0} MiB of the device's memory"),
-        (None, Some(mb)) => format!(", {mb:.0} MiB at the peak{training}"),
+        (Some(mb), _) => format!(", {mb:.0} MiB of device memory"),
+        (None, Some(mb)) => format!(", peak memory {mb:.0} MiB{training}"),
         (None, None) => String::new(),
     };
     let head = match summary.head {
         0 => String::new(),
-        n => format!(", and {} of the head", thousands(n)),
+        n => format!(", plus {} of the head", thousands(n)),
     };
     println!(
         "{} steps in {}, {:.0} tokens/s{memory}; {} parameters, {:.3} % of the model{head}",
@@ -264,7 +266,7 @@ fn summarise(recipe: &Recipe, finished: &Finished) {
         .as_deref()
         .map(|path| {
             let folder = std::env::current_dir().unwrap_or_default();
-            // A name without a folder would be looked for in PATH.
+            // A name without a folder would be searched for in PATH.
             let within = path.strip_prefix(folder).ok().filter(|path| path.components().count() > 1);
             within.unwrap_or(path).display().to_string()
         })

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mismatch_is_listed_in_one_error() {
+    fn all_mismatches_are_listed_in_one_error() {
         let folder = tempfile::tempdir().expect("a folder");
         adapter(Method::Consreft).save(folder.path()).expect("saved");
         let file = folder.path().join(CONFIG_FILE);
@@ -367,7 +367,10 @@ mod tests {
         let tensors = fs::read(folder.path().join(TENSOR_FILE)).expect("read");
         fs::write(folder.path().join(TENSOR_FILE), &tensors[..tensors.len() - 5]).expect("written");
         let message = refusal(folder.path());
-        assert!(message.starts_with("folder/adapter.safetensors: not a complete safetensors file: "), "{message}");
+        assert!(
+            message.starts_with("folder/adapter.safetensors: not a complete safetensors file: "),
+            "{message}"
+        );
         let json = folder.path().join(CONFIG_FILE);
         let text = fs::read_to_string(&json).expect("read");
         fs::write(&json, text.replace("\"format_version\": 1", "\"format_version\": 9")).expect("written");

@@ -75,9 +75,7 @@ pub fn write_tensors(
 ) -> Result<(), FileError> {
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
-        .map(|(name, (shape, values))| {
-            (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect())
-        })
+        .map(|(name, (shape, values))| (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect()))
         .collect();
     let views = bytes.iter().map(|(name, shape, bytes)| {
         (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("shape matches its bytes"))

@@ -1,4 +1,4 @@
-//! The small trained head of a classifier.
+//! A small trainable classification head.
 
 use crate::tensor::{host_values, to_dtype};
 use burn::{
@@ -10,21 +10,21 @@ use rand::Rng;
 use rand_distr::{Distribution, Normal};
 use serde::{Deserialize, Serialize};
 
-/// Everything that fixes a [`Head`] but its values.
+/// The configuration of a [`Head`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct HeadConfig {
-    /// Size `d` of the hidden state.
+    /// Size `d` of the hidden states.
     pub hidden_size: usize,
-    /// Number `k` of outputs: one for each label, or 1 for a regression.
+    /// Number `k` of outputs: one per label, or 1 for regression.
     pub outputs: usize,
-    /// Dropout of the input, in training.
+    /// Dropout on the input, during training.
     pub input_dropout: f64,
-    /// Dropout between the two layers, in training.
+    /// Dropout between the two layers, during training.
     pub inner_dropout: f64,
 }
 
-/// `W₂ tanh(W₁h + b₁) + b₂` of the first token's final state (HF `RobertaClassificationHead`; for BERT, the pooler and
-/// the classifier).
+/// `W₂ tanh(W₁h + b₁) + b₂`, applied to the final state of the first token (Hugging Face's `RobertaClassificationHead`;
+/// in BERT, the pooler and the classifier).
 ///
 /// # Shapes
 /// - `W₁ [d, d]`, `W₂ [k, d]`
@@ -55,7 +55,7 @@ pub struct HeadValues {
 }
 
 impl HeadConfig {
-    /// The values' names in files (HF's, below `classifier.`) and shapes.
+    /// Names (Hugging Face's, without `classifier.`) and shapes of the tensors.
     pub fn tensors(&self) -> [(&'static str, Vec<usize>); 4] {
         let (d, k) = (self.hidden_size, self.outputs);
         [
@@ -66,9 +66,14 @@ impl HeadConfig {
         ]
     }
 
-    /// A new head as transformers makes it: weights normal with a standard deviation of 0.02, biases 0.
+    /// Number of parameters.
+    pub fn num_params(&self) -> usize {
+        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Creates a new head, initialized as in transformers: weights normal with a standard deviation of 0.02, biases 0.
     ///
-    /// Random numbers are drawn on the host, so the same `rng` gives the same start on every backend.
+    /// Random numbers are drawn on the host, so the same `rng` gives the same values on every backend.
     pub fn init<B: Backend>(&self, rng: &mut impl Rng, device: &B::Device) -> Head<B> {
         let normal = Normal::new(0.0f32, 0.02).expect("a positive deviation");
         let mut random = |n: usize| (0..n).map(|_| normal.sample(rng)).collect::<Vec<f32>>();
@@ -79,10 +84,10 @@ impl HeadConfig {
         self.with_values(values, device)
     }
 
-    /// A head with given values.
+    /// Creates a head with the given values.
     ///
     /// # Panics
-    /// If a value has another size than [`tensors`](Self::tensors) says.
+    /// If a tensor does not have the size given by [`tensors`](Self::tensors).
     pub fn with_values<B: Backend>(&self, values: HeadValues, device: &B::Device) -> Head<B> {
         let (d, k) = (self.hidden_size, self.outputs);
         let vector = |v: Vec<f32>, n: usize| {
@@ -104,7 +109,7 @@ impl HeadConfig {
 }
 
 impl<B: Backend> Head<B> {
-    /// Everything but the values.
+    /// The configuration.
     pub fn config(&self) -> &HeadConfig {
         &self.config
     }
@@ -117,17 +122,20 @@ impl<B: Backend> Head<B> {
         (&self.dense_weight, &self.dense_bias, &self.out_weight, &self.out_bias)
     }
 
-    /// The outputs of each row, in f32. Dropout acts on backends that track gradients only.
+    /// The outputs for every row, in f32. Dropout is active only on backends that track gradients.
+    ///
+    /// # Shapes
+    /// - states `[n, d]`, output `[n, k]`
     pub fn forward(&self, states: Tensor<B, 2>) -> Tensor<B, 2> {
         let linear = |x: Tensor<B, 2>, weight: &Param<Tensor<B, 2>>, bias: &Param<Tensor<B, 1>>| {
             x.matmul(weight.val().transpose()) + bias.val().unsqueeze::<2>()
         };
-        let x = self.input_dropout.forward(to_dtype(states, DType::F32));
-        let x = self.inner_dropout.forward(tanh(linear(x, &self.dense_weight, &self.dense_bias)));
-        linear(x, &self.out_weight, &self.out_bias)
+        let input = self.input_dropout.forward(to_dtype(states, DType::F32));
+        let inner = tanh(linear(input, &self.dense_weight, &self.dense_bias));
+        linear(self.inner_dropout.forward(inner), &self.out_weight, &self.out_bias)
     }
 
-    /// Name, shape and values of every tensor, as [`HeadConfig::tensors`] names them.
+    /// Name, shape and values of every tensor, in the order of [`HeadConfig::tensors`].
     pub fn tensors(&self) -> impl Iterator<Item = (&'static str, Vec<usize>, Vec<f32>)> {
         let parts = self.config.tensors().into_iter().zip(self.values().into_list());
         parts.map(|((name, shape), values)| (name, shape, values))
@@ -164,7 +172,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     #[test]
-    fn a_head_is_its_equation() {
+    fn output_matches_the_equation() {
         let config = HeadConfig { hidden_size: 5, outputs: 3, input_dropout: 0.1, inner_dropout: 0.1 };
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut random = |n: usize| (0..n).map(|_| rng.random_range(-1.0..1.0f32)).collect::<Vec<f32>>();

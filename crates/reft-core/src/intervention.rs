@@ -1,7 +1,7 @@
-//! The family of low-rank edits of a hidden state.
+//! The interventions: low-rank edits of a hidden state.
 //!
-//! All six methods are one equation with three switches, `h + Pᵀ(σ(Wh + b) − Ph)`: whether the rows of `P`
-//! are orthonormal (then written `R`), whether there is a `W`, and whether `Ph` is subtracted.
+//! All six methods are variants of one equation, `h + Pᵀ(σ(Wh + b) − Ph)`. They differ in three ways: whether the rows of
+//! `P` are orthonormal (`P` is then written `R`), whether there is a `W`, and whether `Ph` is subtracted.
 //!
 //! | method | edit | pyreft class |
 //! |---|---|---|
@@ -25,7 +25,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A way of editing, by the paper's name. See the [module](self) for the equations.
+/// The equation of an intervention, by its name in the paper's code. See the [module](self).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
@@ -34,13 +34,13 @@ pub enum Method {
     Loreft,
     /// `h + Pᵀσ(Wh + b)`, the paper's DiReFT.
     Direft,
-    /// `h + Pᵀ(σ(Wh + b) − Ph)`, LoReFT without orthonormality.
+    /// `h + Pᵀ(σ(Wh + b) − Ph)`, LoReFT without orthonormal rows.
     Noreft,
-    /// `h + Rᵀσ(Wh + b)`, DiReFT with orthonormality.
+    /// `h + Rᵀσ(Wh + b)`, DiReFT with orthonormal rows.
     Orthodireft,
-    /// `h + Rᵀ(b − Rh)`, a constant target in the subspace.
+    /// `h + Rᵀ(b − Rh)`, which sets the subspace to a constant.
     Consreft,
-    /// `h + Rᵀb`, a constant shift.
+    /// `h + Rᵀb`, which adds a constant.
     Lobireft,
 }
 
@@ -66,12 +66,12 @@ impl Method {
         !matches!(self, Method::Direft | Method::Noreft)
     }
 
-    /// Whether the edit depends on the hidden state through a learned `W`.
+    /// Whether there is a `W`.
     pub fn has_weight(self) -> bool {
         !matches!(self, Method::Consreft | Method::Lobireft)
     }
 
-    /// Whether the hidden state's own part in the subspace is subtracted.
+    /// Whether `Ph` is subtracted.
     pub fn subtracts(self) -> bool {
         matches!(self, Method::Loreft | Method::Noreft | Method::Consreft)
     }
@@ -133,88 +133,92 @@ impl fmt::Display for Activation {
     }
 }
 
-/// What one intervention is made of.
+/// The configuration of an intervention.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct InterventionConfig {
-    /// Which equation.
+    /// The equation.
     pub method: Method,
-    /// Size `d` of the hidden state.
+    /// Size `d` of the hidden states.
     pub hidden_size: usize,
     /// Rank `r` of the edit.
     pub rank: usize,
-    /// σ.
+    /// The activation σ.
     pub activation: Activation,
-    /// Probability of dropping an entry of the edited hidden state, during training only (as pyreft does).
+    /// Dropout on the edited hidden state, during training (as in pyreft).
     pub dropout: f64,
 }
 
-/// How an intervention starts.
+/// The initialization of an intervention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Init {
-    /// As the paper's code: `W`, `b`, free `P` uniform in ±1/√d, `R` random orthonormal, a constant target uniform
-    /// in [0, 1).
+    /// As in the paper's code: `W`, `b` and `P` uniform in ±1/√d, `R` random orthonormal; without a `W`, `b` uniform in
+    /// [0, 1).
     #[default]
     Paper,
-    /// The same `P`, and `W`, `b` such that the edit changes nothing until it is trained.
+    /// The same `P`, with `W` and `b` such that the edit is the identity before training.
     Identity,
 }
 
-/// A configuration that describes no intervention.
+/// An invalid configuration, or values that do not match it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum InterventionError {
-    /// Rank zero.
-    #[error("rank is 0; the rank of an intervention is at least 1")]
+    /// The rank is 0.
+    #[error("rank is 0; expected at least 1")]
     RankZero,
-    /// Rank or columns do not fit.
+    /// The rank is too large, or the rows of `R` are not orthonormal.
     #[error(transparent)]
     Projection(#[from] OrthonormalError),
-    /// Dropout outside of [0, 1).
+    /// Dropout outside [0, 1).
     #[error("dropout is {0}; expected a probability of at least 0 and below 1")]
     Dropout(f64),
-    /// A method without `W` applies no activation.
-    #[error("method {method} has no `Wh + b` for the activation {activation} to act on; use activation = \"linear\"")]
+    /// An activation with a method that has no `Wh + b`.
+    #[error(
+        "method {method} has no `Wh + b` to apply the activation {activation} to; use activation = \"linear\""
+    )]
     UnusedActivation {
         /// The method.
         method: Method,
-        /// The activation asked for.
+        /// The activation.
         activation: Activation,
     },
-    /// No parameters make this edit the identity.
-    #[error("method {method} with activation {activation} cannot start as the identity; use init = \"paper\"")]
+    /// No values of `W` and `b` make the edit the identity.
+    #[error(
+        "method {method} with activation {activation} cannot be initialized as the identity; use init = \"paper\""
+    )]
     NoIdentity {
         /// The method.
         method: Method,
         /// The activation.
         activation: Activation,
     },
-    /// Values of a wrong number.
+    /// A tensor with the wrong number of values.
     #[error("{name} has {found} values, expected {expected}")]
     Size {
-        /// Which tensor.
+        /// The tensor.
         name: &'static str,
-        /// Values given.
+        /// Number of values.
         found: usize,
-        /// Values expected.
+        /// Expected number of values.
         expected: usize,
     },
 }
 
-/// `P`: the subspace that is edited.
+/// The projection `P` onto the edited subspace.
 #[derive(Module, Debug)]
 pub enum Projection<B: Backend> {
     /// Orthonormal rows.
     Orthonormal(Orthonormal<B>),
-    /// Any matrix, `[r, d]`.
+    /// An unconstrained matrix, `[r, d]`.
     Free(Param<Tensor<B, 2>>),
 }
 
 /// One low-rank edit of hidden states. See the [module](self) for the equations.
 ///
-/// Parameters are f32 whatever the dtype of the hidden states.
+/// Parameters are always f32; hidden states of another dtype are converted.
 ///
 /// # Shapes
-/// - `W [r, d]`, `b [r]`, `P [r, d]` (or `R`, held as [`Orthonormal`])
+/// - `W [r, d]`, `b [r]`, `P [r, d]` (`R` is parametrized by [`Orthonormal`])
 /// - [`delta`](Self::delta): `[n, d] → [n, d]`
 #[derive(Module, Debug)]
 pub struct Intervention<B: Backend> {
@@ -226,14 +230,14 @@ pub struct Intervention<B: Backend> {
     config: InterventionConfig,
 }
 
-/// The values of one intervention on the host, row-major: `W [r, d]`, `b [r]`, `P [r, d]`.
+/// The values of an intervention on the host, row-major: `W [r, d]`, `b [r]`, `P [r, d]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InterventionValues {
     /// `W`, for methods that have one.
     pub weight: Option<Vec<f32>>,
     /// `b`.
     pub bias: Vec<f32>,
-    /// `P`, or `R` with orthonormal rows.
+    /// `P` or `R`.
     pub projection: Vec<f32>,
 }
 
@@ -256,10 +260,10 @@ impl InterventionConfig {
         Ok(())
     }
 
-    /// Number of trained parameters.
+    /// Number of trainable parameters.
     ///
     /// # Errors
-    /// If the configuration describes no intervention.
+    /// If the configuration is invalid.
     pub fn num_params(&self) -> Result<usize, InterventionError> {
         self.check()?;
         let matrices = 1 + usize::from(self.method.has_weight());
@@ -276,12 +280,12 @@ impl InterventionConfig {
         }
     }
 
-    /// A new intervention.
+    /// Creates a new intervention.
     ///
-    /// Random numbers are drawn on the host, so the same `rng` gives the same start on every backend.
+    /// Random numbers are drawn on the host, so the same `rng` gives the same values on every backend.
     ///
     /// # Errors
-    /// If the configuration describes no intervention.
+    /// If the configuration is invalid or does not support `init`.
     pub fn init<B: Backend>(
         &self,
         init: Init,
@@ -317,10 +321,10 @@ impl InterventionConfig {
         Ok(self.assemble(projection, weight, bias, device))
     }
 
-    /// An intervention with given values.
+    /// Creates an intervention with the given values.
     ///
     /// # Errors
-    /// If the configuration describes no intervention, a tensor has a wrong size, or `R` is not orthonormal.
+    /// If the configuration is invalid, a tensor has the wrong size, or the rows of `R` are not orthonormal.
     pub fn with_values<B: Backend>(
         &self,
         values: InterventionValues,
@@ -340,7 +344,7 @@ impl InterventionConfig {
         self.with_projection(projection, values.weight, values.bias, device)
     }
 
-    /// An intervention with a given projection, `W` and `b`.
+    /// Creates an intervention with the given projection, `W` and `b`.
     pub(crate) fn with_projection<B: Backend>(
         &self,
         projection: Projection<B>,
@@ -383,7 +387,7 @@ impl<B: Backend> Projection<B> {
 }
 
 impl<B: Backend> Intervention<B> {
-    /// What the intervention is made of.
+    /// The configuration.
     pub fn config(&self) -> &InterventionConfig {
         &self.config
     }
@@ -403,9 +407,9 @@ impl<B: Backend> Intervention<B> {
         &self.bias
     }
 
-    /// The change of each hidden state, `Pᵀ(σ(Wh + b) − Ph)` with the method's switches.
+    /// The change of every hidden state: `Pᵀ(σ(Wh + b) − Ph)`, or the method's variant of it.
     ///
-    /// `basis` is [`Projection::basis`]; the caller computes it once and uses it for every batch of a step.
+    /// `basis` is [`Projection::basis`], which the caller computes once per step rather than once per batch.
     ///
     /// # Shapes
     /// - hidden `[n, d]` of any float dtype, basis `[d, r]`
@@ -415,18 +419,18 @@ impl<B: Backend> Intervention<B> {
         let hidden = to_dtype(hidden, basis.dtype());
         let bias = self.bias.val().unsqueeze::<2>();
         let [rows, _] = hidden.dims();
-        let source = match &self.weight {
+        let target = match &self.weight {
             Some(weight) => {
                 self.config.activation.apply(hidden.clone().matmul(weight.val().transpose()) + bias)
             }
             None => bias.repeat_dim(0, rows),
         };
-        let source = if self.config.method.subtracts() {
-            source - hidden.clone().matmul(basis.clone())
+        let subspace_change = if self.config.method.subtracts() {
+            target - hidden.clone().matmul(basis.clone())
         } else {
-            source
+            target
         };
-        let mut delta = source.matmul(basis.transpose());
+        let mut delta = subspace_change.matmul(basis.transpose());
         if self.config.dropout > 0.0 {
             delta = self.dropout.forward(hidden.clone() + delta) - hidden;
         }
@@ -441,7 +445,7 @@ impl<B: Backend> Intervention<B> {
         hidden.clone() + self.delta(hidden, self.projection.basis())
     }
 
-    /// The values on the host, for inspection and for other formats.
+    /// The values on the host.
     pub fn values(&self) -> InterventionValues {
         InterventionValues {
             weight: self.weight.as_ref().map(|w| host_values(w.val())),
@@ -480,8 +484,8 @@ mod tests {
         (0..n).map(|_| rng.random_range(-2.0..2.0)).collect()
     }
 
-    /// The equation, one number at a time.
-    fn by_hand(config: &InterventionConfig, v: &InterventionValues, h: &[f32]) -> Vec<f32> {
+    /// The equation in scalar arithmetic.
+    fn reference(config: &InterventionConfig, v: &InterventionValues, h: &[f32]) -> Vec<f32> {
         let d = config.hidden_size;
         let dot = |row: &[f32]| row.iter().zip(h).map(|(a, b)| a * b).sum::<f32>();
         let mut out = h.to_vec();
@@ -509,7 +513,7 @@ mod tests {
         out
     }
 
-    fn every_method_is_its_equation<B: Backend>() {
+    fn output_matches_the_equation<B: Backend>() {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         for method in Method::ALL {
@@ -530,7 +534,7 @@ mod tests {
                 let hidden = Tensor::<B, 2>::from_data(TensorData::new(h.clone(), [4, 24]), &device);
                 let out = host_values(edit.forward(hidden));
                 let expected: Vec<f32> =
-                    h.chunks(24).flat_map(|row| by_hand(&config, &values, row)).collect();
+                    h.chunks(24).flat_map(|row| reference(&config, &values, row)).collect();
                 for (a, b) in out.iter().zip(&expected) {
                     assert!((a - b).abs() < 2e-5, "{method:?} {activation:?}: {a} against {b}");
                 }
@@ -539,17 +543,17 @@ mod tests {
     }
 
     #[test]
-    fn every_method_is_its_equation_flex() {
-        every_method_is_its_equation::<Flex>();
+    fn output_matches_the_equation_flex() {
+        output_matches_the_equation::<Flex>();
     }
 
     #[test]
-    fn every_method_is_its_equation_ndarray() {
-        every_method_is_its_equation::<NdArray>();
+    fn output_matches_the_equation_ndarray() {
+        output_matches_the_equation::<NdArray>();
     }
 
     #[test]
-    fn identity_start_changes_nothing_or_is_refused() {
+    fn identity_initialization_changes_nothing_or_is_an_error() {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(6);
         for method in Method::ALL {
@@ -568,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn paper_start_is_in_bounds() {
+    fn paper_initialization_is_in_bounds() {
         let mut rng = ChaCha8Rng::seed_from_u64(8);
         let bound = 1.0 / 24f32.sqrt();
         let edit = config(Method::Direft, Activation::Linear)
@@ -582,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn given_values_come_back() {
+    fn given_values_are_returned() {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(9);
         for method in Method::ALL {
@@ -597,19 +601,26 @@ mod tests {
     }
 
     #[test]
-    fn impossible_configurations_are_errors() {
+    fn invalid_configurations_are_errors() {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut try_with = |change: fn(&mut InterventionConfig)| {
+        let mut error_with = |change: fn(&mut InterventionConfig)| {
             let mut config = config(Method::Loreft, Activation::Linear);
             change(&mut config);
             config.init::<Flex>(Init::Paper, &mut rng, &device).expect_err("invalid").to_string()
         };
-        assert!(try_with(|c| c.rank = 0).contains("at least 1"));
-        assert!(try_with(|c| c.rank = 25).contains("rank 25 is larger than the hidden size 24"));
-        assert!(try_with(|c| c.dropout = 1.0).contains("below 1"));
-        assert!(
-            try_with(|c| (c.method, c.activation) = (Method::Lobireft, Activation::Relu)).contains("linear")
+        assert_eq!(error_with(|c| c.rank = 0), "rank is 0; expected at least 1");
+        assert_eq!(
+            error_with(|c| c.rank = 25),
+            "rank 25 is larger than the hidden size 24; choose a rank of at most 24"
+        );
+        assert_eq!(
+            error_with(|c| c.dropout = 1.0),
+            "dropout is 1; expected a probability of at least 0 and below 1"
+        );
+        assert_eq!(
+            error_with(|c| (c.method, c.activation) = (Method::Lobireft, Activation::Relu)),
+            "method lobireft has no `Wh + b` to apply the activation relu to; use activation = \"linear\""
         );
     }
 

@@ -7,13 +7,13 @@ use burn::{
 use rand::Rng;
 use rand_distr::StandardNormal;
 
-/// Length that every reflector is given at creation.
+/// Norm of every reflector at initialization.
 ///
-/// Reflections do not depend on it, gradients do: they grow as the vectors shrink. At 1/√2 a step of Adam
-/// turns the subspace as far as it does in pyreft, so learning rates carry over.
+/// Reflections do not depend on it, but gradients do: they grow as the vectors shrink. At 1/√2, a step of Adam rotates the
+/// subspace as far as in pyreft, so learning rates carry over.
 const REFLECTOR_NORM: f64 = std::f64::consts::FRAC_1_SQRT_2;
 
-/// A `d × r` matrix `Q` with orthonormal columns, as a product of `r` Householder reflections.
+/// A `d × r` matrix `Q` with orthonormal columns, parametrized by `r` Householder reflections.
 ///
 /// `Q = H₁ H₂ … H_r E · diag(s)` with `H_j = I − 2 v_j v_jᵀ / ‖v_j‖²`, where `v_j` is column `j` of the
 /// parameter with the entries above the diagonal taken as zero, `E` the first `r` columns of the identity,
@@ -21,8 +21,8 @@ const REFLECTOR_NORM: f64 = std::f64::consts::FRAC_1_SQRT_2;
 /// `S = striu(UᵀU) + ½I` (Joffrain et al. 2006, <https://doi.org/10.1145/1141885.1141886>), by a blocked
 /// triangular inversion of the `r × r` matrix `S`: `O(d r²)` time and `O(d r)` memory, never `d × d`.
 ///
-/// `Q` is orthonormal for *any* value of the parameter, so optimizers, weight decay, saving and loading cannot
-/// break it; weight decay leaves `Q` as it is, because the length of a reflector does not matter.
+/// `Q` is orthonormal for *any* value of the parameter, so optimizer steps, saving and loading preserve orthonormality.
+/// Weight decay does not change `Q`, because it does not depend on the norms of the reflectors.
 ///
 /// # Shapes
 /// - reflectors `[d, r]`, signs `[r]`
@@ -31,19 +31,19 @@ const REFLECTOR_NORM: f64 = std::f64::consts::FRAC_1_SQRT_2;
 pub struct Orthonormal<B: Backend> {
     reflectors: Param<Tensor<B, 2>>,
     signs: Tensor<B, 1>,
-    /// `block_masks[k]` selects, in each diagonal block of size 2ᵏ⁺¹, its upper right quarter.
+    /// `block_masks[k]` selects the upper right quarter of each diagonal block of size 2ᵏ⁺¹.
     block_masks: Vec<Tensor<B, 2>>,
 }
 
-/// A matrix that is not column-orthonormal, or has no more rows than columns allow.
+/// A matrix that does not have orthonormal columns.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum OrthonormalError {
     /// More columns than rows cannot be orthonormal.
     #[error("rank {rank} is larger than the hidden size {hidden}; choose a rank of at most {hidden}")]
     RankTooLarge {
-        /// Columns asked for.
+        /// Number of columns.
         rank: usize,
-        /// Rows.
+        /// Number of rows.
         hidden: usize,
     },
     /// The columns are not orthonormal.
@@ -55,7 +55,7 @@ pub enum OrthonormalError {
 }
 
 impl<B: Backend> Orthonormal<B> {
-    /// A uniformly random orthonormal matrix: the Q factor of a Gaussian matrix, as `torch.nn.init.orthogonal_`.
+    /// A uniformly random matrix: the Q factor of a Gaussian matrix, as in `torch.nn.init.orthogonal_`.
     ///
     /// # Errors
     /// If `rank > hidden`.
@@ -66,12 +66,12 @@ impl<B: Backend> Orthonormal<B> {
         device: &B::Device,
     ) -> Result<Self, OrthonormalError> {
         check_rank(hidden, rank)?;
-        let gauss: Vec<f64> = (0..hidden * rank).map(|_| rng.sample(StandardNormal)).collect();
-        let (reflectors, signs) = factorise(gauss, hidden, rank);
+        let gaussian: Vec<f64> = (0..hidden * rank).map(|_| rng.sample(StandardNormal)).collect();
+        let (reflectors, signs) = factorize(gaussian, hidden, rank);
         Ok(Self::from_reflectors(reflectors, signs, hidden, device))
     }
 
-    /// The parameter that reproduces a given column-orthonormal matrix (row-major, `[hidden, rank]`).
+    /// Parametrizes a given matrix with orthonormal columns (row-major, `[hidden, rank]`).
     ///
     /// # Errors
     /// If `rank > hidden` or the columns are not orthonormal.
@@ -87,11 +87,11 @@ impl<B: Backend> Orthonormal<B> {
         if deviation.is_nan() || deviation > 1e-3 {
             return Err(OrthonormalError::NotOrthonormal { deviation });
         }
-        let (reflectors, signs) = factorise(matrix, hidden, rank);
+        let (reflectors, signs) = factorize(matrix, hidden, rank);
         Ok(Self::from_reflectors(reflectors, signs, hidden, device))
     }
 
-    /// The matrix with these reflectors (row-major `[hidden, rank]`) and signs, as saved in an adapter.
+    /// Creates the matrix from reflectors (row-major, `[hidden, rank]`) and signs, as saved in an adapter.
     pub fn from_reflectors(reflectors: Vec<f32>, signs: Vec<f32>, hidden: usize, device: &B::Device) -> Self {
         let rank = signs.len();
         let block_masks = std::iter::successors(Some(1), |size| Some(size * 2))
@@ -108,7 +108,7 @@ impl<B: Backend> Orthonormal<B> {
         }
     }
 
-    /// `Q` itself, `[d, r]`, differentiable with respect to the parameter.
+    /// `Q`, `[d, r]`, differentiable with respect to the parameter.
     pub fn matrix(&self) -> Tensor<B, 2> {
         let reflectors = self.reflectors.val();
         let [_, rank] = reflectors.dims();
@@ -117,7 +117,7 @@ impl<B: Backend> Orthonormal<B> {
         let norms = v.clone().square().sum_dim(0).sqrt().clamp_min(1e-30);
         let u = v / norms;
         let gram = u.clone().transpose().matmul(u.clone());
-        // S⁻¹ by doubling: the inverse of a block from those of its two halves, all blocks at once.
+        // S⁻¹ by doubling: each step computes the inverses of all diagonal blocks from those of their halves.
         let mut inverse = Tensor::<B, 2>::eye(rank, &device) * 2.0;
         for mask in &self.block_masks {
             let off_diagonal = gram.clone() * mask.clone();
@@ -155,13 +155,13 @@ fn check_rank(hidden: usize, rank: usize) -> Result<(), OrthonormalError> {
 }
 
 /// Householder QR on the host, in f64: reflectors (scaled to [`REFLECTOR_NORM`]) and the signs of R's diagonal.
-fn factorise(mut a: Vec<f64>, hidden: usize, rank: usize) -> (Vec<f32>, Vec<f32>) {
+fn factorize(mut a: Vec<f64>, hidden: usize, rank: usize) -> (Vec<f32>, Vec<f32>) {
     let mut reflectors = vec![0f32; hidden * rank];
     let mut signs = vec![0f32; rank];
     for j in 0..rank {
         let mut v: Vec<f64> = (j..hidden).map(|i| a[i * rank + j]).collect();
         let norm = v.iter().map(|x| x * x).sum::<f64>().sqrt();
-        // Away from cancellation: reflect onto the axis of opposite sign.
+        // Reflecting onto the axis of opposite sign avoids cancellation.
         let target = if v[0] > 0.0 { -norm } else { norm };
         v[0] -= target;
         let square: f64 = v.iter().map(|x| x * x).sum();
@@ -194,7 +194,7 @@ fn deviation(matrix: &[f64], rank: usize) -> f64 {
     worst
 }
 
-/// Ones at (i, j) where both lie in the same block of `2 · size`, i in its first half and j in its second.
+/// 1 at `(i, j)` if both are in the same block of size `2 · size`, `i` in its first half and `j` in its second; else 0.
 fn block_mask(rank: usize, size: usize) -> Vec<f32> {
     let half = |i: usize| (i / size) % 2;
     let inside = |i: usize, j: usize| i / (2 * size) == j / (2 * size) && half(i) == 0 && half(j) == 1;
@@ -250,8 +250,8 @@ mod tests {
     }
 
     #[test]
-    fn any_parameter_gives_orthonormal_columns() {
-        // Strongly correlated reflectors: the triangular system is as badly conditioned as it gets.
+    fn nearly_parallel_reflectors_give_orthonormal_columns() {
+        // Nearly parallel reflectors make the triangular system very ill-conditioned.
         let (hidden, rank) = (300, 64);
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let noisy: Vec<f32> =
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_decayed_steps_keep_it_orthonormal() {
+    fn a_thousand_steps_with_weight_decay_keep_it_orthonormal() {
         type B = Autodiff<Flex>;
         let (hidden, rank, device) = (4096, 64, Default::default());
         let mut rng = ChaCha8Rng::seed_from_u64(3);
@@ -274,8 +274,8 @@ mod tests {
                 Tensor::from_data(TensorData::new(noise, [hidden, rank]), &device)
             })
             .collect();
-        // A linear objective gives the optimizer a gradient that never vanishes. Its forward and backward pass
-        // are left out of most steps: what is tested is that steps and decay cannot break orthonormality.
+        // The gradient of a linear objective never vanishes. Most steps use random gradients instead, which are cheaper:
+        // orthonormality must not depend on the gradient.
         for step in 0..1000 {
             let grads = if step % 50 == 0 {
                 let slope = Orthonormal::<B>::random(hidden, rank, &mut rng, &device).expect("rank fits");
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_matrices_are_errors() {
+    fn invalid_matrices_are_errors() {
         let device = Default::default();
         let skew = Orthonormal::<Flex>::from_matrix(&[1.0, 1.0, 0.0, 0.0], 2, 2, &device);
         assert!(matches!(skew, Err(OrthonormalError::NotOrthonormal { .. })));

@@ -1,16 +1,15 @@
-//! Which tokens of a prompt are edited.
+//! The edited token positions of a prompt.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, ops::Range, str::FromStr};
 
 /// Token positions of a prompt: its first `f` and last `l` tokens, or all of them.
 ///
-/// Written `f7+l7`, `l1`, `f3`, `all`; the parts may come in any order. As in pyreft
-/// (`get_intervention_locations`), each side is clamped to half of the prompt, so that prefix and suffix
-/// never overlap. Positions that a short prompt does not have are simply absent.
+/// Written `f7+l7`, `l1`, `f3` or `all`; the parts may be in any order. As in pyreft (`get_intervention_locations`), each
+/// side is limited to half of the prompt, so that prefix and suffix never overlap; short prompts have fewer positions.
 ///
-/// Positions are counted within the prompt only, never from padding and never into the answer: training,
-/// evaluation and generation therefore edit the same tokens.
+/// Positions are counted within the prompt, without padding and without the answer, so training, evaluation and generation
+/// edit the same tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Positions {
@@ -25,7 +24,7 @@ pub enum Positions {
     },
 }
 
-/// A text that does not name positions.
+/// A text that cannot be parsed as positions.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("positions {found:?}: {reason}; expected `fN`, `lN`, `fN+lM` or `all`, for example `f7+l7`")]
 pub struct PositionsError {
@@ -33,24 +32,24 @@ pub struct PositionsError {
     reason: String,
 }
 
-/// Where one example's prompt lies in a padded row of the batch.
+/// The location of a prompt in its padded row of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PromptSpan {
-    /// Index of the prompt's first token in its padded row (the amount of left padding).
+    /// Index of the first prompt token in the row (the amount of left padding).
     pub start: usize,
     /// Number of prompt tokens.
     pub len: usize,
 }
 
-/// Which of a prompt's edited positions an intervention acts on.
+/// The part of the positions that an intervention edits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
-    /// All of them (tied).
+    /// All positions (tied).
     All,
-    /// The first positions (untied).
+    /// The first tokens of the prompt (untied).
     Prefix,
-    /// The last positions (untied).
+    /// The last tokens of the prompt (untied).
     Suffix,
 }
 
@@ -65,24 +64,24 @@ impl Part {
     }
 }
 
-/// Rows of the flattened batch `[batch · seq, hidden]`, by side of the prompt.
+/// Edited rows of the flattened batch `[batch · seq, hidden]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rows {
-    /// Rows of the first positions (all rows for [`Positions::All`]).
+    /// Rows of the first tokens of each prompt (of all its tokens for [`Positions::All`]).
     pub prefix: Vec<usize>,
-    /// Rows of the last positions.
+    /// Rows of the last tokens of each prompt.
     pub suffix: Vec<usize>,
 }
 
 impl Rows {
-    /// Prefix and suffix rows together, as one tied intervention edits them.
+    /// Prefix and suffix rows, which a tied intervention edits together.
     pub fn all(&self) -> Vec<usize> {
         self.prefix.iter().chain(&self.suffix).copied().collect()
     }
 }
 
 impl Positions {
-    /// The prefix and the suffix of a prompt of `len` tokens, as token indices.
+    /// Token indices of the prefix and the suffix of a prompt with `len` tokens.
     pub fn of_prompt(&self, len: usize) -> (Range<usize>, Range<usize>) {
         match *self {
             Positions::All => (0..len, len..len),
@@ -105,8 +104,7 @@ impl Positions {
         rows
     }
 
-    /// Whether the positions have both a prefix and a suffix, which can then be edited by two
-    /// separate (untied) interventions.
+    /// Whether there is both a prefix and a suffix, which can be edited by two separate (untied) interventions.
     pub fn has_two_sides(&self) -> bool {
         matches!(self, Positions::Ends { first, last } if *first > 0 && *last > 0)
     }
@@ -128,12 +126,12 @@ impl FromStr for Positions {
             let slot = match chars.next() {
                 Some('f') => &mut first,
                 Some('l') => &mut last,
-                _ => return Err(fail(format!("cannot read the part {part:?}"))),
+                _ => return Err(fail(format!("cannot parse {part:?}"))),
             };
             let digits = chars.as_str();
             let count = match digits.parse::<usize>() {
                 Ok(n) if n > 0 && digits.bytes().all(|b| b.is_ascii_digit()) => n,
-                _ => return Err(fail(format!("{part:?} needs a whole number above 0 after its letter"))),
+                _ => return Err(fail(format!("{part:?} must have a whole number above 0 after the letter"))),
             };
             if slot.replace(count).is_some() {
                 return Err(fail(format!("{:?} is given twice", &part[..1])));
@@ -141,7 +139,7 @@ impl FromStr for Positions {
         }
         match (all, parts.len()) {
             (true, 1) => Ok(Positions::All),
-            (true, _) => Err(fail("`all` stands alone".into())),
+            (true, _) => Err(fail("`all` cannot be combined with other parts".into())),
             _ => Ok(Positions::Ends { first: first.unwrap_or(0), last: last.unwrap_or(0) }),
         }
     }
@@ -180,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_come_in_any_order() {
+    fn parts_may_be_in_any_order() {
         assert_eq!(parse("f7+l3"), Positions::Ends { first: 7, last: 3 });
         assert_eq!(parse("l3+f7"), parse("f7+l3"));
         assert_eq!(parse(" l1 "), Positions::Ends { first: 0, last: 1 });
@@ -188,10 +186,27 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_an_error_that_quotes_it() {
-        for text in ["", "7", "f", "f0", "x3", "f1+f2", "all+f1", "f1+", "f-1", "f1.5", "F1", "f+3"] {
-            let error = text.parse::<Positions>().expect_err(text).to_string();
-            assert!(error.contains(&format!("{text:?}")) && error.contains("f7+l7"), "{error}");
+    fn invalid_texts_are_errors_that_quote_them() {
+        for (text, reason) in [
+            ("", r#"cannot parse """#),
+            ("7", r#"cannot parse "7""#),
+            ("x3", r#"cannot parse "x3""#),
+            ("F1", r#"cannot parse "F1""#),
+            ("f1+", r#"cannot parse """#),
+            ("f", r#""f" must have a whole number above 0 after the letter"#),
+            ("f0", r#""f0" must have a whole number above 0 after the letter"#),
+            ("f-1", r#""f-1" must have a whole number above 0 after the letter"#),
+            ("f1.5", r#""f1.5" must have a whole number above 0 after the letter"#),
+            ("f+3", r#""f" must have a whole number above 0 after the letter"#),
+            ("f1+f2", r#""f" is given twice"#),
+            ("all+f1", "`all` cannot be combined with other parts"),
+        ] {
+            assert_eq!(
+                text.parse::<Positions>().expect_err(text).to_string(),
+                format!(
+                    "positions {text:?}: {reason}; expected `fN`, `lN`, `fN+lM` or `all`, for example `f7+l7`"
+                )
+            );
         }
     }
 
@@ -203,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn each_side_is_clamped_to_half_of_the_prompt() {
+    fn each_side_is_limited_to_half_of_the_prompt() {
         let positions = parse("f7+l7");
         assert_eq!(positions.of_prompt(20), (0..7, 13..20));
         assert_eq!(positions.of_prompt(5), (0..2, 3..5));
@@ -212,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_follow_the_prompt_through_left_padding() {
+    fn rows_are_offset_by_left_padding() {
         let spans = [PromptSpan { start: 2, len: 4 }, PromptSpan { start: 0, len: 6 }];
         let rows = parse("f1+l2").rows(&spans, 6);
         assert_eq!(rows.prefix, [2, 6]);

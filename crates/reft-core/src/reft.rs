@@ -131,7 +131,7 @@ impl ReftConfig {
 
     /// Number of blocks, of a model with `n_layers`, whose activations a backward pass needs.
     ///
-    /// These are the blocks above the lowest edit, and the edited block itself if anything in it comes after the edit.
+    /// These are the blocks above the lowest edit, and the edited block itself if its attention or MLP comes after the edit.
     pub fn n_taped(&self, n_layers: usize) -> usize {
         let first_taped = |site: &Site| match site.component {
             Component::BlockInput | Component::AttentionOutput => site.layer,
@@ -272,13 +272,13 @@ impl<B: Backend> Reft<B> {
 }
 
 impl<A: AutodiffBackend> Reft<A> {
-    /// The same interventions on the autodiff backend, with every parameter tracked.
+    /// Moves interventions to the autodiff backend and tracks all their parameters.
     pub fn trainable(reft: Reft<A::InnerBackend>) -> Self {
         trainable(reft)
     }
 }
 
-/// The same module on the autodiff backend, with every parameter tracked.
+/// Moves a module to the autodiff backend and tracks all its parameters.
 pub fn trainable<A: AutodiffBackend, M: AutodiffModule<A>>(module: M::InnerModule) -> M {
     struct Track;
     impl<A: AutodiffBackend> ModuleMapper<A> for Track {
@@ -329,14 +329,11 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     fn config(positions: &str, tied: bool) -> ReftConfig {
-        ReftConfig::new(8, [1])
-            .with_rank(2)
-            .with_positions(positions.parse().expect("valid"))
-            .with_tied(tied)
+        ReftConfig::new(8, [1]).with_rank(2).with_positions(positions.parse().expect("valid")).with_tied(tied)
     }
 
     #[test]
-    fn only_the_positions_change_each_by_its_own_part() {
+    fn each_part_edits_only_its_positions() {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         for tied in [true, false] {
@@ -365,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_prompt_without_positions_is_left_alone() {
+    fn a_prompt_without_positions_is_not_edited() {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let reft: Reft<Flex> = config("f1+l1", false).init(Init::Paper, &mut rng, &device).expect("valid");

@@ -1,19 +1,19 @@
-//! Where a model can be edited: sites, and the choice of layers.
+//! The sites at which a model can be edited, and selections of layers.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// A place within a transformer block.
+/// A location within a transformer block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Component {
-    /// The hidden state that enters the block.
+    /// The input of the block.
     BlockInput,
-    /// What the attention adds to the residual stream (after its output projection).
+    /// The output of attention (after its output projection), before it is added to the residual stream.
     AttentionOutput,
-    /// What the MLP adds to the residual stream.
+    /// The output of the MLP, before it is added to the residual stream.
     MlpOutput,
-    /// The hidden state that leaves the block: the paper's choice.
+    /// The output of the block, as in the paper.
     #[default]
     BlockOutput,
 }
@@ -33,9 +33,9 @@ impl Component {
 /// An intervention point of a model: a component of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Site {
-    /// Index of the layer, from 0 at the bottom.
+    /// Index of the layer, counted from the bottom.
     pub layer: usize,
-    /// The place within the layer.
+    /// The location within the layer.
     pub component: Component,
 }
 
@@ -45,32 +45,31 @@ impl fmt::Display for Site {
     }
 }
 
-/// A choice of layers: `all`, or a list of indices and ranges such as `0,3,8-11` or `-1`.
+/// A selection of layers: `all`, or a list of indices and ranges such as `0,3,8-11` or `-1`.
 ///
-/// Negative indices count from the top; ranges `a-b` and `a..=b` include their end, `a..b` does not; `;` separates
-/// as well as `,`.
+/// Negative indices count from the top. Ranges `a-b` and `a..=b` include `b`, `a..b` does not. The separator is `,` or `;`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layers(String);
 
-/// A choice of layers that the model does not have, or that cannot be read.
+/// A selection of layers that cannot be parsed or does not fit the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LayersError {
-    /// Not a choice of layers.
+    /// The text is not a selection of layers.
     #[error(
-        "layers {text:?}: cannot read {part:?}; expected `all`, indices and ranges such as `0,3,8-11` or `-1`"
+        "layers {text:?}: cannot parse {part:?}; expected `all`, or indices and ranges such as `0,3,8-11` or `-1`"
     )]
     Unreadable {
         /// The whole text.
         text: String,
-        /// The part at fault.
+        /// The part that cannot be parsed.
         part: String,
     },
-    /// A layer outside of the model.
+    /// A layer that the model does not have.
     #[error("layer {index} does not exist: the model has {n_layers} layers, 0 to {} (or -{n_layers} to -1)", n_layers - 1)]
     Missing {
-        /// The index asked for.
+        /// The index in the text.
         index: i64,
-        /// Layers that there are.
+        /// Number of layers of the model.
         n_layers: usize,
     },
 }
@@ -86,10 +85,10 @@ impl Layers {
         Layers(layers.iter().map(i64::to_string).collect::<Vec<_>>().join(","))
     }
 
-    /// The layers of a model that has `n_layers`, sorted, each once.
+    /// The selected layers of a model with `n_layers` layers, sorted and without duplicates.
     ///
     /// # Errors
-    /// If the text cannot be read or names a layer that does not exist.
+    /// If the text cannot be parsed or a layer does not exist.
     pub fn resolve(&self, n_layers: usize) -> Result<Vec<usize>, LayersError> {
         if self.0.trim() == "all" {
             return Ok((0..n_layers).collect());
@@ -105,7 +104,7 @@ impl Layers {
                     .filter(|layer| *layer < n_layers)
                     .ok_or(LayersError::Missing { index, n_layers })
             };
-            // A dash within the text, after its first character, joins a range.
+            // A dash after the first character separates the ends of a range; at the start it is a sign.
             let dash = part.char_indices().skip(1).find(|(_, c)| *c == '-').map(|(at, _)| at);
             let range = if let Some((a, b)) = part.split_once("..=") {
                 index(a)?..index(b)? + 1
@@ -130,7 +129,7 @@ impl Layers {
 
 impl FromStr for Layers {
     type Err = LayersError;
-    /// Reads the text against a tall model, so that nonsense is found at once.
+    /// Checks the syntax by resolving the text for a very deep model.
     fn from_str(text: &str) -> Result<Self, LayersError> {
         let layers = Layers(text.into());
         match layers.resolve(1 << 16) {
@@ -151,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layers_are_lists_ranges_and_negatives() {
+    fn layers_are_parsed_and_resolved() {
         let resolve = |text: &str| text.parse::<Layers>().and_then(|l| l.resolve(12));
         assert_eq!(resolve("all").expect("all").len(), 12);
         assert_eq!(resolve("3;9;1"), Ok(vec![1, 3, 9]));

@@ -1,4 +1,6 @@
-//! Gradients against finite differences, in f64. A process of its own: a backend's default float type is set once.
+//! Gradients compared to finite differences, in f64.
+//!
+//! This test has its own process, because the default float type of a backend can be set only once.
 
 use burn::{
     backend::Autodiff,
@@ -12,7 +14,7 @@ use reft_core::Orthonormal;
 
 type B = Autodiff<NdArray<f64>>;
 
-/// Replaces the parameter of an [`Orthonormal`].
+/// Sets the parameter of an [`Orthonormal`].
 struct Set(Vec<f64>);
 
 impl<B: Backend> ModuleMapper<B> for Set {
@@ -25,7 +27,7 @@ impl<B: Backend> ModuleMapper<B> for Set {
 }
 
 #[test]
-fn orthonormal_matrix() {
+fn gradient_of_the_orthonormal_matrix() {
     let device = Default::default();
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     for (hidden, rank) in [(7, 5), (4, 4), (9, 1), (12, 3)] {

@@ -1,17 +1,20 @@
-//! Attention with shared key and value heads.
+//! Attention with grouped key and value heads.
 
 use crate::linear::dropout;
 use burn::tensor::{DType, Tensor, backend::Backend};
 use reft_core::to_dtype;
 
-/// Scaled dot-product attention, `softmax(QKᵀ/√d + mask) V`, where groups of query heads share a key and value head.
+/// Scaled dot-product attention, `softmax(QKᵀ/√d + mask) V`, with grouped query heads
+/// ([GQA](https://arxiv.org/abs/2305.13245)): `heads / kv_heads` query heads share one key and value head.
 ///
 /// The softmax is computed in f32.
 ///
 /// # Shapes
 /// - queries `[batch, heads, seq, head_dim]`; keys, values `[batch, kv_heads, slots, head_dim]`
-/// - mask `[batch or 1, 1, seq or 1, slots]`, f32, added to the scores; `dropout_rate` is the share of dropped weights
+/// - mask `[batch or 1, 1, seq or 1, slots]`, f32, added to the scores
 /// - output `[batch · seq, heads · head_dim]`
+///
+/// `dropout_rate` is the probability of dropping an attention weight.
 pub fn attention<B: Backend>(
     queries: Tensor<B, 4>,
     keys: Tensor<B, 4>,
@@ -22,31 +25,53 @@ pub fn attention<B: Backend>(
     let [batch, heads, seq, head_dim] = queries.dims();
     let [_, kv_heads, slots, _] = keys.dims();
     let group = heads / kv_heads;
-    let queries = queries.mul_scalar((head_dim as f64).powf(-0.5));
-    // The queries of a group stand below each other, so that its key head is used in place, not repeated.
-    let queries = queries.reshape([batch, kv_heads, group * seq, head_dim]);
     let dtype = queries.dtype();
-    let scores = to_dtype(queries.matmul(keys.swap_dims(2, 3)), DType::F32);
-    let scores = match mask {
-        // Flat, a mask that all rows share is one row added to many, which every backend does fast.
+
+    // The queries of a group become rows of one matrix, so that their key head is used in place instead of repeated.
+    let scaled_queries =
+        queries.mul_scalar((head_dim as f64).powf(-0.5)).reshape([batch, kv_heads, group * seq, head_dim]);
+    let attn_scores = to_dtype(scaled_queries.matmul(keys.swap_dims(2, 3)), DType::F32);
+    let masked_scores = add_mask(attn_scores, mask, [batch, heads, seq, slots]).reshape([
+        batch,
+        kv_heads,
+        group * seq,
+        slots,
+    ]);
+
+    // In f32 the softmax is divided by its sum after the product with V, which has `head_dim` columns instead of `slots`.
+    let exp_scores = (masked_scores.clone() - masked_scores.detach().max_dim(3)).exp();
+    let sums = exp_scores.clone().sum_dim(3);
+    let kept_scores = dropout(exp_scores, dropout_rate);
+    let attn_output = match dtype {
+        DType::F32 => kept_scores.matmul(values) / sums,
+        // The undivided products would overflow in f16.
+        _ => {
+            let attn_weights = to_dtype(kept_scores / sums, dtype);
+            attn_weights.matmul(values)
+        }
+    };
+    attn_output
+        .reshape([batch, heads, seq, head_dim])
+        .swap_dims(1, 2)
+        .reshape([batch * seq, heads * head_dim])
+}
+
+/// Adds a mask to scores.
+///
+/// # Shapes
+/// - output `[batch · heads, seq · slots]`
+fn add_mask<B: Backend>(
+    attn_scores: Tensor<B, 4>,
+    mask: Option<&Tensor<B, 4>>,
+    [batch, heads, seq, slots]: [usize; 4],
+) -> Tensor<B, 2> {
+    let flat_shape = [batch * heads, seq * slots];
+    match mask {
+        // A flat view adds one row to many, which is fast on every backend.
         Some(mask) if mask.dims()[0] == 1 && mask.dims()[2] == seq => {
-            scores.reshape([batch * heads, seq * slots]) + mask.clone().reshape([1, seq * slots])
+            attn_scores.reshape(flat_shape) + mask.clone().reshape([1, seq * slots])
         }
-        Some(mask) => {
-            (scores.reshape([batch, heads, seq, slots]) + mask.clone()).reshape([batch * heads, seq * slots])
-        }
-        None => scores.reshape([batch * heads, seq * slots]),
-    };
-    // Softmax, but in f32 divided by its sum only after the mixing, where there is `head_dim` instead of `slots` to divide.
-    let scores = scores.reshape([batch, kv_heads, group * seq, slots]);
-    let weights = (scores.clone() - scores.detach().max_dim(3)).exp();
-    let sums = weights.clone().sum_dim(3);
-    let weights = dropout(weights, dropout_rate);
-    let mixed = match dtype {
-        DType::F32 => weights.matmul(values) / sums,
-        // Sums of weights that are not yet divided would leave the range of f16.
-        _ => to_dtype(weights / sums, dtype).matmul(values),
-    };
-    let mixed = mixed.reshape([batch, heads, seq, head_dim]);
-    mixed.swap_dims(1, 2).reshape([batch * seq, heads * head_dim])
+        Some(mask) => (attn_scores.reshape([batch, heads, seq, slots]) + mask.clone()).reshape(flat_shape),
+        None => attn_scores.reshape(flat_shape),
+    }
 }

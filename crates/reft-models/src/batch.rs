@@ -1,8 +1,8 @@
-//! Token rows of unequal length as one padded batch.
+//! Rows of tokens, padded to a batch.
 
 use reft_core::PromptSpan;
 
-/// The side on which short rows are filled up.
+/// The side on which short rows are padded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Padding {
     /// Padding before the tokens.
@@ -15,20 +15,20 @@ pub enum Padding {
 /// A padded batch of token ids, with the position of every token in its own row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenBatch {
-    /// Token ids, row-major `[batch, seq]`; padding holds id 0.
+    /// Token ids, row-major `[batch, seq]`; 0 for padding.
     pub ids: Vec<u32>,
-    /// Position of each token in its row, `[batch, seq]`; none for padding.
+    /// Position of each token in its row, `[batch, seq]`; `None` for padding.
     pub positions: Vec<Option<usize>>,
-    /// Token types, `[batch, seq]`; empty for models without, which is the same as all 0.
+    /// Token types, `[batch, seq]`; empty if all are 0.
     pub types: Vec<u32>,
-    /// Rows.
+    /// Number of rows.
     pub batch: usize,
-    /// Length of every row with padding.
+    /// Length of every row, padding included.
     pub seq: usize,
 }
 
 impl TokenBatch {
-    /// Pads rows to the longest.
+    /// Pads rows to the length of the longest.
     pub fn new<R: AsRef<[u32]>>(rows: &[R], padding: Padding) -> Self {
         let seq = rows.iter().map(|row| row.as_ref().len()).max().unwrap_or(0);
         let mut batch = Self {
@@ -49,7 +49,7 @@ impl TokenBatch {
         batch
     }
 
-    /// The same batch with the types of each row's tokens; padding has type 0.
+    /// Sets the token types of each row; padding gets type 0.
     pub fn with_types<R: AsRef<[u32]>>(mut self, rows: &[R]) -> Self {
         self.types = vec![0; self.ids.len()];
         for (idx, row) in rows.iter().enumerate() {
@@ -62,7 +62,7 @@ impl TokenBatch {
         self
     }
 
-    /// One further token for each row, at that row's own position.
+    /// The next token of each row, at the given position in its row.
     pub fn step(tokens: &[u32], positions: &[usize]) -> Self {
         Self {
             ids: tokens.to_vec(),
@@ -73,16 +73,16 @@ impl TokenBatch {
         }
     }
 
-    /// Where a prompt of each row's first `lens[row]` tokens lies in its padded row.
+    /// The span of each row's prompt, its first `lens[row]` tokens, in the padded row.
     pub fn prompt_spans(&self, lens: &[usize]) -> Vec<PromptSpan> {
         let starts =
             self.positions.chunks(self.seq.max(1)).map(|row| row.iter().take_while(|p| p.is_none()).count());
         starts.zip(lens).map(|(start, len)| PromptSpan { start, len: *len }).collect()
     }
 
-    /// Positions for the rotary embedding and how many different rows of them there are: 1 if all rows agree.
+    /// Positions for the rotary embedding, and the number of their rows: 1 if all rows have the same.
     ///
-    /// Padding on the right counts on, which is harmless because nothing attends to it, and lets all rows agree.
+    /// Padding on the right continues the count. No token attends to it, and all rows get the same positions that way.
     pub(crate) fn rotary_positions(&self) -> (Vec<usize>, usize) {
         let mut all = Vec::with_capacity(self.positions.len());
         for row in self.positions.chunks(self.seq.max(1)) {
@@ -90,12 +90,12 @@ impl TokenBatch {
             for position in row {
                 next = position.unwrap_or(next);
                 all.push(next);
-                // Left padding stays at 0; the count starts with the first token.
+                // Left padding has position 0; the count starts at the first token.
                 next += usize::from(position.is_some() || next > 0);
             }
         }
-        let agree = all.chunks(self.seq.max(1)).all(|row| *row == all[..self.seq]);
-        if agree && self.batch > 0 {
+        let equal = all.chunks(self.seq.max(1)).all(|row| *row == all[..self.seq]);
+        if equal && self.batch > 0 {
             all.truncate(self.seq);
             (all, 1)
         } else {
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn padding_goes_to_its_side() {
+    fn rows_are_padded_on_either_side() {
         let rows = [vec![5, 6, 7], vec![8]];
         let right = TokenBatch::new(&rows, Padding::Right);
         assert_eq!(right.ids, [5, 6, 7, 8, 0, 0]);

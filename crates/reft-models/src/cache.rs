@@ -1,15 +1,15 @@
-//! Keys and values of tokens that a model has already seen.
+//! The KV cache: keys and values of the tokens that a model has already read.
 
 use crate::batch::TokenBatch;
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 
-/// Added to the scores of tokens that must not be seen. Finite, so that a row of padding that sees nothing stays finite.
-const HIDDEN_SCORE: f32 = -1e30;
+/// Added to the scores of masked tokens. Finite, so that a padding row in which everything is masked gives no NaN.
+const MASKED_SCORE: f32 = -1e30;
 
-/// Keys and values of every layer, with room for a fixed number of tokens.
+/// Keys and values of every layer, with a fixed capacity.
 ///
-/// A slot of a row is a column of the cache; it holds the token at some position of that row, or padding. Padding on
-/// either side is therefore only a matter of the mask.
+/// Each slot of a row holds the token at some position of that row, or padding. The mask is computed from these positions,
+/// so padding may be on either side.
 #[derive(Debug)]
 pub struct KvCache<B: Backend> {
     layers: Vec<Option<(Tensor<B, 4>, Tensor<B, 4>)>>,
@@ -19,31 +19,34 @@ pub struct KvCache<B: Backend> {
 }
 
 impl<B: Backend> KvCache<B> {
-    /// An empty cache for `n_layers` layers, with room for `capacity` tokens a row.
+    /// An empty cache for `n_layers` layers and up to `capacity` tokens per row.
     pub fn new(n_layers: usize, capacity: usize) -> Self {
         Self { layers: vec![None; n_layers], slots: Vec::new(), capacity }
     }
 
-    /// Slots in use.
+    /// Number of slots in use.
     pub fn len(&self) -> usize {
         self.slots.first().map_or(0, Vec::len)
     }
 
-    /// Whether nothing has been seen.
+    /// Whether no slot is in use.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Enters the slots of a new batch of tokens.
+    /// Adds slots for a new batch of tokens.
+    ///
+    /// # Panics
+    /// If they exceed the capacity.
     pub(crate) fn enter(&mut self, tokens: &TokenBatch) {
         self.slots.resize(tokens.batch, Vec::new());
         for (slots, row) in self.slots.iter_mut().zip(tokens.positions.chunks(tokens.seq)) {
             slots.extend(row);
         }
-        assert!(self.len() <= self.capacity, "the cache holds {} tokens a row", self.capacity);
+        assert!(self.len() <= self.capacity, "the cache holds {} tokens per row", self.capacity);
     }
 
-    /// The scores to add for the tokens entered last, as queries.
+    /// The attention mask for the tokens entered last, see [`mask`].
     pub(crate) fn mask(
         &self,
         tokens: &TokenBatch,
@@ -53,7 +56,7 @@ impl<B: Backend> KvCache<B> {
         mask(&self.slots, tokens.seq, window, device)
     }
 
-    /// Appends the keys and values of the tokens entered last; returns those of all tokens.
+    /// Appends the keys and values of the tokens entered last, and returns those of all tokens.
     ///
     /// # Shapes
     /// - keys, values `[batch, kv_heads, seq, head_dim]`; output `[batch, kv_heads, len, head_dim]`
@@ -67,20 +70,21 @@ impl<B: Backend> KvCache<B> {
         let len = self.len();
         let device = keys.device();
         let dtype = keys.dtype();
-        let room = || Tensor::zeros([batch, heads, self.capacity, head_dim], (&device, dtype));
-        let (all_keys, all_values) = self.layers[layer].take().unwrap_or_else(|| (room(), room()));
-        let place = [0..batch, 0..heads, len - seq..len, 0..head_dim];
-        let all_keys = all_keys.slice_assign(place.clone(), keys);
-        let all_values = all_values.slice_assign(place, values);
-        let seen = (all_keys.clone().narrow(2, 0, len), all_values.clone().narrow(2, 0, len));
+        let empty = || Tensor::zeros([batch, heads, self.capacity, head_dim], (&device, dtype));
+        let (all_keys, all_values) = self.layers[layer].take().unwrap_or_else(|| (empty(), empty()));
+        let new_slots = [0..batch, 0..heads, len - seq..len, 0..head_dim];
+        let all_keys = all_keys.slice_assign(new_slots.clone(), keys);
+        let all_values = all_values.slice_assign(new_slots, values);
+        let used = (all_keys.clone().narrow(2, 0, len), all_values.clone().narrow(2, 0, len));
         self.layers[layer] = Some((all_keys, all_values));
-        seen
+        used
     }
 }
 
-/// The scores to add where a query must not see a key: later tokens, padding, and tokens beyond a sliding window.
+/// The attention mask, added to the scores: large and negative for later tokens, padding, and tokens outside the sliding
+/// window; 0 for the others. `None` if nothing is masked.
 ///
-/// `slots` holds positions, `[batch][slot]`; the last `seq` slots are the queries. None if every query sees every key.
+/// `slots` are positions, `[batch][slot]`; the last `seq` slots are the queries.
 ///
 /// # Shapes
 /// - output `[batch or 1, 1, seq, slots]`
@@ -92,16 +96,16 @@ pub(crate) fn mask<B: Backend>(
 ) -> Option<Tensor<B, 4>> {
     let rows = if slots.iter().all(|row| *row == slots[0]) { &slots[..1] } else { slots };
     let n_slots = rows[0].len();
-    let sees = |query: Option<usize>, key: Option<usize>| match (query, key) {
+    let attends = |query: Option<usize>, key: Option<usize>| match (query, key) {
         (Some(query), Some(key)) => key <= query && window.is_none_or(|window| query - key < window),
         (Some(_), None) => false,
-        // What a padding query sees does not matter.
+        // The output at padding is never used.
         (None, _) => true,
     };
     let mut values = Vec::with_capacity(rows.len() * seq * n_slots);
     for row in rows {
         for query in &row[n_slots - seq..] {
-            values.extend(row.iter().map(|key| if sees(*query, *key) { 0.0 } else { HIDDEN_SCORE }));
+            values.extend(row.iter().map(|key| if attends(*query, *key) { 0.0 } else { MASKED_SCORE }));
         }
     }
     if values.iter().all(|score| *score == 0.0) {

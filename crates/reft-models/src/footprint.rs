@@ -1,17 +1,16 @@
-//! What a training pass keeps in memory, estimated from shapes: each model counts what its own forward pass leaves on the
-//! tape.
+//! The memory of a training pass, estimated from shapes. Each model counts what its own forward pass puts on the tape.
 
-/// Bytes of one block in a training pass.
+/// Bytes that one block takes in a training pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Footprint {
-    /// What enters the block.
+    /// The input of the block.
     pub input: usize,
-    /// What the tape keeps of it until the backward pass, its input included.
+    /// What the tape keeps until the backward pass, including the input.
     pub kept: usize,
-    /// The most that a forward pass without a tape needs for a moment.
+    /// Peak of temporary memory in a forward pass without a tape.
     pub forward: usize,
-    /// The most that the backward pass needs for a moment, beside what is still kept.
+    /// Peak of temporary memory in the backward pass, in addition to what is still kept.
     pub backward: usize,
-    /// Its largest tensor.
+    /// The largest single tensor.
     pub largest: usize,
 }

@@ -1,4 +1,4 @@
-//! Decoding with a KV cache.
+//! Text generation with a KV cache.
 
 use crate::{
     batch::{Padding, TokenBatch},
@@ -11,24 +11,25 @@ use rand_chacha::ChaCha8Rng;
 use reft_core::{NoHook, Reft};
 use std::ops::ControlFlow;
 
-/// How texts are continued.
+/// Settings of the generation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateConfig {
-    /// Most tokens to add.
+    /// The maximum number of new tokens.
     pub max_new_tokens: usize,
-    /// Divides the logits before sampling; 0 takes the likeliest token (greedy).
+    /// Divides the logits before sampling; 0 always takes the most likely token (greedy).
     pub temperature: f64,
-    /// Sample among this many likeliest tokens only; 0 for all.
+    /// Sample from this many most likely tokens only; 0 for all.
     pub top_k: usize,
-    /// Sample among the likeliest tokens that together have this probability; 1 for all.
+    /// Sample from the smallest set of most likely tokens with this total probability; 1 for all.
     pub top_p: f64,
-    /// Divides positive logits, multiplies negative ones, of tokens that the text already has (Keskar et al. 2019); 1 for none.
+    /// Divides positive logits and multiplies negative logits of tokens that are already in the text ([Keskar et al.
+    /// 2019](https://arxiv.org/abs/1909.05858)); 1 for no penalty.
     pub repetition_penalty: f64,
-    /// Seed of the sampling. Every row draws from a stream of its own.
+    /// Seed for sampling. Every row has its own random stream.
     pub seed: u64,
     /// Ids that end a text.
     pub stop_ids: Vec<u32>,
-    /// Side on which prompts are padded. Without effect on the result.
+    /// Side on which prompts are padded; does not affect the result.
     pub padding: Padding,
 }
 
@@ -48,78 +49,80 @@ impl Default for GenerateConfig {
     }
 }
 
-/// One continued text.
+/// One generated text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Generated {
-    /// The new tokens; the stop id, if one was met, is the last.
+    /// The new tokens, including the stop id, if one was generated.
     pub tokens: Vec<u32>,
-    /// Whether a stop id was met.
+    /// Whether a stop id was generated.
     pub stopped: bool,
 }
 
-/// A prompt or a setting that cannot be used.
+/// A prompt or setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum GenerateError {
     /// A prompt without tokens.
     #[error("prompt {row} has no tokens")]
     EmptyPrompt {
-        /// Which prompt, from 0.
+        /// Index of the prompt.
         row: usize,
     },
-    /// A prompt that fills the context.
+    /// A prompt that leaves no room in the context.
     #[error(
-        "prompt {row} has {tokens} tokens; the model's context holds {context}, with room for one new token at least"
+        "prompt {row} has {tokens} tokens; the model's context of {context} must have room for at least one new token"
     )]
     PromptTooLong {
-        /// Which prompt, from 0.
+        /// Index of the prompt.
         row: usize,
-        /// Its tokens.
+        /// Its number of tokens.
         tokens: usize,
         /// The model's context.
         context: usize,
     },
-    /// A token id that the model does not have.
-    #[error("prompt {row} has the token id {id}, the model has {vocab}; is this the model's own tokenizer?")]
+    /// A token id outside the model's vocabulary.
+    #[error(
+        "prompt {row} has the token id {id}, but the model has only {vocab} ids; is this the model's tokenizer?"
+    )]
     UnknownToken {
-        /// Which prompt, from 0.
+        /// Index of the prompt.
         row: usize,
         /// The id.
         id: u32,
         /// Size of the vocabulary.
         vocab: usize,
     },
-    /// A setting outside of its range.
+    /// A setting that is out of range.
     #[error("{name} is {value}, expected {expected}")]
     Setting {
         /// The setting.
         name: &'static str,
         /// Its value.
         value: f64,
-        /// Its range.
+        /// The valid range.
         expected: &'static str,
     },
 }
 
 impl GenerateConfig {
     fn check(&self) -> Result<(), GenerateError> {
-        let bad = |name, value, expected| Err(GenerateError::Setting { name, value, expected });
+        let out_of_range = |name, value, expected| Err(GenerateError::Setting { name, value, expected });
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return bad("temperature", self.temperature, "0 (greedy) or more");
+            return out_of_range("temperature", self.temperature, "0 (greedy) or more");
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return bad("top_p", self.top_p, "above 0 and at most 1");
+            return out_of_range("top_p", self.top_p, "above 0 and at most 1");
         }
         if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
-            return bad("repetition_penalty", self.repetition_penalty, "above 0");
+            return out_of_range("repetition_penalty", self.repetition_penalty, "above 0");
         }
         Ok(())
     }
 }
 
-/// Continues a batch of prompts.
+/// Generates continuations of a batch of prompts.
 ///
-/// Interventions edit the prompts as they are read; every later token costs no more than without them. `on_token` is
-/// told each new token of each row, and may end that row.
+/// Interventions edit only the prompts, so they do not slow down the tokens after them. `on_token` is called with the row
+/// and id of each new token, and may end that row.
 ///
 /// # Errors
 /// If a prompt is empty or does not fit the model, or a setting is out of range.
@@ -154,14 +157,14 @@ pub fn generate<B: Backend>(
     let mut cache = KvCache::new(model.config().num_hidden_layers, tokens.seq + config.max_new_tokens);
     let hidden = match reft {
         Some(reft) => {
-            let edited = reft.config().positions.rows(&spans, tokens.seq);
-            model.forward(&tokens, Some(&mut cache), &reft.hook(&reft.bases(), &edited))
+            let edited_rows = reft.config().positions.rows(&spans, tokens.seq);
+            model.forward(&tokens, Some(&mut cache), &reft.hook(&reft.bases(), &edited_rows))
         }
         None => model.forward(&tokens, Some(&mut cache), &NoHook),
     };
-    let ends: Vec<usize> =
+    let last_tokens: Vec<usize> =
         spans.iter().enumerate().map(|(idx, span)| idx * tokens.seq + span.start + span.len - 1).collect();
-    let mut logits = model.logits(hidden, &ends);
+    let mut logits = model.logits(hidden, &last_tokens);
     let all_rows: Vec<usize> = (0..rows.len()).collect();
     for step in 0..config.max_new_tokens {
         let next = choose(logits, &mut rows, config);
@@ -171,8 +174,8 @@ pub fn generate<B: Backend>(
             let Some(token) = token else { continue };
             row.push(token);
             row.out.stopped = config.stop_ids.contains(&token);
-            let asked_to_end = on_token(idx, token).is_break();
-            row.done = row.out.stopped || asked_to_end || row.text.len() >= context;
+            let ended_by_caller = on_token(idx, token).is_break();
+            row.done = row.out.stopped || ended_by_caller || row.text.len() >= context;
         }
         if rows.iter().all(|row| row.done) || step + 1 == config.max_new_tokens {
             break;
@@ -184,7 +187,7 @@ pub fn generate<B: Backend>(
     Ok(rows.into_iter().map(|row| row.out).collect())
 }
 
-/// A text under way.
+/// A text that is being generated.
 struct Row {
     /// Prompt and new tokens.
     text: Vec<u32>,
@@ -206,11 +209,11 @@ impl Row {
     }
 }
 
-/// The next token of every row that goes on.
+/// The next token of every unfinished row.
 fn choose<B: Backend>(logits: Tensor<B, 2>, rows: &mut [Row], config: &GenerateConfig) -> Vec<Option<u32>> {
     let [_, vocab] = logits.dims();
     if config.temperature == 0.0 && config.repetition_penalty == 1.0 {
-        // Greedy choices come back from the device as one number a row.
+        // Computed on the device, so that only one number per row is copied back.
         let ids: Vec<i64> = logits.argmax(1).into_data().convert::<i64>().to_vec().expect("integer data");
         return rows.iter().zip(ids).map(|(row, id)| (!row.done).then_some(id as u32)).collect();
     }
@@ -232,11 +235,10 @@ fn sample(logits: &mut [f32], row: &mut Row, config: &GenerateConfig) -> u32 {
             *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
         }
     }
-    let best = |ids: &mut dyn Iterator<Item = u32>, logits: &[f32]| {
-        ids.max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize]).then(b.cmp(a))).unwrap_or(0)
-    };
     if config.temperature == 0.0 {
-        return best(&mut (0..logits.len() as u32), logits);
+        let ids = 0..logits.len() as u32;
+        let best = ids.max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize]).then(b.cmp(a)));
+        return best.unwrap_or(0);
     }
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     ids.sort_unstable_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
@@ -247,7 +249,7 @@ fn sample(logits: &mut [f32], row: &mut Row, config: &GenerateConfig) -> u32 {
     let mut weights: Vec<f64> =
         ids.iter().map(|id| ((f64::from(logits[*id as usize]) - top) / config.temperature).exp()).collect();
     let total: f64 = weights.iter().sum();
-    // The smallest set of likeliest tokens whose probability reaches top_p.
+    // The smallest set of most likely tokens whose total probability reaches top_p.
     let mut sum = 0.0;
     let kept = weights.iter().position(|w| {
         sum += w / total;
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_off_tokens_are_never_drawn() {
+    fn top_k_and_top_p_exclude_tokens() {
         let logits = [3.0, 2.0, 1.0, 0.0];
         let top_k = GenerateConfig { temperature: 2.0, top_k: 2, ..Default::default() };
         assert_eq!(draws(&top_k, &logits, 2000)[2..], [0, 0]);
@@ -300,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_token_is_penalised() {
+    fn repeated_tokens_are_penalized() {
         let config = GenerateConfig { repetition_penalty: 2.0, ..Default::default() };
         assert_eq!(draws(&config, &[1.5, 1.0], 1), [0, 1]);
         assert_eq!(draws(&config, &[-0.6, -1.0], 1), [0, 1]);
@@ -308,12 +310,18 @@ mod tests {
 
     #[test]
     fn settings_out_of_range_are_named() {
-        for (config, name) in [
-            (GenerateConfig { temperature: -1.0, ..Default::default() }, "temperature"),
-            (GenerateConfig { top_p: 0.0, ..Default::default() }, "top_p"),
-            (GenerateConfig { repetition_penalty: f64::NAN, ..Default::default() }, "repetition_penalty"),
-        ] {
-            assert!(config.check().expect_err("out of range").to_string().starts_with(name));
-        }
+        let message = |config: GenerateConfig| config.check().expect_err("out of range").to_string();
+        assert_eq!(
+            message(GenerateConfig { temperature: -1.0, ..Default::default() }),
+            "temperature is -1, expected 0 (greedy) or more"
+        );
+        assert_eq!(
+            message(GenerateConfig { top_p: 0.0, ..Default::default() }),
+            "top_p is 0, expected above 0 and at most 1"
+        );
+        assert_eq!(
+            message(GenerateConfig { repetition_penalty: f64::NAN, ..Default::default() }),
+            "repetition_penalty is NaN, expected above 0"
+        );
     }
 }

@@ -1,12 +1,13 @@
-//! Models by their name on the Hugging Face hub.
+//! Models from the Hugging Face Hub.
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `HF_HOME` | where the cache is, `~/.cache/huggingface` if unset |
-//! | `HF_HUB_OFFLINE` | `1`: only what is in the cache |
-//! | `HF_ENDPOINT` | another server |
-//! | `HF_TOKEN` | access to gated and private models |
+//! | `HF_HOME` | folder of the cache, `~/.cache/huggingface` if unset |
+//! | `HF_HUB_OFFLINE` | `1`: use only the cache |
+//! | `HF_ENDPOINT` | URL of another server |
+//! | `HF_TOKEN` | token for gated and private models |
 
+use crate::names::is_plain;
 use hf_hub::{
     Cache, Repo, RepoType,
     api::sync::{ApiBuilder, ApiError},
@@ -17,19 +18,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A model that cannot be had by its name.
+/// A model that could not be fetched from the Hub.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// Neither a folder nor a hub name.
-    #[error("{name}: no such folder, and not a name on the hub, which has the form `owner/model`")]
+    /// Neither a folder nor a name on the Hub.
+    #[error("{name}: no such folder, and not a name on the Hub, which has the form `owner/model`")]
     NotFound {
-        /// What was asked for.
+        /// The name.
         name: String,
     },
-    /// Offline and not in the cache.
+    /// A file is not in the cache, and the Hub must not be used.
     #[error(
         "{name}: {file} (revision {revision}) is not in the cache {}; unset HF_HUB_OFFLINE to download it, \
-         or give a folder", cache.display()
+         or give the path of a folder", cache.display()
     )]
     Offline {
         /// The model.
@@ -41,7 +42,7 @@ pub enum HubError {
         /// The cache.
         cache: PathBuf,
     },
-    /// The server or the network failed.
+    /// A download failed.
     #[error("{name}: cannot download {file} (revision {revision}): {reason}{hint}")]
     Download {
         /// The model.
@@ -50,27 +51,40 @@ pub enum HubError {
         file: String,
         /// The revision.
         revision: String,
-        /// Why.
+        /// The cause.
         reason: String,
         /// What to do next.
         hint: &'static str,
     },
+    /// An index of shards names a file that is not safe to download.
+    #[error(
+        "{name}: {index} names the file {shard:?}; expected a name of letters, digits, `.`, `_` and `-` that does not start \
+         with a dot"
+    )]
+    ShardName {
+        /// The model.
+        name: String,
+        /// The index.
+        index: &'static str,
+        /// The name in the index.
+        shard: String,
+    },
 }
 
-/// How the hub is reached.
+/// How to access the Hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hub {
-    /// The folder of downloaded models.
+    /// The cache folder.
     pub cache: PathBuf,
     /// Use only the cache.
     pub offline: bool,
-    /// Another server than the hub itself.
+    /// URL of another server than huggingface.co.
     pub endpoint: Option<String>,
-    /// Access to gated and private models.
+    /// Token for gated and private models.
     pub token: Option<String>,
 }
 
-/// Downloads a model's files unless the cache has them; returns the folder that holds them.
+/// Downloads the files of a model that are not in the cache, and returns their folder.
 ///
 /// # Errors
 /// If the model does not exist, or the network or the server fails.
@@ -79,7 +93,7 @@ pub fn download(name: &str, revision: Option<&str>) -> Result<PathBuf, HubError>
 }
 
 impl Hub {
-    /// As the environment says; see the [module](self).
+    /// Reads the environment variables, see the [module](self).
     pub fn from_env() -> Self {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
         let cache = Cache::from_env();
@@ -92,23 +106,13 @@ impl Hub {
         }
     }
 
-    /// Downloads a model's files unless the cache has them; returns the folder that holds them.
+    /// Downloads the files of a model that are not in the cache, and returns their folder.
     ///
     /// # Errors
-    /// If the model does not exist, or the network or the server fails.
+    /// If the model does not exist, its index of shards has unsafe file names, or the network or the server fails.
     pub fn download(&self, name: &str, revision: &str) -> Result<PathBuf, HubError> {
-        let is_hub_name = match name.split_once('/') {
-            Some((owner, model)) => {
-                let plain = |s: &str| {
-                    !s.is_empty()
-                        && !s.starts_with('.')
-                        && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-                };
-                plain(owner) && plain(model)
-            }
-            None => false,
-        };
-        if !is_hub_name {
+        let is_hub_name = |(owner, model)| is_plain(owner) && is_plain(model);
+        if !name.split_once('/').is_some_and(is_hub_name) {
             return Err(HubError::NotFound { name: name.into() });
         }
         let fetch = Fetch { hub: self, name, revision };
@@ -124,15 +128,20 @@ impl Hub {
         }
         const INDEX: &str = "model.safetensors.index.json";
         if fetch.optional("model.safetensors")?.is_none() {
-            for shard in shards(&fetch.required(INDEX)?) {
-                fetch.required(&shard)?;
+            let shards = shards(&fetch.required(INDEX)?);
+            // File names become paths in the cache, so all of them are checked before the first download.
+            if let Some(shard) = shards.iter().find(|shard| !is_plain(shard)) {
+                return Err(HubError::ShardName { name: name.into(), index: INDEX, shard: shard.clone() });
+            }
+            for shard in &shards {
+                fetch.required(shard)?;
             }
         }
         Ok(config.parent().map(Path::to_path_buf).unwrap_or_default())
     }
 }
 
-/// The files that an index names. A damaged index is reported when the folder is loaded.
+/// The files that an index names; none if it is damaged, which is reported when the model is loaded.
 fn shards(index: &Path) -> BTreeSet<String> {
     let json = fs::read(index).unwrap_or_default();
     let value: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
@@ -160,7 +169,7 @@ impl Fetch<'_> {
         }
     }
 
-    /// None if the file does not exist.
+    /// `None` if the file does not exist.
     fn optional(&self, file: &str) -> Result<Option<PathBuf>, HubError> {
         let repo = Repo::with_revision(self.name.into(), RepoType::Model, self.revision.into());
         let cache = Cache::new(self.hub.cache.clone());
@@ -188,19 +197,51 @@ impl Fetch<'_> {
     fn failed(&self, file: &str, reason: String) -> HubError {
         let denied = reason.contains("401") || reason.contains("403");
         let hint = if denied {
-            "; accept the model's licence on its page and set HF_TOKEN"
+            "; accept the model's license on its page and set HF_TOKEN"
         } else {
-            "; check the name and the network, or give a folder"
+            "; check the name and the network, or give the path of a folder"
         };
         let (name, revision) = (self.name.into(), self.revision.into());
         HubError::Download { name, file: file.into(), revision, reason, hint }
     }
 }
 
-/// The HTTP status of a refused request.
+/// The HTTP status of a rejected request.
 fn status(error: &dyn std::error::Error) -> Option<u16> {
-    // The error's type belongs to the HTTP library, which is not ours to depend on; its text is `URL: status code N`.
+    // The error type belongs to hf-hub's HTTP client, which is not a dependency of ours. Its text is `URL: status code N`.
     let text = error.to_string();
     let at = text.find("status code ")?;
     text[at + 12..].chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_must_not_name_files_outside_the_cache() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let snapshot = cache.path().join("models--some--model/snapshots/main-commit");
+        fs::create_dir_all(&snapshot).expect("created");
+        fs::create_dir_all(cache.path().join("models--some--model/refs")).expect("created");
+        fs::write(cache.path().join("models--some--model/refs/main"), "main-commit").expect("written");
+        let shard = "../../../../../../pwned/evil.safetensors";
+        for (file, text) in [
+            ("config.json", "{}".to_string()),
+            ("tokenizer.json", "{}".to_string()),
+            (
+                "model.safetensors.index.json",
+                format!(r#"{{"weight_map": {{"a": "good.safetensors", "b": "{shard}"}}}}"#),
+            ),
+        ] {
+            fs::write(snapshot.join(file), text).expect("written");
+        }
+        // Offline, a name that passes the check is an error of another kind.
+        let hub = Hub { cache: cache.path().into(), offline: true, endpoint: None, token: None };
+        assert_eq!(
+            hub.download("some/model", "main").expect_err("unsafe name").to_string(),
+            "some/model: model.safetensors.index.json names the file \"../../../../../../pwned/evil.safetensors\"; \
+             expected a name of letters, digits, `.`, `_` and `-` that does not start with a dot"
+        );
+    }
 }

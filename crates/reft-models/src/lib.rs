@@ -1,25 +1,28 @@
 //! Frozen language models on [Burn](https://burn.dev) with intervention points.
 //!
-//! A model calls a [`reft_core::Hook`] at every [`reft_core::Site`]; it never learns what the hook does. Weights are
-//! plain tensors, so no optimizer and no tape ever sees them.
+//! A model calls a [`reft_core::Hook`] at every [`reft_core::Site`] and does not know what the hook does. Weights are plain
+//! tensors, not parameters, so they are never on the tape or in an optimizer.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
 //! | [`llama`] | Llama 1 to 3.2, TinyLlama, SmolLM, Mistral, Qwen2, Qwen2.5, Qwen3 |
 //! | [`roberta`] | RoBERTa, XLM-RoBERTa, CamemBERT, BERT |
-//! | [`tuned`], [`peft`] | trained weights instead of interventions: BitFit, full fine-tuning, LoRA and its files |
-//! | [`attention`], [`rope`], [`norm`], [`linear`], [`cache`] | layers that models share |
-//! | [`pass`] | training passes: what is on the tape, gradient checkpointing |
-//! | [`footprint`] | what a training pass keeps in memory |
-//! | [`precision`] | types of a model's numbers, blockwise quantised weights |
-//! | [`batch`] | token rows of unequal length as one padded batch |
-//! | [`load`], [`hub`] | a model folder, by path or by its name on the Hugging Face hub |
+//! | [`attention`], [`rope`], [`norm`], [`linear`], [`cache`] | layers shared by the models |
+//! | [`source`] | the traits that connect models, weights and training |
+//! | [`files`], [`weights`], [`load`], [`hub`] | model files → tensors → model; downloads from the Hugging Face Hub |
+//! | [`names`] | names of tensors |
+//! | [`precision`] | dtypes, blockwise quantized weights |
 //! | [`tokenizer`] | text ↔ token ids, chat templates |
-//! | [`generate`](mod@generate) | decoding with a KV cache |
+//! | [`batch`] | rows of tokens, padded to a batch |
+//! | [`generate`](mod@generate) | text generation with a KV cache |
+//! | [`pass`] | training passes: which blocks are on the tape, gradient checkpointing |
+//! | [`footprint`] | the memory of a training pass |
+//! | [`tuned`], [`peft`] | the baselines BitFit, full fine-tuning and LoRA, and their files |
 
 pub mod attention;
 pub mod batch;
 pub mod cache;
+pub mod files;
 pub mod footprint;
 pub mod generate;
 #[cfg(not(target_arch = "wasm32"))]
@@ -27,23 +30,29 @@ pub mod hub;
 pub mod linear;
 pub mod llama;
 pub mod load;
+pub mod names;
 pub mod norm;
 pub mod pass;
 pub mod peft;
 pub mod precision;
 pub mod roberta;
 pub mod rope;
+pub mod source;
 pub mod tokenizer;
 pub mod tuned;
+pub mod weights;
 
 pub use batch::{Padding, TokenBatch};
 pub use cache::KvCache;
+pub use files::ModelFiles;
 pub use footprint::Footprint;
 pub use generate::{GenerateConfig, GenerateError, Generated, generate};
 pub use llama::{Llama, LlamaConfig};
-pub use load::{LoadError, LoadedModel, ModelFiles, Pretrained, Unloaded};
-pub use pass::{Blocks, Checkpoints, Pass};
+pub use load::{Checkpoint, LoadError, LoadedModel};
+pub use pass::{Blocks, TrainingPass};
 pub use precision::{Dtype, Precision, Quant};
-pub use roberta::{Roberta, RobertaConfig};
+pub use roberta::{DropoutRates, Roberta, RobertaConfig};
+pub use source::{ModelConfig, NamedTensors, Pretrained, TensorSource};
 pub use tokenizer::{ChatMessage, Tokenizer, TokenizerError};
-pub use tuned::{LoraConfig, Tuned, Tuning};
+pub use tuned::{LoraConfig, Tuned, TunedName, Tuning, TuningError};
+pub use weights::Weights;

@@ -7,9 +7,9 @@ use burn::{
 };
 use reft_core::to_dtype;
 
-/// `y = x Wᵀ + b`, with `W` as Hugging Face stores it, and LoRA's `+ s (x Aᵀ) Bᵀ` where that is trained.
+/// `y = x Wᵀ + b`, with `W` stored as in Hugging Face's files, plus `s (x Aᵀ) Bᵀ` if LoRA is trained on it.
 ///
-/// `W` may be quantised (see [`precision`](crate::precision)); it then becomes numbers again for each use.
+/// `W` may be quantized (see [`precision`](crate::precision)); it is then dequantized for each use.
 ///
 /// # Shapes
 /// - `W [d_out, d_in]`, `b [d_out]`
@@ -18,13 +18,13 @@ use reft_core::to_dtype;
 pub struct Linear<B: Backend> {
     /// `W`.
     pub weight: Tensor<B, 2>,
-    /// `b`, where the layer has one.
+    /// `b`, if the layer has one.
     pub bias: Option<Tensor<B, 1>>,
-    /// LoRA's factors, where the layer has them.
+    /// LoRA's factors, if the layer has them.
     pub lora: Option<Lora<B>>,
 }
 
-/// The low-rank change `s B A` of a linear map ([LoRA](https://arxiv.org/abs/2106.09685)).
+/// The low-rank update `s B A` of a linear map ([LoRA](https://arxiv.org/abs/2106.09685)).
 #[derive(Module, Debug)]
 pub struct Lora<B: Backend> {
     /// `A [r, d_in]`.
@@ -38,7 +38,7 @@ pub struct Lora<B: Backend> {
 }
 
 impl<B: Backend> Linear<B> {
-    /// The same with weights that are not quantised.
+    /// The same map with dequantized weights.
     pub(crate) fn dense(&self, dtype: DType) -> Self {
         Self { weight: dense(self.weight.clone(), dtype), bias: self.bias.clone(), lora: self.lora.clone() }
     }
@@ -46,24 +46,30 @@ impl<B: Backend> Linear<B> {
     /// Applies the map to every row.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let dtype = x.dtype();
-        let change = self.lora.as_ref().map(|lora| {
-            let x = to_dtype(dropout(x.clone(), lora.dropout), lora.a.dtype());
-            let low = x.matmul(lora.a.clone().transpose());
-            to_dtype(low.matmul(lora.b.clone().transpose()).mul_scalar(lora.scale), dtype)
-        });
-        let y = x.matmul(dense(self.weight.clone(), dtype).transpose());
-        let y = match &self.bias {
-            Some(bias) => y + bias.clone().unsqueeze::<2>(),
-            None => y,
+        let update = self.lora.as_ref().map(|lora| lora.forward(x.clone()));
+        let product = x.matmul(dense(self.weight.clone(), dtype).transpose());
+        let output = match &self.bias {
+            Some(bias) => product + bias.clone().unsqueeze::<2>(),
+            None => product,
         };
-        match change {
-            Some(change) => y + change,
-            None => y,
+        match update {
+            Some(update) => output + update,
+            None => output,
         }
     }
 }
 
-/// Drops entries with probability `rate` and divides the others by `1 − rate`. A rate of 0 does nothing.
+impl<B: Backend> Lora<B> {
+    /// `s (x Aᵀ) Bᵀ`, computed in the dtype of the factors and returned in that of the input.
+    fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let dtype = x.dtype();
+        let dropped = to_dtype(dropout(x, self.dropout), self.a.dtype());
+        let low_rank = dropped.matmul(self.a.clone().transpose());
+        to_dtype(low_rank.matmul(self.b.clone().transpose()).mul_scalar(self.scale), dtype)
+    }
+}
+
+/// Drops entries with probability `rate` and divides the others by `1 − rate`. Does nothing if `rate` is 0.
 pub fn dropout<B: Backend, const D: usize>(x: Tensor<B, D>, rate: f64) -> Tensor<B, D> {
     if rate == 0.0 {
         return x;

@@ -1,4 +1,4 @@
-//! The Llama family: Llama 1 to 3.2, TinyLlama, SmolLM, and, by a switch or two, Mistral, Qwen2, Qwen2.5 and Qwen3.
+//! The Llama family: Llama 1 to 3.2, TinyLlama, SmolLM, and the small variations Mistral, Qwen2, Qwen2.5 and Qwen3.
 //!
 //! Mirrors Hugging Face's `modeling_llama.py`, `modeling_mistral.py`, `modeling_qwen2.py` and `modeling_qwen3.py`.
 
@@ -6,13 +6,14 @@ use crate::{
     attention::attention,
     batch::TokenBatch,
     cache::{self, KvCache},
+    files::TokenIds,
     footprint::Footprint,
     linear::Linear,
-    load::{Pretrained, TensorSource, Weights},
     norm::RmsNorm,
-    pass::{Blocks, Pass},
+    pass::{Blocks, TrainingPass},
     precision::Dtype,
     rope::{RopeScaling, Rotation, frequencies},
+    source::{ModelConfig, Pretrained, TensorSource},
 };
 use burn::{
     module::{AutodiffModule, Module},
@@ -23,24 +24,24 @@ use burn::{
     },
 };
 use reft_core::{Component, Hook, NoHook, Site};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use std::ops::Range;
 
 /// `config.json` of a Llama, Mistral, Qwen2 or Qwen3 model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct LlamaConfig {
     /// `llama`, `mistral`, `qwen2` or `qwen3`.
     pub model_type: String,
     /// Size `d_model` of the hidden state.
     pub hidden_size: usize,
-    /// Size of the MLP's inner state.
+    /// Size of the MLP's hidden layer.
     pub intermediate_size: usize,
     /// Number of blocks.
     pub num_hidden_layers: usize,
     /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Number of key and value heads; as many as query heads if absent.
+    /// Number of key and value heads; that of query heads if absent.
     #[serde(default)]
     pub num_key_value_heads: Option<usize>,
     /// Size of a head; `hidden_size / num_attention_heads` if absent.
@@ -48,7 +49,7 @@ pub struct LlamaConfig {
     pub head_dim: Option<usize>,
     /// Number of token ids.
     pub vocab_size: usize,
-    /// Longest sequence.
+    /// The longest sequence.
     pub max_position_embeddings: usize,
     /// Activation of the MLP; only `silu` is supported.
     #[serde(default = "silu_name")]
@@ -56,15 +57,9 @@ pub struct LlamaConfig {
     /// ε of the norms.
     #[serde(default = "default_epsilon")]
     pub rms_norm_eps: f64,
-    /// Base of the rotary frequencies.
-    #[serde(default = "default_theta")]
-    pub rope_theta: f64,
-    /// Stretching of the rotary frequencies: `default`, `linear` or `llama3`.
-    #[serde(default)]
-    pub rope_scaling: Option<Value>,
-    /// The same as newer versions of transformers write it, with `rope_theta` inside.
-    #[serde(default)]
-    pub rope_parameters: Option<Value>,
+    /// The rotary frequencies.
+    #[serde(flatten)]
+    pub rope: RopeConfig,
     /// Whether the projections of attention have a bias.
     #[serde(default)]
     pub attention_bias: bool,
@@ -74,15 +69,99 @@ pub struct LlamaConfig {
     /// Whether the output head is the embedding.
     #[serde(default)]
     pub tie_word_embeddings: bool,
-    /// Tokens that a query sees, itself included (Mistral).
+    /// Number of tokens that a query attends to, itself included (Mistral).
     #[serde(default)]
     pub sliding_window: Option<usize>,
-    /// Whether Qwen applies `sliding_window` (to its upper layers, which is not supported).
+    /// Whether Qwen applies `sliding_window` to its upper layers; not supported.
     #[serde(default)]
     pub use_sliding_window: bool,
-    /// End-of-text ids: a number or a list.
+    /// Ids that end a text.
+    #[serde(default, deserialize_with = "TokenIds::deserialize_lenient")]
+    pub eos_token_id: Option<TokenIds>,
+}
+
+/// Base and scaling of the rotary frequencies: `rope_theta` with `rope_scaling`, or `rope_parameters`, which newer versions
+/// of transformers write instead.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(try_from = "RopeKeys")]
+pub struct RopeConfig {
+    /// Base of the frequencies, 10,000 if absent.
+    pub theta: f64,
+    /// How they are scaled.
+    pub scaling: RopeScaling,
+}
+
+/// The keys of `config.json` that hold a [`RopeConfig`].
+#[derive(Deserialize)]
+struct RopeKeys {
     #[serde(default)]
-    pub eos_token_id: Option<Value>,
+    rope_theta: Option<f64>,
+    #[serde(default)]
+    rope_scaling: Option<RopeParameters>,
+    #[serde(default)]
+    rope_parameters: Option<RopeParameters>,
+}
+
+#[derive(Deserialize)]
+struct RopeParameters {
+    #[serde(default)]
+    rope_theta: Option<f64>,
+    #[serde(default)]
+    rope_type: Option<String>,
+    /// What older versions of transformers call `rope_type`; some files have both.
+    #[serde(default)]
+    r#type: Option<String>,
+    #[serde(default)]
+    factor: Option<f64>,
+    #[serde(default)]
+    low_freq_factor: Option<f64>,
+    #[serde(default)]
+    high_freq_factor: Option<f64>,
+    #[serde(default)]
+    original_max_position_embeddings: Option<f64>,
+}
+
+impl TryFrom<RopeKeys> for RopeConfig {
+    type Error = String;
+
+    fn try_from(keys: RopeKeys) -> Result<Self, String> {
+        const DEFAULT_THETA: f64 = 10_000.0;
+        let theta = keys.rope_theta.unwrap_or(DEFAULT_THETA);
+        match (keys.rope_parameters, keys.rope_scaling) {
+            (Some(parameters), _) => Ok(Self {
+                theta: parameters.rope_theta.unwrap_or(theta),
+                scaling: parameters.scaling("rope_parameters")?,
+            }),
+            (None, Some(parameters)) => Ok(Self {
+                theta: parameters.rope_theta.unwrap_or(theta),
+                scaling: parameters.scaling("rope_scaling")?,
+            }),
+            (None, None) => Ok(Self { theta, scaling: RopeScaling::Default }),
+        }
+    }
+}
+
+impl RopeParameters {
+    /// `key` names the parameters in errors.
+    fn scaling(&self, key: &str) -> Result<RopeScaling, String> {
+        let number =
+            |name: &str, value: Option<f64>| value.ok_or_else(|| format!("{key} lacks the number {name}"));
+        let kind = self.rope_type.as_ref().or(self.r#type.as_ref());
+        match kind.map_or("default", String::as_str) {
+            "default" => Ok(RopeScaling::Default),
+            "linear" => Ok(RopeScaling::Linear { factor: number("factor", self.factor)? }),
+            "llama3" => Ok(RopeScaling::Llama3 {
+                factor: number("factor", self.factor)?,
+                low_freq_factor: number("low_freq_factor", self.low_freq_factor)?,
+                high_freq_factor: number("high_freq_factor", self.high_freq_factor)?,
+                original_context: number(
+                    "original_max_position_embeddings",
+                    self.original_max_position_embeddings,
+                )?,
+            }),
+            other => Err(format!("{key}.rope_type is {other:?}, supported are default, linear, llama3")),
+        }
+    }
 }
 
 fn silu_name() -> String {
@@ -93,17 +172,14 @@ fn default_epsilon() -> f64 {
     1e-6
 }
 
-fn default_theta() -> f64 {
-    10_000.0
-}
-
 impl LlamaConfig {
     /// Reads and checks a `config.json`.
     ///
     /// # Errors
-    /// A message that names every value that is missing or not supported.
+    /// A message that lists every missing or unsupported value.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(json).map_err(|e| format!("invalid JSON: {e}"))?;
+        let mut value: Value =
+            serde_json::from_slice(json).map_err(|error| format!("invalid JSON: {error}"))?;
         let model_type = value.get("model_type").and_then(Value::as_str).unwrap_or("absent");
         const KNOWN: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
         if !KNOWN.contains(&model_type) {
@@ -112,8 +188,15 @@ impl LlamaConfig {
                 KNOWN.join(", ")
             ));
         }
-        let config: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
         let mut problems = Vec::new();
+        if let Err(error) = RopeConfig::deserialize(&value) {
+            problems.push(error.to_string());
+            // Without these keys, the other values can still be checked.
+            for key in ["rope_theta", "rope_scaling", "rope_parameters"] {
+                value[key] = Value::Null;
+            }
+        }
+        let config: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
         let heads = config.num_attention_heads;
         let kv_heads = config.kv_heads();
         if config.hidden_act != "silu" {
@@ -132,9 +215,6 @@ impl LlamaConfig {
         if config.use_sliding_window && config.model_type.starts_with("qwen") {
             problems.push("use_sliding_window is true, supported is false".into());
         }
-        if let Err(problem) = config.rope() {
-            problems.push(problem);
-        }
         if problems.is_empty() { Ok(config) } else { Err(problems.join("; ")) }
     }
 
@@ -148,82 +228,61 @@ impl LlamaConfig {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
-    /// Tokens that a query sees, where that is limited.
+    /// Number of tokens that a query attends to, if limited.
     pub fn window(&self) -> Option<usize> {
         self.sliding_window.filter(|_| self.model_type == "mistral")
     }
 
-    /// What a training pass of `batch` rows of `seq` tokens keeps of a block, counted along `Block::forward`.
+    /// The memory that one block needs in a training pass of `batch` rows of `seq` tokens, counted along `Block::forward`.
     ///
-    /// On the tape: the inputs of both norms; scaled queries, keys, values and what they mix; scores before and after
-    /// the exponential; gate, its sigmoid, their product, and the second factor of the MLP. Going back, those of the
-    /// MLP are gone when the gradients of the scores are there.
+    /// The tape keeps the inputs of both norms; scaled queries, keys, values and the attention output; scores before and
+    /// after the exponential; and of the MLP the gate, its sigmoid, their product, and the second factor. In the backward
+    /// pass, the tensors of the MLP are freed before the gradients of the scores are allocated.
     pub fn footprint(&self, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
         let (tokens, e) = (batch * seq, dtype.size());
         let (d, inner, heads) = (self.hidden_size, self.intermediate_size, self.num_attention_heads);
         let (d_q, d_kv) = (heads * self.head_dim(), self.kv_heads() * self.head_dim());
         let scores = batch * heads * seq * seq;
-        // In half precision the weights are divided by their sum in f32, which has gradients of its own.
-        let (mixed, weights, passing) =
+        // In half precision, the attention weights are divided by their sum in f32, and the tape keeps that division.
+        let (attn_output, attn_weights, score_grads) =
             if dtype == Dtype::F32 { (d_q * e, 0, 3) } else { (0, scores * e, 4) };
-        let per_token = 2 * d * 4 + (d_q + 2 * d_kv) * e + mixed + 4 * inner * e;
+        let per_token = 2 * d * 4 + (d_q + 2 * d_kv) * e + attn_output + 4 * inner * e;
         Footprint {
             input: tokens * d * e,
-            kept: tokens * per_token + 2 * scores * 4 + weights,
+            kept: tokens * per_token + 2 * scores * 4 + attn_weights,
             forward: (4 * tokens * inner * e).max(3 * scores * 4),
             backward: (3 * tokens * inner * e)
-                .max((passing * scores * 4).saturating_sub(4 * tokens * inner * e))
+                .max((score_grads * scores * 4).saturating_sub(4 * tokens * inner * e))
                 + 2 * tokens * d * 4,
             largest: (tokens * inner * e).max(scores * 4),
         }
     }
 
-    /// Base and stretching of the rotary frequencies.
-    fn rope(&self) -> Result<(f64, RopeScaling), String> {
-        let (key, value) = match (&self.rope_parameters, &self.rope_scaling) {
-            (Some(value), _) => ("rope_parameters", value),
-            (None, Some(value)) => ("rope_scaling", value),
-            (None, None) => return Ok((self.rope_theta, RopeScaling::Default)),
-        };
-        let number = |name: &str| {
-            let found = value.get(name).and_then(Value::as_f64);
-            found.ok_or_else(|| format!("{key} lacks the number {name}"))
-        };
-        let theta = number("rope_theta").unwrap_or(self.rope_theta);
-        let kind = value.get("rope_type").or_else(|| value.get("type")).and_then(Value::as_str);
-        let scaling = match kind.unwrap_or("default") {
-            "default" => RopeScaling::Default,
-            "linear" => RopeScaling::Linear { factor: number("factor")? },
-            "llama3" => RopeScaling::Llama3 {
-                factor: number("factor")?,
-                low_freq_factor: number("low_freq_factor")?,
-                high_freq_factor: number("high_freq_factor")?,
-                original_context: number("original_max_position_embeddings")?,
-            },
-            other => {
-                return Err(format!("{key}.rope_type is {other:?}, supported are default, linear, llama3"));
-            }
-        };
-        Ok((theta, scaling))
-    }
-
-    /// End-of-text ids.
-    pub fn eos_ids(&self) -> Vec<u32> {
-        ids(self.eos_token_id.as_ref())
+    /// Ids that end a text.
+    pub fn eos_ids(&self) -> &[u32] {
+        self.eos_token_id.as_ref().map_or(&[], TokenIds::as_slice)
     }
 }
 
-/// A token id, or a list of them, as `config.json` and `generation_config.json` hold them.
-pub(crate) fn ids(value: Option<&Value>) -> Vec<u32> {
-    let one = |value: &Value| value.as_u64().map(|id| id as u32);
-    match value {
-        Some(Value::Array(list)) => list.iter().filter_map(one).collect(),
-        Some(value) => one(value).into_iter().collect(),
-        None => Vec::new(),
+impl ModelConfig for LlamaConfig {
+    fn hidden_size(&self) -> usize {
+        self.hidden_size
+    }
+
+    fn n_layers(&self) -> usize {
+        self.num_hidden_layers
+    }
+
+    fn context(&self) -> usize {
+        self.max_position_embeddings
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
     }
 }
 
-/// One transformer block: attention and MLP, each on its normalised input, each added to the residual stream.
+/// One transformer block: `h ← h + attention(norm(h))`, then `h ← h + mlp(norm(h))`.
 #[derive(Module, Debug)]
 pub struct Block<B: Backend> {
     attention_norm: RmsNorm<B>,
@@ -231,7 +290,7 @@ pub struct Block<B: Backend> {
     k: Linear<B>,
     v: Linear<B>,
     o: Linear<B>,
-    /// Qwen3 normalises every query and key head.
+    /// Qwen3 normalizes every query and key head.
     qk_norm: Option<(RmsNorm<B>, RmsNorm<B>)>,
     mlp_norm: RmsNorm<B>,
     gate: Linear<B>,
@@ -248,15 +307,15 @@ struct Heads {
     dim: usize,
 }
 
-/// What every block needs to know of the batch.
+/// What all blocks share for one batch.
 #[derive(Module, Debug)]
-struct Context<B: Backend> {
+struct BatchContext<B: Backend> {
     rotation: Rotation<B>,
     mask: Option<Tensor<B, 4>>,
 }
 
 impl<B: Backend> Block<B> {
-    /// The same with weights that are not quantised.
+    /// The same block with dequantized weights.
     fn dense(&self, dtype: DType) -> Self {
         Self {
             attention_norm: self.attention_norm.clone(),
@@ -279,7 +338,7 @@ impl<B: Backend> Block<B> {
         &self,
         layer: usize,
         hidden: Tensor<B, 3>,
-        context: &Context<B>,
+        context: &BatchContext<B>,
         cache: Option<&mut KvCache<B>>,
         hook: &H,
     ) -> Tensor<B, 3> {
@@ -288,27 +347,27 @@ impl<B: Backend> Block<B> {
         let as_batch = |flat: Tensor<B, 2>| flat.reshape([batch, seq, d_model]);
         let hidden = hook.edit(site(Component::BlockInput), hidden);
 
-        let normed = self.attention_norm.forward(hidden.clone()).reshape([batch * seq, d_model]);
+        let attn_input = self.attention_norm.forward(hidden.clone()).reshape([batch * seq, d_model]);
         let split = |flat: Tensor<B, 2>, heads: usize| flat.reshape([batch, seq, heads, self.heads.dim]);
-        let mut q = split(self.q.forward(normed.clone()), self.heads.queries);
-        let mut k = split(self.k.forward(normed.clone()), self.heads.keys);
-        let v = split(self.v.forward(normed), self.heads.keys).swap_dims(1, 2);
+        let mut queries = split(self.q.forward(attn_input.clone()), self.heads.queries);
+        let mut keys = split(self.k.forward(attn_input.clone()), self.heads.keys);
+        let values = split(self.v.forward(attn_input), self.heads.keys).swap_dims(1, 2);
         if let Some((q_norm, k_norm)) = &self.qk_norm {
-            (q, k) = (q_norm.forward(q), k_norm.forward(k));
+            (queries, keys) = (q_norm.forward(queries), k_norm.forward(keys));
         }
-        let q = context.rotation.apply(q.swap_dims(1, 2));
-        let k = context.rotation.apply(k.swap_dims(1, 2));
-        let (k, v) = match cache {
-            Some(cache) => cache.append(layer, k, v),
-            None => (k, v),
+        let queries = context.rotation.apply(queries.swap_dims(1, 2));
+        let keys = context.rotation.apply(keys.swap_dims(1, 2));
+        let (keys, values) = match cache {
+            Some(cache) => cache.append(layer, keys, values),
+            None => (keys, values),
         };
-        let mixed = self.o.forward(attention(q, k, v, context.mask.as_ref(), 0.0));
-        let hidden = hidden + hook.edit(site(Component::AttentionOutput), as_batch(mixed));
+        let attn_output = self.o.forward(attention(queries, keys, values, context.mask.as_ref(), 0.0));
+        let hidden = hidden + hook.edit(site(Component::AttentionOutput), as_batch(attn_output));
 
-        let normed = self.mlp_norm.forward(hidden.clone()).reshape([batch * seq, d_model]);
-        let inner = silu(self.gate.forward(normed.clone())) * self.up.forward(normed);
-        let mlp = as_batch(self.down.forward(inner));
-        let hidden = hidden + hook.edit(site(Component::MlpOutput), mlp);
+        let mlp_input = self.mlp_norm.forward(hidden.clone()).reshape([batch * seq, d_model]);
+        let gated = silu(self.gate.forward(mlp_input.clone())) * self.up.forward(mlp_input);
+        let mlp_output = as_batch(self.down.forward(gated));
+        let hidden = hidden + hook.edit(site(Component::MlpOutput), mlp_output);
         hook.edit(site(Component::BlockOutput), hidden)
     }
 }
@@ -331,9 +390,9 @@ pub struct Llama<B: Backend> {
 }
 
 impl<B: Backend> Llama<B> {
-    /// Builds the model from any source of tensors, asked for by Hugging Face's names.
+    /// Builds the model from its tensors.
     ///
-    /// The configuration must have passed [`LlamaConfig::parse`].
+    /// `config` must come from [`LlamaConfig::parse`].
     pub fn from_source<S: TensorSource<B>>(config: &LlamaConfig, source: &mut S) -> Self {
         let (d, inner, vocab) = (config.hidden_size, config.intermediate_size, config.vocab_size);
         let heads =
@@ -368,29 +427,28 @@ impl<B: Backend> Llama<B> {
             .collect();
         let norm = RmsNorm { weight: source.take("model.norm.weight", [d]), epsilon: config.rms_norm_eps };
         let head = (!config.tie_word_embeddings).then(|| source.linear("lm_head", [vocab, d], false));
-        let (theta, scaling) = config.rope().expect("checked by parse");
-        let frequencies = frequencies(heads.dim, theta, scaling);
+        let frequencies = frequencies(heads.dim, config.rope.theta, config.rope.scaling);
         Self { embedding, blocks, norm, head, config: config.clone(), frequencies }
     }
 
-    /// The model's `config.json`.
+    /// The configuration.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
     }
 
-    /// The type of the hidden states.
+    /// The dtype of the hidden states.
     pub fn dtype(&self) -> Dtype {
         Dtype::of(self.embedding.dtype())
     }
 
-    /// Where the weights are.
+    /// The device of the weights.
     pub fn device(&self) -> B::Device {
         self.embedding.device()
     }
 
-    /// The residual stream after the last block.
+    /// The hidden states after the last block.
     ///
-    /// With a cache, the batch continues what the cache has seen.
+    /// With a cache, the batch continues the tokens that the cache holds.
     ///
     /// # Shapes
     /// - output `[batch, seq, d_model]`
@@ -400,11 +458,11 @@ impl<B: Backend> Llama<B> {
         mut cache: Option<&mut KvCache<B>>,
         hook: &H,
     ) -> Tensor<B, 3> {
-        let context = self.context(tokens, cache.as_deref_mut());
+        let context = self.batch_context(tokens, cache.as_deref_mut());
         self.run(0..self.blocks.len(), self.embed(tokens), &context, cache, hook)
     }
 
-    /// Logits of some rows of the flattened batch.
+    /// The logits of some rows of the flattened batch.
     ///
     /// # Shapes
     /// - hidden `[batch, seq, d_model]`, rows `n` of `batch · seq`; output `[n, vocab]`
@@ -412,15 +470,15 @@ impl<B: Backend> Llama<B> {
         self.head(self.final_states(hidden, rows))
     }
 
-    /// The normalised final hidden states of some rows of the flattened batch: what the head reads.
+    /// The normalized final states of some rows of the flattened batch: the input of the output head.
     ///
     /// # Shapes
     /// - hidden `[batch, seq, d_model]`, rows `n` of `batch · seq`; output `[n, d_model]`
     pub fn final_states(&self, hidden: Tensor<B, 3>, rows: &[usize]) -> Tensor<B, 2> {
-        normalised_rows(&self.norm, hidden, rows)
+        normalized_rows(&self.norm, hidden, rows)
     }
 
-    /// Logits of normalised final hidden states.
+    /// The logits of normalized final states.
     ///
     /// # Shapes
     /// - states `[n, d_model]`, output `[n, vocab]`
@@ -431,7 +489,7 @@ impl<B: Backend> Llama<B> {
         }
     }
 
-    /// The output head's matrix, `[vocab, d_model]`.
+    /// The matrix of the output head, `[vocab, d_model]`.
     pub fn head_weight(&self) -> Tensor<B, 2> {
         self.head.as_ref().map_or_else(|| self.embedding.clone(), |head| head.weight.clone())
     }
@@ -442,7 +500,7 @@ impl<B: Backend> Llama<B> {
         self.embedding.clone().select(0, index).reshape([tokens.batch, tokens.seq, self.config.hidden_size])
     }
 
-    fn context(&self, tokens: &TokenBatch, cache: Option<&mut KvCache<B>>) -> Context<B> {
+    fn batch_context(&self, tokens: &TokenBatch, cache: Option<&mut KvCache<B>>) -> BatchContext<B> {
         let device = self.device();
         let (positions, rows) = tokens.rotary_positions();
         let rotation = Rotation::new(&self.frequencies, &positions, rows, self.embedding.dtype(), &device);
@@ -453,7 +511,7 @@ impl<B: Backend> Llama<B> {
                 cache.mask(tokens, window, &device)
             }
             None => {
-                // Nothing attends to padding on the right, so one causal mask serves all rows.
+                // No token attends to padding on its right, so one causal mask serves all rows.
                 let right_padded = rows == 1;
                 let slots: Vec<Vec<Option<usize>>> = if right_padded {
                     vec![positions.into_iter().map(Some).collect()]
@@ -463,14 +521,14 @@ impl<B: Backend> Llama<B> {
                 cache::mask(&slots, tokens.seq, window, &device)
             }
         };
-        Context { rotation, mask }
+        BatchContext { rotation, mask }
     }
 
     fn run<H: Hook<B>>(
         &self,
         layers: Range<usize>,
         mut hidden: Tensor<B, 3>,
-        context: &Context<B>,
+        context: &BatchContext<B>,
         mut cache: Option<&mut KvCache<B>>,
         hook: &H,
     ) -> Tensor<B, 3> {
@@ -480,26 +538,32 @@ impl<B: Backend> Llama<B> {
         hidden
     }
 
-    /// A training pass of a batch, differentiable with respect to what a hook brings in from the layer `first` up.
+    /// A training pass for a batch.
     ///
-    /// The blocks below run on the inner backend, outside of the tape. `seed` is that of the pass's dropout.
-    pub fn pass<A>(&self, tokens: &TokenBatch, first: Option<usize>, seed: u64) -> Pass<A, LlamaBlocks<'_, A>>
+    /// Blocks below `first_layer` (all blocks if `None`) run here, on the inner backend; the others run in the pass, whose
+    /// result is differentiable with respect to the parameters of the hook. `seed` is that of dropout.
+    pub fn training_pass<A>(
+        &self,
+        tokens: &TokenBatch,
+        first_layer: Option<usize>,
+        seed: u64,
+    ) -> TrainingPass<A, LlamaBlocks<'_, A>>
     where
         A: AutodiffBackend<InnerBackend = B>,
     {
-        let first = first.unwrap_or(self.blocks.len());
-        let context = self.context(tokens, None);
-        let entering = self.run(0..first, self.embed(tokens), &context, None, &NoHook);
-        let blocks = LlamaBlocks { model: self, context: Context::<A>::from_inner(context) };
-        Pass::new(blocks, first, entering, seed)
+        let first_layer = first_layer.unwrap_or(self.blocks.len());
+        let context = self.batch_context(tokens, None);
+        let entering = self.run(0..first_layer, self.embed(tokens), &context, None, &NoHook);
+        let blocks = LlamaBlocks { model: self, context: BatchContext::<A>::from_inner(context) };
+        TrainingPass::new(blocks, first_layer, entering, seed)
     }
 
-    /// [`final_states`](Self::final_states) of tracked hidden states.
+    /// [`final_states`](Self::final_states) of hidden states on the tape.
     pub fn final_states_tracked<A>(&self, hidden: Tensor<A, 3>, rows: &[usize]) -> Tensor<A, 2>
     where
         A: AutodiffBackend<InnerBackend = B>,
     {
-        normalised_rows(&RmsNorm::<A>::from_inner(self.norm.clone()), hidden, rows)
+        normalized_rows(&RmsNorm::<A>::from_inner(self.norm.clone()), hidden, rows)
     }
 }
 
@@ -507,7 +571,7 @@ impl<B: Backend> Llama<B> {
 #[derive(Debug)]
 pub struct LlamaBlocks<'a, A: AutodiffBackend> {
     model: &'a Llama<A::InnerBackend>,
-    context: Context<A>,
+    context: BatchContext<A>,
 }
 
 impl<A: AutodiffBackend> Blocks<A> for LlamaBlocks<'_, A> {
@@ -528,11 +592,8 @@ impl<B: Backend> Pretrained<B> for Llama<B> {
         LlamaConfig::parse(json)
     }
 
-    fn prepare(config: &LlamaConfig, weights: &mut Weights) {
-        weights.ignore(|name| name.ends_with("rotary_emb.inv_freq"));
-        if config.tie_word_embeddings {
-            weights.ignore(|name| name == "lm_head.weight");
-        }
+    fn ignores(config: &LlamaConfig, name: &str, _exists: &dyn Fn(&str) -> bool) -> bool {
+        name.ends_with("rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight")
     }
 
     fn from_source<S: TensorSource<B>>(config: &LlamaConfig, source: &mut S) -> Self {
@@ -540,12 +601,12 @@ impl<B: Backend> Pretrained<B> for Llama<B> {
     }
 
     fn stop_ids(config: &LlamaConfig) -> Vec<u32> {
-        config.eos_ids()
+        config.eos_ids().to_vec()
     }
 }
 
-/// Some rows of the flattened batch, normalised.
-fn normalised_rows<B: Backend>(norm: &RmsNorm<B>, hidden: Tensor<B, 3>, rows: &[usize]) -> Tensor<B, 2> {
+/// Some rows of the flattened batch, normalized.
+fn normalized_rows<B: Backend>(norm: &RmsNorm<B>, hidden: Tensor<B, 3>, rows: &[usize]) -> Tensor<B, 2> {
     let [batch, seq, d_model] = hidden.dims();
     let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
     let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [rows.len()]), &hidden.device());
@@ -571,29 +632,77 @@ mod tests {
     #[test]
     fn unsupported_values_are_named() {
         assert!(parse("{}").is_ok());
-        let expect = |change: &str, part: &str| {
-            let error = parse(change).expect_err(change);
-            assert!(error.contains(part), "{error}");
-        };
-        expect(r#"{"model_type": "gpt2"}"#, "model_type is \"gpt2\"");
-        expect(r#"{"hidden_act": "gelu"}"#, "hidden_act is \"gelu\"");
-        expect(
-            r#"{"rope_scaling": {"rope_type": "yarn", "factor": 2}}"#,
-            "rope_scaling.rope_type is \"yarn\"",
+        for (change, message) in [
+            (
+                r#"{"model_type": "gpt2"}"#,
+                r#"model_type is "gpt2"; supported language models are llama, mistral, qwen2, qwen3"#,
+            ),
+            (r#"{"hidden_act": "gelu"}"#, r#"hidden_act is "gelu", supported is "silu""#),
+            (
+                r#"{"rope_scaling": {"rope_type": "yarn", "factor": 2}}"#,
+                r#"rope_scaling.rope_type is "yarn", supported are default, linear, llama3"#,
+            ),
+            (r#"{"rope_scaling": {"type": "linear"}}"#, "rope_scaling lacks the number factor"),
+            (
+                r#"{"rope_parameters": {"rope_type": "llama3", "factor": 8}}"#,
+                "rope_parameters lacks the number low_freq_factor",
+            ),
+            (
+                r#"{"num_key_value_heads": 3}"#,
+                "num_attention_heads is 4, expected a multiple of num_key_value_heads, 3",
+            ),
+            (r#"{"hidden_size": 10}"#, "hidden_size is 10, expected a multiple of 4 heads"),
+            (
+                r#"{"model_type": "qwen2", "use_sliding_window": true}"#,
+                "use_sliding_window is true, supported is false",
+            ),
+            (r#"{"vocab_size": "many"}"#, r#"invalid type: string "many", expected usize"#),
+        ] {
+            assert_eq!(parse(change).expect_err(change), message);
+        }
+    }
+
+    #[test]
+    fn all_problems_are_listed_at_once() {
+        assert_eq!(
+            parse(r#"{"rope_scaling": {"rope_type": "yarn"}, "hidden_act": "gelu", "head_dim": 3}"#),
+            Err("rope_scaling.rope_type is \"yarn\", supported are default, linear, llama3; \
+                 hidden_act is \"gelu\", supported is \"silu\"; head_dim is 3, expected an even number"
+                .into())
         );
-        expect(r#"{"rope_scaling": {"type": "linear"}}"#, "rope_scaling lacks the number factor");
-        expect(r#"{"num_key_value_heads": 3}"#, "num_attention_heads is 4");
-        expect(r#"{"hidden_size": 10}"#, "hidden_size is 10");
-        expect(r#"{"model_type": "qwen2", "use_sliding_window": true}"#, "use_sliding_window");
-        expect(r#"{"vocab_size": "many"}"#, "invalid type");
     }
 
     #[test]
     fn both_spellings_of_rope_are_read() {
-        let config =
-            parse(r#"{"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}"#);
-        assert_eq!(config.expect("valid").rope(), Ok((5e5, RopeScaling::Linear { factor: 2.0 })));
-        let config = parse(r#"{"rope_theta": 100.0, "rope_scaling": null}"#);
-        assert_eq!(config.expect("valid").rope(), Ok((100.0, RopeScaling::Default)));
+        let rope = |change: &str| {
+            let RopeConfig { theta, scaling } = parse(change).expect(change).rope;
+            (theta, scaling)
+        };
+        assert_eq!(rope("{}"), (10_000.0, RopeScaling::Default));
+        assert_eq!(rope(r#"{"rope_theta": 100, "rope_scaling": null}"#), (100.0, RopeScaling::Default));
+        let linear = RopeScaling::Linear { factor: 2.0 };
+        for change in [
+            r#"{"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}"#,
+            r#"{"rope_theta": 5e5, "rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2}}"#,
+        ] {
+            assert_eq!(rope(change), (5e5, linear), "{change}");
+        }
+        let llama3 = r#"{"rope_theta": 500000.0, "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"}}"#;
+        let scaling = RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192.0,
+        };
+        assert_eq!(rope(llama3), (5e5, scaling));
+    }
+
+    #[test]
+    fn end_of_text_is_one_id_or_a_list() {
+        let ids = |change: &str| parse(change).expect(change).eos_ids().to_vec();
+        assert_eq!(ids(r#"{"eos_token_id": 2}"#), [2]);
+        assert_eq!(ids(r#"{"eos_token_id": [1, 2]}"#), [1, 2]);
+        assert!(ids("{}").is_empty());
     }
 }

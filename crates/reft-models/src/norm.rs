@@ -1,4 +1,4 @@
-//! Normalisation.
+//! Normalization layers.
 
 use burn::{
     module::Module,
@@ -6,7 +6,7 @@ use burn::{
 };
 use reft_core::to_dtype;
 
-/// `x / √(mean(x²) + ε) · g` over the last dimension, the quotient in f32 (HF `LlamaRMSNorm`).
+/// `x / √(mean(x²) + ε) · g` over the last dimension (Hugging Face's `LlamaRMSNorm`). The quotient is computed in f32.
 ///
 /// # Shapes
 /// - `g [d]`; input and output `[…, d]`
@@ -19,12 +19,12 @@ pub struct RmsNorm<B: Backend> {
 }
 
 impl<B: Backend> RmsNorm<B> {
-    /// Normalises every row.
-    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let dtype = x.dtype();
-        let x = to_dtype(x, DType::F32);
+    /// Normalizes every row.
+    pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
+        let dtype = input.dtype();
+        let x = to_dtype(input, DType::F32);
         let mean_square = x.clone().square().mean_dim(D - 1);
-        // A division, because some backends approximate `recip`.
+        // Not `recip`, which some backends approximate.
         let normed = x / mean_square.add_scalar(self.epsilon).sqrt();
         to_dtype(normed, dtype) * self.weight.clone().unsqueeze::<D>()
     }
@@ -45,14 +45,14 @@ pub struct LayerNorm<B: Backend> {
 }
 
 impl<B: Backend> LayerNorm<B> {
-    /// Normalises every row.
-    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let dtype = x.dtype();
-        let x = to_dtype(x, DType::F32);
-        let part = |part: &Tensor<B, 1>| to_dtype(part.clone(), DType::F32).unsqueeze::<D>();
-        let centred = x.clone() - x.mean_dim(D - 1);
-        let variance = centred.clone().square().mean_dim(D - 1);
-        let normed = centred / variance.add_scalar(self.epsilon).sqrt();
-        to_dtype(normed * part(&self.weight) + part(&self.bias), dtype)
+    /// Normalizes every row.
+    pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
+        let dtype = input.dtype();
+        let x = to_dtype(input, DType::F32);
+        let parameter = |values: &Tensor<B, 1>| to_dtype(values.clone(), DType::F32).unsqueeze::<D>();
+        let centered = x.clone() - x.mean_dim(D - 1);
+        let variance = centered.clone().square().mean_dim(D - 1);
+        let normed = centered / variance.add_scalar(self.epsilon).sqrt();
+        to_dtype(normed * parameter(&self.weight) + parameter(&self.bias), dtype)
     }
 }

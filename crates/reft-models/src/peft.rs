@@ -1,14 +1,15 @@
-//! Files of trained weights: LoRA as [PEFT](https://github.com/huggingface/peft) writes it, other baselines as one
-//! safetensors file by Hugging Face's names.
+//! Files of trained weights: LoRA in the format of [PEFT](https://github.com/huggingface/peft), other baselines as one
+//! safetensors file with Hugging Face's names.
 
 use crate::{
     roberta::RobertaConfig,
-    tuned::{LoraConfig, NamedTensors, Tuned, Tuning, TuningError},
+    source::NamedTensors,
+    tuned::{LoraConfig, Tuned, Tuning, TuningError},
 };
 use burn::tensor::backend::Backend;
 use reft_core::{
-    AdapterError, Head,
-    adapter::{StrictTensors, write_atomic, write_tensors},
+    FileError, Head,
+    files::{StrictTensors, write_atomic, write_tensors},
 };
 use serde_json::{Value, json};
 use std::{
@@ -20,20 +21,22 @@ use std::{
 const PEFT_CONFIG: &str = "adapter_config.json";
 const PEFT_TENSORS: &str = "adapter_model.safetensors";
 const TUNED_TENSORS: &str = "tuned.safetensors";
+/// Prefix of all tensors in PEFT's files.
+const ROOT: &str = "base_model.model.";
 
 /// Trained weights that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TunedFileError {
-    /// A file.
+    /// A file is missing, damaged or does not match.
     #[error(transparent)]
-    File(#[from] AdapterError),
-    /// The weights do not fit the model.
-    #[error("{}: {source}", path.display())]
+    File(#[from] FileError),
+    /// The model does not have the weights.
+    #[error("{}: {reason}", path.display())]
     Tuning {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: TuningError,
+        /// The cause.
+        reason: TuningError,
     },
 }
 
@@ -41,10 +44,18 @@ pub enum TunedFileError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeftNames {
     task_type: &'static str,
-    /// Before the names that our models ask their tensors by.
+    /// Prefix of the encoder's tensors.
     prefix: &'static str,
-    /// The head's two layers, and the modules that PEFT keeps whole.
-    head: Option<([&'static str; 2], &'static [&'static str])>,
+    head: Option<PeftHead>,
+}
+
+/// PEFT's names for a classification head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PeftHead {
+    dense: &'static str,
+    out_proj: &'static str,
+    /// PEFT's `modules_to_save`.
+    modules: &'static [&'static str],
 }
 
 impl PeftNames {
@@ -53,29 +64,37 @@ impl PeftNames {
 
     /// An encoder with a classification head.
     pub fn classifier(config: &RobertaConfig) -> Self {
-        let (dense, out, kept): (_, _, &[&str]) = match config.prefix() {
-            "bert." => ("bert.pooler.dense", "classifier", &["classifier", "pooler"]),
-            _ => ("classifier.dense", "classifier.out_proj", &["classifier"]),
+        let head = match config.prefix() {
+            "bert." => PeftHead {
+                dense: "bert.pooler.dense",
+                out_proj: "classifier",
+                modules: &["classifier", "pooler"],
+            },
+            _ => PeftHead {
+                dense: "classifier.dense",
+                out_proj: "classifier.out_proj",
+                modules: &["classifier"],
+            },
         };
-        Self { task_type: "SEQ_CLS", prefix: config.prefix(), head: Some(([dense, out], kept)) }
+        Self { task_type: "SEQ_CLS", prefix: config.prefix(), head: Some(head) }
     }
 
     fn tensor(&self, name: &str) -> String {
-        format!("base_model.model.{}{name}", self.prefix)
+        format!("{ROOT}{}{name}", self.prefix)
     }
 }
 
-/// Writes trained weights to a folder that exists: LoRA's with the head as PEFT does, others as `tuned.safetensors`.
+/// Saves trained weights to an existing folder: LoRA with the head in PEFT's format, others as `tuned.safetensors`.
 ///
 /// # Errors
-/// If a file cannot be written. Each file is replaced as a whole or not at all.
+/// If a file cannot be written. Each file is replaced atomically.
 pub fn save<B: Backend>(
     folder: &Path,
     tuned: &Tuned<B>,
     head: Option<&Head<B>>,
     base_model: &str,
     names: PeftNames,
-) -> Result<(), AdapterError> {
+) -> Result<(), FileError> {
     let Some(lora) = tuned.lora() else {
         let tensors = tuned.values().map(|(name, values)| (name.name.clone(), (name.shape.clone(), values)));
         return write_tensors(&folder.join(TUNED_TENSORS), tensors.collect());
@@ -84,13 +103,13 @@ pub fn save<B: Backend>(
         .values()
         .map(|(name, values)| (names.tensor(&name.name), (name.shape.clone(), values)))
         .collect();
-    let mut kept = Value::Null;
-    if let (Some(head), Some(([dense, out], modules))) = (head, names.head) {
-        kept = json!(modules);
+    let mut modules_to_save = Value::Null;
+    if let (Some(head), Some(peft_head)) = (head, names.head) {
+        modules_to_save = json!(peft_head.modules);
         for (name, shape, values) in head.tensors() {
             let (layer, part) = name.split_once('.').expect("layer and part");
-            let layer = if layer == "dense" { dense } else { out };
-            tensors.insert(format!("base_model.model.{layer}.{part}"), (shape, values));
+            let layer = if layer == "dense" { peft_head.dense } else { peft_head.out_proj };
+            tensors.insert(format!("{ROOT}{layer}.{part}"), (shape, values));
         }
     }
     let config = json!({
@@ -101,7 +120,7 @@ pub fn save<B: Backend>(
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "target_modules": lora.targets,
-        "modules_to_save": kept,
+        "modules_to_save": modules_to_save,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -111,25 +130,25 @@ pub fn save<B: Backend>(
     });
     write_tensors(&folder.join(PEFT_TENSORS), tensors)?;
     let path = folder.join(PEFT_CONFIG);
-    let json = serde_json::to_string_pretty(&config).expect("plain data serialises") + "\n";
-    write_atomic(&path, json.as_bytes()).map_err(|source| AdapterError::Io { path, source })
+    let json = serde_json::to_string_pretty(&config).expect("plain data serializes") + "\n";
+    write_atomic(&path, json.as_bytes()).map_err(FileError::io(&path))
 }
 
-/// LoRA's settings from a folder that [`save`] wrote.
+/// Reads the settings of LoRA from a folder in PEFT's format.
 ///
 /// # Errors
-/// If the file is missing, damaged or not LoRA's.
-pub fn read_lora_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
+/// If the file is missing, damaged or does not describe LoRA.
+pub fn read_lora_config(folder: &Path) -> Result<LoraConfig, FileError> {
     let path = folder.join(PEFT_CONFIG);
-    let text = fs::read_to_string(&path).map_err(|source| AdapterError::Io { path: path.clone(), source })?;
+    let text = fs::read_to_string(&path).map_err(FileError::io(&path))?;
     serde_json::from_str(&text)
-        .map_err(|error| AdapterError::Config { path, reason: format!("not a LoRA adapter: {error}") })
+        .map_err(|error| FileError::Invalid { path, reason: format!("not a LoRA adapter: {error}") })
 }
 
-/// Reads weights that [`save`] wrote.
+/// Loads weights that [`save`] wrote, except for the head, which is also in the adapter's own file.
 ///
 /// # Errors
-/// If a file is missing or damaged, or if any tensor is missing, unexpected, or of another shape or dtype: the error
+/// If a file is missing or damaged, or if any tensor is missing, unexpected, or has the wrong shape or dtype: the error
 /// lists all of them.
 pub fn load<B: Backend>(
     folder: &Path,
@@ -140,14 +159,14 @@ pub fn load<B: Backend>(
 ) -> Result<Tuned<B>, TunedFileError> {
     let is_lora = matches!(tuning, Tuning::Lora(_));
     let path = folder.join(if is_lora { PEFT_TENSORS } else { TUNED_TENSORS });
-    let bytes = fs::read(&path).map_err(|source| AdapterError::Io { path: path.clone(), source })?;
+    let bytes = fs::read(&path).map_err(FileError::io(&path))?;
     let mut tensors = StrictTensors::new(&path, &bytes)?;
-    // The head is read from the adapter's own file.
-    let ([dense, out], _) = names.head.unwrap_or_default();
-    tensors.ignore(|name| {
-        let part = name.strip_prefix("base_model.model.").unwrap_or_default();
-        is_lora && [dense, out].iter().any(|layer| !layer.is_empty() && part.starts_with(layer))
-    });
+    if let (true, Some(head)) = (is_lora, names.head) {
+        tensors.ignore(|name| {
+            let name = name.strip_prefix(ROOT).unwrap_or_default();
+            name.starts_with(head.dense) || name.starts_with(head.out_proj)
+        });
+    }
     let tuned = tuning
         .with_values(
             base,
@@ -157,7 +176,7 @@ pub fn load<B: Backend>(
             },
             device,
         )
-        .map_err(|source| TunedFileError::Tuning { path: path.clone(), source })?;
+        .map_err(|reason| TunedFileError::Tuning { path: path.clone(), reason })?;
     tensors.finish()?;
     Ok(tuned)
 }

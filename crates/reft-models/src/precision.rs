@@ -1,11 +1,11 @@
-//! How a frozen model's numbers are held: their type, and blockwise quantised weights.
+//! The numeric precision of a frozen model: its dtype, and blockwise quantized weights.
 //!
-//! Quantisation is of weights only, as in [QLoRA](https://arxiv.org/abs/2305.14314): a row of a linear map is cut into
-//! blocks, and a block is held as `q · s` with whole numbers `q` of 8 or 4 bits and one f32 scale `s`, see [`Quant`].
-//! Weights are quantised on the host, so that every backend holds the same ones, and become numbers of the model's type
-//! again where they are used. Embeddings, the output head, norms and biases are never quantised.
+//! Only weights are quantized, as in [QLoRA](https://arxiv.org/abs/2305.14314): each row of a linear map is divided into
+//! blocks, and a block is stored as `q · s` with integers `q` of 8 or 4 bits and one f32 scale `s`, see [`Quant`]. Weights
+//! are quantized on the host, so that they are the same on every backend, and dequantized to the model's dtype for each
+//! use. Embeddings, the output head, norms and biases are never quantized.
 
-use crate::tuned::block_of;
+use crate::names::block_of;
 use burn::tensor::{
     Bytes, DType, Shape, Tensor, TensorData, TensorPrimitive,
     backend::Backend,
@@ -14,26 +14,26 @@ use burn::tensor::{
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The type of the numbers that a frozen model computes with.
+/// The dtype in which a frozen model computes.
 ///
-/// Norms, softmax, interventions and the loss compute in f32 whatever it is.
+/// Norms, softmax, interventions and the loss are always computed in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32 bits.
     #[default]
     F32,
-    /// 16 bits with a small range: activations beyond 65,504 overflow.
+    /// 16 bits with a small range: activations above 65,504 overflow.
     F16,
     /// 16 bits with the range of f32.
     Bf16,
 }
 
 impl Dtype {
-    /// Every type, the most precise first.
+    /// Every dtype, the most precise first.
     pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
 
-    /// Burn's name for it.
+    /// The dtype in Burn.
     pub fn burn(self) -> DType {
         match self {
             Dtype::F32 => DType::F32,
@@ -42,12 +42,12 @@ impl Dtype {
         }
     }
 
-    /// From Burn's name for it; other types count as f32.
+    /// From a dtype in Burn; `F32` if it is none of these.
     pub(crate) fn of(dtype: DType) -> Self {
         Self::ALL.into_iter().find(|known| known.burn() == dtype).unwrap_or_default()
     }
 
-    /// Bytes of one number.
+    /// Size of one number in bytes.
     pub fn size(self) -> usize {
         self.burn().size()
     }
@@ -61,7 +61,7 @@ impl Dtype {
         }
     }
 
-    /// Whether the device computes with it.
+    /// Whether the device can compute with it.
     pub fn is_supported<B: Backend>(self, device: &B::Device) -> bool {
         B::supports_dtype(device, self.burn())
     }
@@ -73,14 +73,14 @@ impl fmt::Display for Dtype {
     }
 }
 
-/// Blockwise quantisation of the linear maps within the blocks, `w ≈ q · s`.
+/// Blockwise quantization of the linear maps within the transformer blocks, `w ≈ q · s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Quant {
-    /// 8 bits a weight, −127 to 127, and a scale `max|w| / 127` for every 64 weights.
+    /// 8 bits per weight, −127 to 127, and a scale `max|w| / 127` for every 64 weights.
     Int8,
-    /// 4 bits a weight, −8 to 7, and a scale for every 32 weights: of those that put the largest weight at −8 or a little
-    /// beyond, the one with the smallest squared error.
+    /// 4 bits per weight, −8 to 7, and a scale for every 32 weights: of four scales that map the largest weight to −8 or
+    /// slightly beyond, the one with the smallest squared error.
     Int4,
 }
 
@@ -93,7 +93,7 @@ impl Quant {
         }
     }
 
-    /// Weights that share a scale, in a row of `d_in` weights; none if the row cannot be cut evenly.
+    /// Number of weights that share a scale in rows of `d_in` weights; `None` if no block size divides `d_in`.
     pub fn block(self, d_in: usize) -> Option<usize> {
         let widest = match self {
             Quant::Int8 => 64,
@@ -113,45 +113,45 @@ impl Quant {
             .with_store(QuantStore::PackedU32(0))
     }
 
-    /// Whether the backend has kernels for such weights.
+    /// Whether the backend has kernels for these weights.
     pub fn is_supported<B: Backend>(self, device: &B::Device) -> bool {
         let known = |scheme| !B::dtype_usage(device, DType::QFloat(scheme)).is_empty();
-        // Some backends unpack what they are given, and know the unpacked scheme only.
+        // Some backends unpack the weights and report only the unpacked scheme.
         known(self.scheme(32)) || known(self.scheme(32).with_store(QuantStore::Native))
     }
 
-    /// A matrix in blocks along its rows, packed as Burn's backends expect it: whole numbers from the lowest bits of each
-    /// u32 up, then the scales.
+    /// A matrix quantized in blocks along its rows and packed as Burn's backends expect it: integers from the lowest bits
+    /// of each u32 up, then the scales.
     ///
     /// # Panics
-    /// If rows cannot be cut into blocks evenly, see [`block`](Self::block).
+    /// If no block size divides the rows, see [`block`](Self::block).
     fn pack(self, values: &[f32], [d_out, d_in]: [usize; 2]) -> TensorData {
-        let block = self.block(d_in).expect("rows are whole blocks");
+        let block = self.block(d_in).expect("a block size divides the rows");
         let (bits, range) = match self {
             Quant::Int8 => (8, -127.0..=127.0),
             Quant::Int4 => (4, -8.0..=7.0f32),
         };
-        let quantise = |w: f32, scale: f32| (w / scale).round().clamp(*range.start(), *range.end());
+        let quantize = |w: f32, scale: f32| (w / scale).round().clamp(*range.start(), *range.end());
         let (per_word, mask) = (32 / bits, (1u32 << bits) - 1);
         let mut words = Vec::with_capacity(values.len() / per_word + values.len() / block);
         let mut scales = Vec::with_capacity(values.len() / block);
         for weights in values.chunks(block) {
-            let most = weights.iter().fold(0f32, |most, w| if w.abs() > most.abs() { *w } else { most });
+            let largest = weights.iter().fold(0f32, |max, w| if w.abs() > max.abs() { *w } else { max });
             let error =
-                |scale: f32| weights.iter().map(|w| (w - scale * quantise(*w, scale)).powi(2)).sum::<f32>();
+                |scale: f32| weights.iter().map(|w| (w - scale * quantize(*w, scale)).powi(2)).sum::<f32>();
             let scale = match self {
-                _ if most == 0.0 => 1.0,
-                Quant::Int8 => most.abs() / 127.0,
+                _ if largest == 0.0 => 1.0,
+                Quant::Int8 => largest.abs() / 127.0,
                 Quant::Int4 => {
-                    let scales = [1.0, 0.95, 0.9, 0.85].map(|share| most * share / -8.0);
-                    let tried = scales.into_iter().map(|scale| (error(scale), scale));
-                    tried.min_by(|(a, _), (b, _)| a.total_cmp(b)).expect("some scales").1
+                    let scales = [1.0, 0.95, 0.9, 0.85].map(|factor| largest * factor / -8.0);
+                    let candidates = scales.into_iter().map(|scale| (error(scale), scale));
+                    candidates.min_by(|(a, _), (b, _)| a.total_cmp(b)).expect("four candidates").1
                 }
             };
             scales.push(scale.to_bits());
             words.extend(weights.chunks(per_word).map(|weights| {
-                let quantised = weights.iter().map(|w| quantise(*w, scale) as i32 as u32 & mask);
-                quantised.enumerate().fold(0, |word, (idx, q)| word | (q << (idx * bits)))
+                let quantized = weights.iter().map(|w| quantize(*w, scale) as i32 as u32 & mask);
+                quantized.enumerate().fold(0, |word, (idx, q)| word | (q << (idx * bits)))
             }));
         }
         words.extend(scales);
@@ -159,15 +159,15 @@ impl Quant {
         TensorData::from_bytes(Bytes::from_elems(words), Shape::new([d_out, d_in]), dtype)
     }
 
-    /// The weights of a matrix, quantised, on a device.
-    pub(crate) fn hold<B: Backend>(
+    /// Quantizes a matrix (row-major, `[d_out, d_in]`) and uploads it to a device.
+    pub(crate) fn quantize<B: Backend>(
         self,
         values: &[f32],
         shape: [usize; 2],
         device: &B::Device,
     ) -> Tensor<B, 2> {
-        let quantised = B::q_from_data(self.pack(values, shape), device);
-        Tensor::from_primitive(TensorPrimitive::QFloat(quantised))
+        let quantized = B::q_from_data(self.pack(values, shape), device);
+        Tensor::from_primitive(TensorPrimitive::QFloat(quantized))
     }
 }
 
@@ -177,17 +177,17 @@ impl fmt::Display for Quant {
     }
 }
 
-/// How a frozen model is held.
+/// The precision of a frozen model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Precision {
-    /// Type of its numbers.
+    /// Its dtype.
     pub dtype: Dtype,
-    /// How the linear maps within its blocks are quantised, if they are.
+    /// The quantization of the linear maps within its blocks, if any.
     pub quant: Option<Quant>,
 }
 
 impl Precision {
-    /// How a tensor is quantised: linear maps within blocks are, if their rows can be cut evenly.
+    /// The quantization of a tensor: linear maps within the blocks are quantized, if a block size divides their rows.
     pub fn quant_of(&self, name: &str, shape: &[usize]) -> Option<Quant> {
         let quant = self.quant?;
         match shape {
@@ -198,14 +198,14 @@ impl Precision {
         }
     }
 
-    /// Bytes of a tensor.
+    /// Size of a tensor in bytes.
     ///
-    /// `packs_int4` says whether the backend packs two weights of 4 bits into a byte.
+    /// `packs_int4` says whether the backend packs two weights of 4 bits into one byte.
     pub fn bytes_of(&self, name: &str, shape: &[usize], packs_int4: bool) -> usize {
         let n = shape.iter().product::<usize>();
         match (self.quant_of(name, shape), shape) {
             (Some(quant), [_, d_in]) => {
-                let scales = n / quant.block(*d_in).expect("rows are whole blocks");
+                let scales = n / quant.block(*d_in).expect("a block size divides the rows");
                 let weights = if quant == Quant::Int4 && packs_int4 { n / 2 } else { n };
                 weights + 4 * scales
             }
@@ -223,16 +223,16 @@ impl fmt::Display for Precision {
     }
 }
 
-/// Whether a matrix is held quantised.
-pub(crate) fn is_quantised<B: Backend>(matrix: &Tensor<B, 2>) -> bool {
+/// Whether a matrix is quantized.
+pub(crate) fn is_quantized<B: Backend>(matrix: &Tensor<B, 2>) -> bool {
     matches!(matrix.dtype(), DType::QFloat(_))
 }
 
-/// The numbers of a matrix that may be quantised, which costs memory only as long as they are used.
+/// Dequantizes a matrix to `dtype`; a no-op if it is not quantized.
 pub(crate) fn dense<B: Backend>(matrix: Tensor<B, 2>, dtype: DType) -> Tensor<B, 2> {
     match matrix.into_primitive() {
-        TensorPrimitive::QFloat(quantised) => {
-            Tensor::from_primitive(TensorPrimitive::Float(B::dequantize(quantised, dtype.into())))
+        TensorPrimitive::QFloat(quantized) => {
+            Tensor::from_primitive(TensorPrimitive::Float(B::dequantize(quantized, dtype.into())))
         }
         dense => Tensor::from_primitive(dense),
     }

@@ -1,4 +1,4 @@
-//! RoBERTa, and by a switch or two XLM-RoBERTa, CamemBERT and BERT.
+//! RoBERTa, and the small variations XLM-RoBERTa, CamemBERT and BERT.
 //!
 //! Mirrors Hugging Face's `modeling_roberta.py` and `modeling_bert.py`.
 
@@ -7,10 +7,10 @@ use crate::{
     batch::TokenBatch,
     footprint::Footprint,
     linear::{Linear, dropout},
-    load::{Pretrained, TensorSource, Weights},
     norm::LayerNorm,
-    pass::{Blocks, Pass},
+    pass::{Blocks, TrainingPass},
     precision::Dtype,
+    source::{ModelConfig, Pretrained, TensorSource},
 };
 use burn::{
     module::{AutodiffModule, Module},
@@ -20,18 +20,18 @@ use burn::{
     },
 };
 use reft_core::{Component, HeadConfig, Hook, NoHook, Site, to_dtype};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use std::{f64::consts::FRAC_1_SQRT_2, ops::Range};
 
 /// `config.json` of a RoBERTa, XLM-RoBERTa, CamemBERT or BERT model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct RobertaConfig {
     /// `roberta`, `xlm-roberta`, `camembert` or `bert`.
     pub model_type: String,
     /// Size `d_model` of the hidden state.
     pub hidden_size: usize,
-    /// Size of the MLP's inner state.
+    /// Size of the MLP's hidden layer.
     pub intermediate_size: usize,
     /// Number of blocks.
     pub num_hidden_layers: usize,
@@ -39,9 +39,9 @@ pub struct RobertaConfig {
     pub num_attention_heads: usize,
     /// Number of token ids.
     pub vocab_size: usize,
-    /// Rows of the table of positions.
+    /// Rows of the position embedding.
     pub max_position_embeddings: usize,
-    /// Rows of the table of token types.
+    /// Rows of the token type embedding.
     #[serde(default = "default_types")]
     pub type_vocab_size: usize,
     /// Activation of the MLP; only the exact `gelu` is supported.
@@ -50,22 +50,22 @@ pub struct RobertaConfig {
     /// ε of the norms.
     #[serde(default = "default_epsilon")]
     pub layer_norm_eps: f64,
-    /// The id of padding.
+    /// The id of the padding token.
     #[serde(default)]
     pub pad_token_id: Option<u32>,
-    /// Dropout of hidden states, in training.
+    /// Dropout on hidden states, during training.
     #[serde(default = "default_dropout")]
     pub hidden_dropout_prob: f64,
-    /// Dropout of attention weights, in training.
+    /// Dropout on attention weights, during training.
     #[serde(default = "default_dropout")]
     pub attention_probs_dropout_prob: f64,
-    /// Dropout of the classification head; that of hidden states if absent.
+    /// Dropout in the classification head; that of hidden states if absent.
     #[serde(default)]
     pub classifier_dropout: Option<f64>,
-    /// How positions enter; only `absolute` is supported.
+    /// Kind of position embedding; only `absolute` is supported.
     #[serde(default = "absolute")]
     pub position_embedding_type: String,
-    /// Whether the model is a decoder, which is not supported.
+    /// Whether the model is a decoder; not supported.
     #[serde(default)]
     pub is_decoder: bool,
 }
@@ -91,15 +91,15 @@ fn absolute() -> String {
 }
 
 impl RobertaConfig {
-    /// The supported kinds.
+    /// The supported values of `model_type`.
     pub const KNOWN: [&str; 4] = ["roberta", "xlm-roberta", "camembert", "bert"];
 
     /// Reads and checks a `config.json`.
     ///
     /// # Errors
-    /// A message that names every value that is missing or not supported.
+    /// A message that lists every missing or unsupported value.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(json).map_err(|e| format!("invalid JSON: {e}"))?;
+        let value: Value = serde_json::from_slice(json).map_err(|error| format!("invalid JSON: {error}"))?;
         let model_type = value.get("model_type").and_then(Value::as_str).unwrap_or("absent");
         if !Self::KNOWN.contains(&model_type) {
             return Err(format!(
@@ -107,7 +107,7 @@ impl RobertaConfig {
                 Self::KNOWN.join(", ")
             ));
         }
-        let config: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        let config: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
         let mut problems = Vec::new();
         let (d, heads) = (config.hidden_size, config.num_attention_heads);
         if heads == 0 || !d.is_multiple_of(heads) {
@@ -126,8 +126,7 @@ impl RobertaConfig {
         match config.pad_token_id {
             None if !config.is_bert() => {
                 problems.push(
-                    "pad_token_id is absent; positions are counted from it, so it cannot be guessed (RoBERTa's is 1)"
-                        .into(),
+                    "pad_token_id is absent, but positions are counted from it (RoBERTa's is 1)".into(),
                 );
             }
             Some(pad) if pad as usize >= config.vocab_size => {
@@ -151,31 +150,26 @@ impl RobertaConfig {
         self.model_type == "bert"
     }
 
-    /// Prefix of the encoder's tensors in a checkpoint that also has a head.
+    /// Prefix of the encoder's tensors in checkpoints that also have a head.
     pub fn prefix(&self) -> &'static str {
         if self.is_bert() { "bert." } else { "roberta." }
-    }
-
-    /// Most tokens of a text: RoBERTa's table of positions begins after the id of padding.
-    pub fn context(&self) -> usize {
-        self.max_position_embeddings - self.first_position()
     }
 
     fn first_position(&self) -> usize {
         if self.is_bert() { 0 } else { self.pad_token_id.unwrap_or_default() as usize + 1 }
     }
 
-    /// Dropout as the model was pretrained with.
+    /// The dropout rates of the pretraining.
     pub fn dropout(&self) -> DropoutRates {
         DropoutRates { hidden: self.hidden_dropout_prob, attention: self.attention_probs_dropout_prob }
     }
 
-    /// What a training pass of `batch` rows of `seq` tokens keeps of a block, counted along
+    /// The memory that one block needs in a training pass of `batch` rows of `seq` tokens, counted along
     /// `EncoderBlock::forward`.
     ///
-    /// On the tape: both centred norms; scaled queries, keys, values and what they mix; scores before and after the
-    /// exponential; three states of the GELU; masks of dropout. Going back, those of the MLP are gone when the gradients
-    /// of the scores are there.
+    /// The tape keeps the centered inputs of both norms; scaled queries, keys, values and the attention output; scores
+    /// before and after the exponential; three tensors of the GELU; and the masks of dropout. In the backward pass, the
+    /// tensors of the MLP are freed before the gradients of the scores are allocated.
     pub fn footprint(&self, batch: usize, seq: usize, rates: DropoutRates, dtype: Dtype) -> Footprint {
         let (tokens, e) = (batch * seq, dtype.size());
         let (d, inner) = (self.hidden_size, self.intermediate_size);
@@ -195,9 +189,9 @@ impl RobertaConfig {
         }
     }
 
-    /// The classification head that goes with the model, for `outputs` labels.
+    /// The model's classification head with `outputs` outputs.
     ///
-    /// `dropout` overrides the model's own rate. BERT drops only behind its first layer, the pooler.
+    /// `dropout` overrides the model's own rate. BERT has dropout only after the first layer of the head, the pooler.
     pub fn head(&self, outputs: usize, dropout: Option<f64>) -> HeadConfig {
         let rate = dropout.or(self.classifier_dropout).unwrap_or(self.hidden_dropout_prob);
         HeadConfig {
@@ -209,12 +203,31 @@ impl RobertaConfig {
     }
 }
 
-/// Rates of dropout within the model.
+impl ModelConfig for RobertaConfig {
+    fn hidden_size(&self) -> usize {
+        self.hidden_size
+    }
+
+    fn n_layers(&self) -> usize {
+        self.num_hidden_layers
+    }
+
+    /// RoBERTa's position embedding starts after the row of `pad_token_id`.
+    fn context(&self) -> usize {
+        self.max_position_embeddings - self.first_position()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+}
+
+/// Dropout rates within the model.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct DropoutRates {
-    /// Of the embeddings and of the outputs of attention and MLP.
+    /// For the embeddings and the outputs of attention and MLP.
     pub hidden: f64,
-    /// Of attention weights.
+    /// For attention weights.
     pub attention: f64,
 }
 
@@ -223,17 +236,17 @@ impl DropoutRates {
     pub const OFF: Self = Self { hidden: 0.0, attention: 0.0 };
 }
 
-/// `x Φ(x)`, where Φ is the normal distribution (PyTorch's exact `gelu`), in f32.
+/// `x Φ(x)`, where Φ is the cumulative normal distribution (PyTorch's exact `gelu`), in f32.
 ///
-/// Not Burn's `gelu`, whose gradient on most backends is that of the approximation by tanh.
-fn gelu<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
-    let dtype = x.dtype();
-    let x = to_dtype(x, DType::F32);
+/// Burn's `gelu` has the gradient of the tanh approximation on most backends.
+fn gelu<B: Backend>(input: Tensor<B, 2>) -> Tensor<B, 2> {
+    let dtype = input.dtype();
+    let x = to_dtype(input, DType::F32);
     let twice_phi = x.clone().mul_scalar(FRAC_1_SQRT_2).erf().add_scalar(1.0);
     to_dtype(x.mul_scalar(0.5) * twice_phi, dtype)
 }
 
-/// One transformer block: attention and MLP, each added to its input and then normalised.
+/// One transformer block: `h ← norm(h + attention(h))`, then `h ← norm(h + mlp(h))`.
 #[derive(Module, Debug)]
 pub struct EncoderBlock<B: Backend> {
     query: Linear<B>,
@@ -248,7 +261,7 @@ pub struct EncoderBlock<B: Backend> {
 }
 
 impl<B: Backend> EncoderBlock<B> {
-    /// The same with weights that are not quantised.
+    /// The same block with dequantized weights.
     fn dense(&self, dtype: DType) -> Self {
         Self {
             query: self.query.dense(dtype),
@@ -281,17 +294,19 @@ impl<B: Backend> EncoderBlock<B> {
         let split = |flat: Tensor<B, 2>| {
             flat.reshape([batch, seq, self.n_heads, d_model / self.n_heads]).swap_dims(1, 2)
         };
-        let q = split(self.query.forward(flat.clone()));
-        let k = split(self.key.forward(flat.clone()));
-        let v = split(self.value.forward(flat));
-        let mixed = self.attention_output.forward(attention(q, k, v, mask, rates.attention));
-        let mixed = hook.edit(site(Component::AttentionOutput), as_batch(dropout(mixed, rates.hidden)));
-        let hidden = self.attention_norm.forward(hidden + mixed);
+        let queries = split(self.query.forward(flat.clone()));
+        let keys = split(self.key.forward(flat.clone()));
+        let values = split(self.value.forward(flat));
+        let attn_states =
+            self.attention_output.forward(attention(queries, keys, values, mask, rates.attention));
+        let attn_output = as_batch(dropout(attn_states, rates.hidden));
+        let attn_output = hook.edit(site(Component::AttentionOutput), attn_output);
+        let hidden = self.attention_norm.forward(hidden + attn_output);
 
-        let inner = gelu(self.intermediate.forward(hidden.clone().reshape([batch * seq, d_model])));
-        let mlp = as_batch(dropout(self.output.forward(inner), rates.hidden));
-        let mlp = hook.edit(site(Component::MlpOutput), mlp);
-        hook.edit(site(Component::BlockOutput), self.output_norm.forward(hidden + mlp))
+        let mlp_states = gelu(self.intermediate.forward(hidden.clone().reshape([batch * seq, d_model])));
+        let mlp_output = as_batch(dropout(self.output.forward(mlp_states), rates.hidden));
+        let mlp_output = hook.edit(site(Component::MlpOutput), mlp_output);
+        hook.edit(site(Component::BlockOutput), self.output_norm.forward(hidden + mlp_output))
     }
 }
 
@@ -318,34 +333,33 @@ impl<B: Backend> Pretrained<B> for Roberta<B> {
         RobertaConfig::parse(json)
     }
 
-    /// The encoder's tensors may carry a prefix; heads of other tasks are left out; BERT's pooler and classifier stand
-    /// for the two layers of the head, and its oldest checkpoints call the norms' values gamma and beta.
-    fn prepare(config: &RobertaConfig, weights: &mut Weights) {
-        let prefix = config.prefix();
-        let bert = config.is_bert();
-        weights.rename(|name| {
-            let name = name.strip_prefix(prefix).unwrap_or(name);
-            let name = name.replace("LayerNorm.gamma", "LayerNorm.weight");
-            let name = name.replace("LayerNorm.beta", "LayerNorm.bias");
-            match name.strip_prefix("classifier.") {
-                Some(part @ ("weight" | "bias")) if bert => format!("classifier.out_proj.{part}"),
-                _ => match name.strip_prefix("pooler.dense.") {
-                    Some(part) if bert => format!("classifier.dense.{part}"),
-                    _ => name,
-                },
+    /// Removes the encoder's prefix and maps the names of BERT to those of RoBERTa: pooler and classifier are the two layers
+    /// of the head, and the oldest checkpoints call the parameters of norms gamma and beta.
+    fn tensor_name(config: &RobertaConfig, name: &str) -> String {
+        let name = name.strip_prefix(config.prefix()).unwrap_or(name);
+        let name = name.replace("LayerNorm.gamma", "LayerNorm.weight");
+        let name = name.replace("LayerNorm.beta", "LayerNorm.bias");
+        if config.is_bert() {
+            if let Some(part @ ("weight" | "bias")) = name.strip_prefix("classifier.") {
+                return format!("classifier.out_proj.{part}");
             }
-        });
-        // BERT's pooler without a classifier is half a head, of no use to another task.
-        let half = !weights.contains("classifier.out_proj.weight");
-        weights.ignore(|name| {
-            ["pooler.", "lm_head.", "cls.", "qa_outputs."].iter().any(|head| name.starts_with(head))
-                || name.ends_with("position_ids")
-                || name.ends_with("token_type_ids")
-                || (half && name.starts_with("classifier."))
-        });
+            if let Some(part) = name.strip_prefix("pooler.dense.") {
+                return format!("classifier.dense.{part}");
+            }
+        }
+        name
     }
 
-    /// The configuration must have passed [`RobertaConfig::parse`].
+    fn ignores(_config: &RobertaConfig, name: &str, exists: &dyn Fn(&str) -> bool) -> bool {
+        // BERT's pooler without a classifier is half a head.
+        let half_head = !exists("classifier.out_proj.weight");
+        let other_heads = ["pooler.", "lm_head.", "cls.", "qa_outputs."];
+        other_heads.iter().any(|head| name.starts_with(head))
+            || name.ends_with("position_ids")
+            || name.ends_with("token_type_ids")
+            || (half_head && name.starts_with("classifier."))
+    }
+
     fn from_source<S: TensorSource<B>>(config: &RobertaConfig, source: &mut S) -> Self {
         let (d, inner) = (config.hidden_size, config.intermediate_size);
         let norm = |source: &mut S, name: &str| LayerNorm {
@@ -386,17 +400,17 @@ impl<B: Backend> Pretrained<B> for Roberta<B> {
 }
 
 impl<B: Backend> Roberta<B> {
-    /// The model's `config.json`.
+    /// The configuration.
     pub fn config(&self) -> &RobertaConfig {
         &self.config
     }
 
-    /// The type of the hidden states.
+    /// The dtype of the hidden states.
     pub fn dtype(&self) -> Dtype {
         Dtype::of(self.words.dtype())
     }
 
-    /// Where the weights are.
+    /// The device of the weights.
     pub fn device(&self) -> B::Device {
         self.words.device()
     }
@@ -410,25 +424,26 @@ impl<B: Backend> Roberta<B> {
         self.run(0..self.blocks.len(), hidden, self.mask(tokens).as_ref(), rates, hook)
     }
 
-    /// A training pass of a batch, differentiable with respect to what a hook brings in from the layer `first` up.
+    /// A training pass for a batch.
     ///
-    /// The blocks below run on the inner backend, outside of the tape. `seed` is that of the pass's dropout.
-    pub fn pass<A>(
+    /// Blocks below `first_layer` (all blocks if `None`) run here, on the inner backend; the others run in the pass, whose
+    /// result is differentiable with respect to the parameters of the hook. `seed` is that of dropout.
+    pub fn training_pass<A>(
         &self,
         tokens: &TokenBatch,
         rates: DropoutRates,
-        first: Option<usize>,
+        first_layer: Option<usize>,
         seed: u64,
-    ) -> Pass<A, RobertaBlocks<'_, A>>
+    ) -> TrainingPass<A, RobertaBlocks<'_, A>>
     where
         A: AutodiffBackend<InnerBackend = B>,
     {
-        let first = first.unwrap_or(self.blocks.len());
+        let first_layer = first_layer.unwrap_or(self.blocks.len());
         B::seed(&self.device(), seed);
         let mask = self.mask(tokens);
-        let entering = self.run(0..first, self.embed(tokens, rates), mask.as_ref(), rates, &NoHook);
+        let entering = self.run(0..first_layer, self.embed(tokens, rates), mask.as_ref(), rates, &NoHook);
         let blocks = RobertaBlocks { model: self, mask: mask.map(Tensor::from_inner), rates };
-        Pass::new(blocks, first, entering, seed)
+        TrainingPass::new(blocks, first_layer, entering, seed)
     }
 
     fn run<H: Hook<B>>(
@@ -446,21 +461,22 @@ impl<B: Backend> Roberta<B> {
     }
 
     fn embed(&self, tokens: &TokenBatch, rates: DropoutRates) -> Tensor<B, 3> {
-        let pick = |table: &Tensor<B, 2>, rows: Vec<i64>| {
+        let look_up = |table: &Tensor<B, 2>, rows: Vec<i64>| {
             let rows = TensorData::new(rows, [tokens.ids.len()]);
             table.clone().select(0, Tensor::<B, 1, Int>::from_data(rows, &self.device()))
         };
-        let words = pick(&self.words, tokens.ids.iter().map(|id| i64::from(*id)).collect());
-        let positions = pick(&self.positions, self.position_ids(tokens));
+        let words = look_up(&self.words, tokens.ids.iter().map(|id| i64::from(*id)).collect());
+        let positions = look_up(&self.positions, self.position_ids(tokens));
+        // A pair's second text has type 1, which RoBERTa's embedding does not have.
         let n_types = self.config.type_vocab_size as u32;
-        let types = (0..tokens.ids.len()).map(|idx| tokens.types.get(idx).copied().unwrap_or(0));
-        let types = pick(&self.types, types.map(|t| i64::from(if t < n_types { t } else { 0 })).collect());
+        let type_of = |idx: usize| tokens.types.get(idx).copied().filter(|t| *t < n_types).unwrap_or(0);
+        let types = look_up(&self.types, (0..tokens.ids.len()).map(|idx| i64::from(type_of(idx))).collect());
         let hidden = self.norm.forward(words + positions + types);
         dropout(hidden, rates.hidden).reshape([tokens.batch, tokens.seq, self.config.hidden_size])
     }
 
-    /// BERT counts tokens from 0. RoBERTa counts tokens that are not padding from `pad_token_id + 1`; a token with the
-    /// id of padding gets `pad_token_id` (HF `create_position_ids_from_input_ids`).
+    /// BERT counts positions from 0. RoBERTa counts them from `pad_token_id + 1` and skips padding, which has the position
+    /// `pad_token_id` (Hugging Face's `create_position_ids_from_input_ids`).
     fn position_ids(&self, tokens: &TokenBatch) -> Vec<i64> {
         let pad = self.config.pad_token_id.filter(|_| !self.config.is_bert());
         let mut ids = Vec::with_capacity(tokens.ids.len());
@@ -475,12 +491,12 @@ impl<B: Backend> Roberta<B> {
         ids
     }
 
-    /// Keeps attention off padding; none if there is no padding.
+    /// Masks padding in the attention scores; `None` if there is no padding.
     fn mask(&self, tokens: &TokenBatch) -> Option<Tensor<B, 4>> {
         if tokens.positions.iter().all(Option::is_some) {
             return None;
         }
-        // Large enough that its exponential is 0, small enough for half precision.
+        // Its exponential is 0, and it fits f16.
         let values: Vec<f32> =
             tokens.positions.iter().map(|p| if p.is_some() { 0.0 } else { -3e4 }).collect();
         let shape = [tokens.batch, 1, 1, tokens.seq];
@@ -507,7 +523,7 @@ impl<A: AutodiffBackend> Blocks<A> for RobertaBlocks<'_, A> {
     }
 }
 
-/// The first token's state of every row.
+/// The hidden state of the first token of every row.
 ///
 /// # Shapes
 /// - hidden `[batch, seq, d_model]`, output `[batch, d_model]`

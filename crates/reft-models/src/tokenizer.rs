@@ -1,7 +1,8 @@
 //! Text ↔ token ids, and chat templates.
 
-use crate::load::{LoadError, ModelFiles};
+use crate::files::ModelFiles;
 use minijinja::{Environment, ErrorKind};
+use reft_core::FileError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokenizers::{PostProcessor, TruncationParams, truncate_encodings};
@@ -9,15 +10,10 @@ use tokenizers::{PostProcessor, TruncationParams, truncate_encodings};
 /// A tokenizer that cannot be loaded or used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
-    /// `tokenizer.json` cannot be used.
-    #[error("{file}: {reason}")]
-    File {
-        /// The file.
-        file: String,
-        /// Why.
-        reason: String,
-    },
-    /// A text cannot be encoded, or ids cannot be decoded.
+    /// A file is missing or damaged.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A text could not be encoded, or ids could not be decoded.
     #[error("tokenizer: {0}")]
     Text(String),
     /// The model has no chat template.
@@ -25,21 +21,21 @@ pub enum TokenizerError {
         "the model's tokenizer_config.json has no chat_template; use the template `alpaca`, `plain` or your own"
     )]
     NoChatTemplate,
-    /// The chat template fails.
+    /// The chat template failed.
     #[error("chat_template: {0}")]
     ChatTemplate(String),
 }
 
-/// One turn of a conversation.
+/// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// What was said.
+    /// The text of the message.
     pub content: String,
 }
 
-/// A token with a meaning of its own.
+/// A special token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecialToken {
     /// Its text.
@@ -48,15 +44,15 @@ pub struct SpecialToken {
     pub id: u32,
 }
 
-/// A model's tokenizer: `tokenizer.json`, with the special tokens and the chat template of `tokenizer_config.json`.
+/// The tokenizer of a model: `tokenizer.json` with the special tokens and the chat template of `tokenizer_config.json`.
 ///
-/// Truncation and padding baked into `tokenizer.json` are switched off.
+/// Truncation and padding configured in `tokenizer.json` are disabled.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: Option<SpecialToken>,
     eos: Option<SpecialToken>,
-    /// What a Llama tokenizer's flags say, which transformers obeys whatever `tokenizer.json` does.
+    /// Flags of Llama tokenizers, which in transformers take precedence over `tokenizer.json`.
     add_bos: Option<bool>,
     add_eos: Option<bool>,
     chat_template: Option<String>,
@@ -67,21 +63,18 @@ impl Tokenizer {
     ///
     /// # Errors
     /// If a file is missing or damaged.
-    pub fn load(files: &ModelFiles) -> Result<Self, LoadError> {
-        let bad = |file: &str, reason: String| TokenizerError::File {
-            file: format!("{}: {file}", files.place()),
-            reason,
-        };
-        let json = files.read("tokenizer.json")?;
+    pub fn load(files: &ModelFiles) -> Result<Self, TokenizerError> {
+        const TOKENIZER: &str = "tokenizer.json";
+        let invalid = |file: &str, reason: String| FileError::Invalid { path: files.path(file), reason };
+        let json = files.read(TOKENIZER)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&json)
-            .map_err(|error| bad("tokenizer.json", format!("not a tokenizer: {error}")))?;
-        inner.with_truncation(None).map_err(|error| bad("tokenizer.json", error.to_string()))?;
+            .map_err(|error| invalid(TOKENIZER, format!("not a tokenizer: {error}")))?;
+        inner.with_truncation(None).map_err(|error| invalid(TOKENIZER, error.to_string()))?;
         inner.with_padding(None);
-        let json_file = |name: &str| -> Result<Value, LoadError> {
+        let json_file = |name: &str| -> Result<Value, FileError> {
             match files.read_optional(name)? {
-                Some(json) => {
-                    Ok(serde_json::from_slice(&json).map_err(|e| bad(name, format!("invalid JSON: {e}")))?)
-                }
+                Some(json) => serde_json::from_slice(&json)
+                    .map_err(|error| invalid(name, format!("invalid JSON: {error}"))),
                 None => Ok(Value::Null),
             }
         };
@@ -98,7 +91,7 @@ impl Tokenizer {
             class.starts_with("LlamaTokenizer") || class.starts_with("CodeLlamaTokenizer")
         });
         let flag = |key: &str| config.get(key).and_then(Value::as_bool).filter(|_| is_llama);
-        // Newer models keep the template in a file of its own.
+        // Newer models have the template in a separate file.
         let template_file = files.read_optional("chat_template.jinja")?;
         let chat_template = template_file
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -114,7 +107,7 @@ impl Tokenizer {
         })
     }
 
-    /// The token that begins a text.
+    /// The token that starts a text.
     pub fn bos(&self) -> Option<&SpecialToken> {
         self.bos.as_ref()
     }
@@ -129,15 +122,15 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// Whether the model comes with a chat template.
+    /// Whether the model has a chat template.
     pub fn has_chat_template(&self) -> bool {
         self.chat_template.is_some()
     }
 
-    /// Token ids of a text, with the special tokens that the model expects around it.
+    /// The token ids of a text, with the special tokens that the model expects around it.
     ///
     /// # Errors
-    /// If the tokenizer refuses the text.
+    /// If the tokenizer rejects the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = self.encode_bare(text, true)?;
         if let (Some(bos), Some(add)) = (&self.bos, self.add_bos) {
@@ -157,44 +150,44 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Token ids of a text that already holds its special tokens, as rendered chats do.
+    /// The token ids of a text that already contains its special tokens, such as a rendered chat.
     ///
     /// # Errors
-    /// If the tokenizer refuses the text.
+    /// If the tokenizer rejects the text.
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode_bare(text, false)
     }
 
-    /// Token ids and types of a text, or of a pair of texts as the tokenizer's own template joins them.
+    /// The token ids and token types of a text, or of a pair of texts, with special tokens.
     ///
-    /// If there are more than `max_length` tokens, the longer text loses its last ones (transformers' `longest_first`);
-    /// the third value says whether that happened.
+    /// If there are more than `max_length` tokens, the longer text is truncated on the right (transformers'
+    /// `longest_first`); the third value says whether that happened.
     ///
     /// # Errors
-    /// If the tokenizer refuses a text.
+    /// If the tokenizer rejects a text.
     pub fn encode_pair(
         &self,
         first: &str,
         second: Option<&str>,
         max_length: usize,
     ) -> Result<(Vec<u32>, Vec<u32>, bool), TokenizerError> {
-        let fail = |e: tokenizers::Error| TokenizerError::Text(e.to_string());
-        let a = self.inner.encode(first, false).map_err(fail)?;
-        let b = second.map(|text| self.inner.encode(text, false)).transpose().map_err(fail)?;
-        let added = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(second.is_some()));
+        let failed = |error: tokenizers::Error| TokenizerError::Text(error.to_string());
+        let a = self.inner.encode(first, false).map_err(failed)?;
+        let b = second.map(|text| self.inner.encode(text, false)).transpose().map_err(failed)?;
+        let n_special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(second.is_some()));
         let params = TruncationParams {
-            max_length: max_length.saturating_sub(added).max(1),
+            max_length: max_length.saturating_sub(n_special).max(1),
             ..TruncationParams::default()
         };
-        let cut = a.len() + b.as_ref().map_or(0, |b| b.len()) > params.max_length;
-        let (a, b) = truncate_encodings(a, b, &params).map_err(fail)?;
-        let whole = self.inner.post_process(a, b, true).map_err(fail)?;
-        Ok((whole.get_ids().to_vec(), whole.get_type_ids().to_vec(), cut))
+        let truncated = a.len() + b.as_ref().map_or(0, |b| b.len()) > params.max_length;
+        let (a, b) = truncate_encodings(a, b, &params).map_err(failed)?;
+        let pair = self.inner.post_process(a, b, true).map_err(failed)?;
+        Ok((pair.get_ids().to_vec(), pair.get_type_ids().to_vec(), truncated))
     }
 
     fn encode_bare(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
         let encoding =
-            self.inner.encode_fast(text, special).map_err(|e| TokenizerError::Text(e.to_string()))?;
+            self.inner.encode_fast(text, special).map_err(|error| TokenizerError::Text(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -203,10 +196,10 @@ impl Tokenizer {
     /// # Errors
     /// If an id does not exist.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        self.inner.decode(ids, true).map_err(|e| TokenizerError::Text(e.to_string()))
+        self.inner.decode(ids, true).map_err(|error| TokenizerError::Text(error.to_string()))
     }
 
-    /// A conversation as the model's chat template writes it.
+    /// Renders a conversation with the model's chat template.
     ///
     /// # Errors
     /// If there is no template, or it fails.
@@ -236,7 +229,7 @@ impl Tokenizer {
     }
 }
 
-/// A template, or the one named `default` of a list of them.
+/// The value of `chat_template`: a template, or a list with one named `default`.
 fn chat_template_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -268,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_llama_tokenizer_adds_what_its_flags_say() {
+    fn llama_tokenizers_follow_their_flags() {
         let t = tokenizer(
             r#"{"tokenizer_class":"LlamaTokenizer","add_bos_token":true,"add_eos_token":false,"bos_token":"<s>","eos_token":{"content":"</s>"}}"#,
         );
@@ -280,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn chats_follow_the_template() {
+    fn chats_are_rendered_with_the_template() {
         let t = tokenizer(
             r#"{"bos_token":"<s>","eos_token":"</s>","chat_template":"{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m['content'].strip() }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"}"#,
         );

@@ -1,12 +1,12 @@
-//! Trained weights: the baselines that interventions are compared with.
+//! Trained weights: the baselines to which interventions are compared.
 //!
-//! A model is a function of its named tensors ([`Pretrained::from_source`]). BitFit and full fine-tuning put trained
-//! tensors in the place of frozen ones; LoRA adds factors beside them. No model knows.
+//! A model is a function of its named tensors ([`Pretrained::from_source`]). BitFit and full fine-tuning replace frozen
+//! tensors with trained ones, LoRA adds low-rank factors; the models are the same.
 
 use crate::{
     linear::{Linear, Lora},
-    load::{Pretrained, TensorSource},
-    precision::is_quantised,
+    names::{block_of, name_in_block},
+    source::{NamedTensors, Pretrained, TensorSource},
 };
 use burn::{
     module::{Module, Param},
@@ -16,9 +16,8 @@ use burn::{
     },
 };
 use rand::Rng;
-use reft_core::to_dtype;
+use reft_core::{host_values, to_dtype};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// Which weights are trained.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,44 +26,44 @@ pub enum Tuning {
     Bitfit,
     /// Every weight.
     Full,
-    /// Low-rank changes of linear maps ([LoRA](https://arxiv.org/abs/2106.09685)).
+    /// Low-rank updates of linear maps ([LoRA](https://arxiv.org/abs/2106.09685)).
     Lora(LoraConfig),
 }
 
-/// LoRA's settings, by PEFT's names.
+/// The settings of LoRA, serialized with PEFT's names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoraConfig {
-    /// Rank of every change.
+    /// Rank of every update.
     #[serde(rename = "r")]
     pub rank: usize,
-    /// The changes are multiplied by `alpha / rank`.
+    /// The updates are multiplied by `alpha / rank`.
     #[serde(rename = "lora_alpha")]
     pub alpha: f64,
-    /// Dropout of a change's input, in training.
+    /// Dropout on the input of an update, during training.
     #[serde(rename = "lora_dropout")]
     pub dropout: f64,
-    /// Last parts of the changed maps' names, such as `q_proj` or `attention.output.dense`; empty for every map within
-    /// the blocks.
+    /// The updated maps, by the last parts of their names, such as `q_proj` or `attention.output.dense`; empty for every
+    /// map within the blocks.
     #[serde(rename = "target_modules")]
     pub targets: Vec<String>,
 }
 
 impl LoraConfig {
-    /// Whether the linear map of this name is changed.
-    pub fn changes(&self, name: &str) -> bool {
+    /// Whether the linear map with this name is updated.
+    pub fn updates(&self, name: &str) -> bool {
         let is = |target: &String| {
             name == target || name.strip_suffix(target.as_str()).is_some_and(|rest| rest.ends_with('.'))
         };
         self.targets.iter().any(is)
     }
 
-    /// The targets, or where they were left open those of every map.
+    /// The targets, or those of every map if they are empty.
     fn targets_among(&self, shapes: &[(&str, &[usize])]) -> Vec<String> {
         if !self.targets.is_empty() {
             return self.targets.clone();
         }
         let mut targets: Vec<String> =
-            maps(shapes).into_iter().map(|(map, _)| last_parts(map).into()).collect();
+            maps(shapes).into_iter().map(|(map, _)| name_in_block(map).into()).collect();
         targets.sort();
         targets.dedup();
         targets
@@ -75,61 +74,30 @@ impl LoraConfig {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TuningError {
     /// The model has no biases.
-    #[error("bitfit trains biases, and this model has none; use another method")]
+    #[error("bitfit trains biases, but this model has none; use another method")]
     NoBiases,
-    /// No map has a target's name.
-    #[error("lora.targets: no linear map is called {target:?}; there are {known}")]
+    /// No map matches a target.
+    #[error("lora.targets: no linear map is named {target:?}; available are {known}")]
     NoTarget {
-        /// The name.
+        /// The target.
         target: String,
-        /// The names there are.
+        /// The available names.
         known: String,
     },
-    /// The model is quantised.
-    #[error("the model is quantised, and only interventions and heads are trained on such; leave quant out")]
-    Quantised,
+    /// The model is quantized.
+    #[error("the model is quantized: only interventions and heads can be trained on it; remove quant")]
+    Quantized,
     /// Rank zero or too large.
-    #[error("LoRA's rank is {rank}; expected 1 to {most}, the smallest side of a changed map")]
+    #[error("the rank of LoRA is {rank}; expected 1 to {most}, the smaller side of an updated map")]
     Rank {
         /// The rank.
         rank: usize,
-        /// The largest possible.
+        /// The largest possible rank.
         most: usize,
     },
 }
 
-/// A model's tensors by name, each flat beside its shape; of quantised ones, which cannot be trained, the shape alone.
-#[derive(Debug, Clone)]
-pub struct NamedTensors<B: Backend>(BTreeMap<String, (Vec<usize>, Option<Tensor<B, 1>>)>);
-
-impl<B: Backend> Default for NamedTensors<B> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<B: Backend> NamedTensors<B> {
-    /// A source that hands on another's tensors and remembers them here.
-    pub fn record<S: TensorSource<B>>(&mut self, source: S) -> impl TensorSource<B> {
-        Record { source, tensors: self }
-    }
-
-    /// The tensors' names and shapes.
-    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.0.iter().map(|(name, (shape, _))| (name.as_str(), shape.as_slice()))
-    }
-
-    /// The tensor of that name, flat, if it is not quantised.
-    fn flat(&self, name: &str) -> Option<&Tensor<B, 1>> {
-        self.0.get(name)?.1.as_ref()
-    }
-
-    fn is_quantised(&self) -> bool {
-        self.0.values().any(|(_, flat)| flat.is_none())
-    }
-}
-
-/// The linear maps within the blocks, by name and shape `[d_out, d_in]`.
+/// Names and shapes `[d_out, d_in]` of the linear maps within the blocks.
 fn maps<'a>(shapes: &[(&'a str, &[usize])]) -> Vec<(&'a str, [usize; 2])> {
     let map = |(name, shape): &(&'a str, &[usize])| {
         let map = name.strip_suffix(".weight")?;
@@ -139,34 +107,7 @@ fn maps<'a>(shapes: &[(&'a str, &[usize])]) -> Vec<(&'a str, [usize; 2])> {
     shapes.iter().filter_map(map).collect()
 }
 
-/// The number of the block that a tensor of that name belongs to, if it belongs to one.
-pub fn block_of(name: &str) -> Option<usize> {
-    name.split('.').find_map(|part| part.parse().ok())
-}
-
-struct Record<'a, B: Backend, S> {
-    source: S,
-    tensors: &'a mut NamedTensors<B>,
-}
-
-impl<B: Backend, S: TensorSource<B>> TensorSource<B> for Record<'_, B, S> {
-    fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
-        let tensor = self.source.take(name, shape);
-        // A stand-in for a tensor that does not fit has another shape; loading then fails anyway.
-        let flat = tensor.clone().reshape([tensor.shape().num_elements()]);
-        self.tensors.0.insert(name.into(), (shape.to_vec(), Some(flat)));
-        tensor
-    }
-
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Tensor<B, 2> {
-        let matrix = self.source.matrix(name, shape);
-        let flat = (!is_quantised(&matrix)).then(|| matrix.clone().reshape([matrix.shape().num_elements()]));
-        self.tensors.0.insert(name.into(), (shape.to_vec(), flat));
-        matrix
-    }
-}
-
-/// The trained weights, each flat, by name.
+/// Trained weights by name, each flattened.
 #[derive(Module, Debug)]
 pub struct Tuned<B: Backend> {
     values: Vec<Param<Tensor<B, 1>>>,
@@ -179,17 +120,17 @@ pub struct Tuned<B: Backend> {
 /// Name and shape of a trained tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunedName {
-    /// Hugging Face's name; LoRA's factors are `{map}.lora_A.weight` and `{map}.lora_B.weight`.
+    /// The name in Hugging Face's files; LoRA's factors are `{map}.lora_A.weight` and `{map}.lora_B.weight`.
     pub name: String,
-    /// Its shape.
+    /// The shape.
     pub shape: Vec<usize>,
 }
 
 impl Tuning {
-    /// The tensors that are trained, of a model's tensors by name and shape.
+    /// Names and shapes of the trained tensors, given those of the model.
     ///
     /// # Errors
-    /// If the model has no such weights.
+    /// If the model has no such weights, or LoRA's rank is out of range.
     pub fn names(&self, shapes: &[(&str, &[usize])]) -> Result<Vec<TunedName>, TuningError> {
         let all = |keep: fn(&str) -> bool| -> Vec<TunedName> {
             let kept = shapes.iter().filter(|(name, _)| keep(name));
@@ -205,7 +146,7 @@ impl Tuning {
                 let (maps, targets) = (maps(shapes), config.targets_among(shapes));
                 for target in &targets {
                     let alone = LoraConfig { targets: vec![target.clone()], ..config.clone() };
-                    if !maps.iter().any(|(map, _)| alone.changes(map)) {
+                    if !maps.iter().any(|(map, _)| alone.updates(map)) {
                         let known = LoraConfig { targets: Vec::new(), ..alone }.targets_among(shapes);
                         return Err(TuningError::NoTarget {
                             target: target.clone(),
@@ -215,7 +156,7 @@ impl Tuning {
                 }
                 let filled = LoraConfig { targets, ..config.clone() };
                 let mut names = Vec::new();
-                for (map, [d_out, d_in]) in maps.into_iter().filter(|(map, _)| filled.changes(map)) {
+                for (map, [d_out, d_in]) in maps.into_iter().filter(|(map, _)| filled.updates(map)) {
                     let (rank, most) = (config.rank, d_out.min(d_in));
                     if rank == 0 || rank > most {
                         return Err(TuningError::Rank { rank, most });
@@ -229,10 +170,10 @@ impl Tuning {
         }
     }
 
-    /// The weights as training starts: those of the model; LoRA's `A` uniform in ±1/√d_in, `B` 0 (as PEFT).
+    /// The weights before training: those of the model; for LoRA, `A` uniform in ±1/√d_in and `B` zero (as in PEFT).
     ///
     /// # Errors
-    /// If the model has no such weights.
+    /// As [`names`](Self::names), or if the model is quantized.
     pub fn init<B: Backend>(
         &self,
         base: &NamedTensors<B>,
@@ -255,13 +196,13 @@ impl Tuning {
         Ok(Tuned { values, names, lora })
     }
 
-    /// Weights with given values, in the order of [`names`](Self::names).
+    /// Weights with the given values; `values` is called in the order of [`names`](Self::names).
     ///
     /// # Errors
-    /// If the model has no such weights.
+    /// As [`names`](Self::names), or if the model is quantized.
     ///
     /// # Panics
-    /// If the number of values is not what the names say.
+    /// If the number of values does not match the shape.
     pub fn with_values<B: Backend>(
         &self,
         base: &NamedTensors<B>,
@@ -279,13 +220,13 @@ impl Tuning {
         Ok(Tuned { values, names, lora })
     }
 
-    /// LoRA's settings with the targets named, and what is trained.
+    /// The settings of LoRA with explicit targets, and the trained tensors.
     fn resolve<B: Backend>(
         &self,
         base: &NamedTensors<B>,
     ) -> Result<(Option<LoraConfig>, Vec<TunedName>), TuningError> {
-        if base.is_quantised() {
-            return Err(TuningError::Quantised);
+        if base.is_quantized() {
+            return Err(TuningError::Quantized);
         }
         let shapes: Vec<(&str, &[usize])> = base.shapes().collect();
         let lora = match self {
@@ -298,68 +239,53 @@ impl Tuning {
     }
 }
 
-/// What follows the number of the block in a map's name.
-fn last_parts(map: &str) -> &str {
-    let mut rest = map;
-    while let Some((part, after)) = rest.split_once('.') {
-        rest = after;
-        if part.parse::<usize>().is_ok() {
-            break;
-        }
-    }
-    rest
-}
-
 impl<B: Backend> Tuned<B> {
     /// Names and shapes, in the order of the values.
     pub fn names(&self) -> &[TunedName] {
         &self.names
     }
 
-    /// LoRA's settings.
+    /// The settings of LoRA, with explicit targets; `None` for other methods.
     pub fn lora(&self) -> Option<&LoraConfig> {
         self.lora.as_ref()
     }
 
-    /// The trained tensor of that name, flat.
+    /// The trained tensor with this name, flattened.
     pub fn get(&self, name: &str) -> Option<&Param<Tensor<B, 1>>> {
-        // Names are sorted but for LoRA's pairs; a few hundred of them are searched faster than sorted.
+        // A linear search is fast enough for a few hundred names.
         let idx = self.names.iter().position(|known| known.name == name)?;
         Some(&self.values[idx])
     }
 
     /// The values on the host, by name.
     pub fn values(&self) -> impl Iterator<Item = (&TunedName, Vec<f32>)> {
-        self.names.iter().zip(&self.values).map(|(name, value)| {
-            let values = value.val().into_data().convert::<f32>().to_vec();
-            (name, values.expect("converted to f32"))
-        })
+        self.names.iter().zip(&self.values).map(|(name, value)| (name, host_values(value.val())))
     }
 
-    /// The tuned model as it is used.
+    /// The tuned model for inference.
     pub fn model<M: Pretrained<B>>(&self, config: &M::Config, base: &NamedTensors<B>) -> M {
-        let lift = |tensor| tensor;
-        M::from_source(config, &mut TunedSource { base, tuned: self, lift, training: false })
+        let convert = |tensor| tensor;
+        M::from_source(config, &mut TunedSource { base, tuned: self, convert, training: false })
     }
 }
 
 impl<A: AutodiffBackend> Tuned<A> {
-    /// The tuned model in training: the frozen tensors come from the inner backend, LoRA's dropout acts.
+    /// The tuned model for training, with LoRA's dropout; the frozen tensors come from the inner backend.
     pub fn model_in_training<M: Pretrained<A>>(
         &self,
         config: &M::Config,
         base: &NamedTensors<A::InnerBackend>,
     ) -> M {
-        let lift = Tensor::from_inner;
-        M::from_source(config, &mut TunedSource { base, tuned: self, lift, training: true })
+        let convert = Tensor::from_inner;
+        M::from_source(config, &mut TunedSource { base, tuned: self, convert, training: true })
     }
 }
 
-/// The tensors of a tuned model: the trained ones, and the others through `lift` from the frozen model's backend.
+/// The tensors of a tuned model: trained tensors, and frozen ones converted from the backend of the frozen model.
 struct TunedSource<'a, B: Backend, C: Backend, F> {
     base: &'a NamedTensors<C>,
     tuned: &'a Tuned<B>,
-    lift: F,
+    convert: F,
     training: bool,
 }
 
@@ -367,11 +293,11 @@ impl<B: Backend, C: Backend, F: Fn(Tensor<C, 1>) -> Tensor<B, 1>> TensorSource<B
     for TunedSource<'_, B, C, F>
 {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
-        let frozen = self.base.flat(name).expect("recorded when the model was loaded, and not quantised");
+        let frozen = self.base.flat(name).expect("recorded when the model was loaded, and not quantized");
         let flat = match self.tuned.get(name) {
-            // Trained in f32, used in the model's own type.
+            // Trained in f32, used in the dtype of the model.
             Some(trained) => to_dtype(trained.val(), frozen.dtype()),
-            None => (self.lift)(frozen.clone()),
+            None => (self.convert)(frozen.clone()),
         };
         flat.reshape(shape)
     }

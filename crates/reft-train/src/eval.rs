@@ -1,13 +1,13 @@
-//! Likelihood and exact match of a data set.
+//! Evaluation of a language model: likelihood of reference answers, and generated answers.
 
 use crate::{
-    data::{DataError, Example, Row, Template, answer},
-    loss::{Batch, nll},
+    data::{DataError, Example, LanguageModelBatch, Row, Template, Tokenized, answer},
+    loss::nll,
 };
 use burn::tensor::backend::Backend;
 use reft_core::{NoHook, Reft};
-use reft_models::{GenerateConfig, GenerateError, Llama, Tokenizer, generate};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use reft_models::{GenerateConfig, GenerateError, Llama, LoadedModel, generate};
+use serde::Serialize;
 use std::ops::ControlFlow;
 
 /// Likelihood of one row's answer.
@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 pub struct RowNll {
     /// Mean negative log-likelihood of the answer's tokens, in nats; none for a row without answer tokens.
     pub nll: Option<f64>,
-    /// The answer's tokens.
+    /// Number of answer tokens.
     pub tokens: usize,
 }
 
@@ -30,54 +30,7 @@ pub struct Likelihood {
     pub rows: Vec<RowNll>,
 }
 
-/// Metrics by name, in the order in which they are shown. In files an object.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Score(pub Vec<(String, f64)>);
-
-impl Score {
-    /// The value of a metric.
-    pub fn get(&self, name: &str) -> Option<f64> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
-    }
-}
-
-impl Serialize for Score {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
-    }
-}
-
-impl<'de> Deserialize<'de> for Score {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let map = serde_json::Map::deserialize(deserializer)?;
-        Ok(Self(map.into_iter().map(|(name, value)| (name, value.as_f64().unwrap_or(f64::NAN))).collect()))
-    }
-}
-
-/// How held-out rows judge an adapter.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
-    /// All metrics.
-    pub score: Score,
-    /// The one that decides.
-    pub key: &'static str,
-    /// Whether more of it is better.
-    pub higher_is_better: bool,
-}
-
-impl Verdict {
-    /// The value that decides.
-    pub fn value(&self) -> f64 {
-        self.score.get(self.key).unwrap_or(f64::NAN)
-    }
-
-    /// Whether this verdict is better than another.
-    pub fn beats(&self, other: &Verdict) -> bool {
-        if self.higher_is_better { self.value() > other.value() } else { self.value() < other.value() }
-    }
-}
-
-/// Likelihood of the answers of examples, in batches of like length.
+/// Likelihood of the examples' answers, computed in batches of similar length.
 pub fn likelihood<B: Backend>(
     model: &Llama<B>,
     reft: Option<&Reft<B>>,
@@ -90,7 +43,7 @@ pub fn likelihood<B: Backend>(
     let bases = reft.map(Reft::bases);
     for chunk in order.chunks(batch_size) {
         let members: Vec<&Example> = chunk.iter().map(|idx| &examples[*idx]).collect();
-        let batch = Batch::new(&members, reft.map(|r| r.config().positions));
+        let batch = LanguageModelBatch::new(&members, reft.map(|r| r.config().positions));
         let values = match (reft, &bases) {
             (Some(reft), Some(bases)) => nll(model, &batch, &reft.hook(bases, &batch.edited)),
             _ => nll(model, &batch, &NoHook),
@@ -99,38 +52,37 @@ pub fn likelihood<B: Backend>(
             sums[chunk[*member]] += f64::from(*value);
         }
     }
-    let tokens: usize = examples.iter().map(Example::label_tokens).sum();
+    let tokens: usize = examples.iter().map(Example::n_labels).sum();
     let nll = sums.iter().sum::<f64>() / tokens as f64;
     let rows = sums.iter().zip(examples);
-    let rows =
-        rows.map(|(sum, e)| RowNll { nll: Some(sum / e.label_tokens() as f64), tokens: e.label_tokens() });
+    let rows = rows.map(|(sum, e)| RowNll { nll: Some(sum / e.n_labels() as f64), tokens: e.n_labels() });
     Likelihood { nll, perplexity: nll.exp(), rows: rows.collect() }
 }
 
-/// A generated answer beside the expected one.
+/// A generated answer and the reference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Answer {
     /// The row's prompt, before the template.
     pub prompt: String,
-    /// What the model says.
+    /// The generated answer.
     pub found: String,
-    /// What the data say.
+    /// The reference answer.
     pub expected: String,
 }
 
-/// Share of answers that are right to the letter.
-pub fn exact_match(answers: &[Answer]) -> f64 {
-    answers.iter().filter(|answer| answer.is_exact()).count() as f64 / answers.len() as f64
-}
-
 impl Answer {
-    /// Whether both are the same but for white space around them.
+    /// Whether both are equal, apart from surrounding whitespace.
     pub fn is_exact(&self) -> bool {
         self.found.trim() == self.expected.trim()
     }
 }
 
-/// An evaluation that cannot be done.
+/// Share of answers that equal the reference.
+pub fn exact_match(answers: &[Answer]) -> f64 {
+    answers.iter().filter(|answer| answer.is_exact()).count() as f64 / answers.len() as f64
+}
+
+/// An evaluation that is not possible.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     /// The data.
@@ -141,27 +93,41 @@ pub enum EvalError {
     Generate(#[from] GenerateError),
 }
 
-/// Generates the answers of rows greedily, in batches of like length.
+/// How answers are generated and compared.
+#[derive(Debug, Clone, Copy)]
+pub struct AnswerConfig<'a> {
+    /// The prompt template.
+    pub template: &'a Template,
+    /// Maximum tokens of a prompt.
+    pub max_length: usize,
+    /// Prompts that are continued together.
+    pub batch_size: usize,
+    /// Maximum tokens of an answer.
+    pub max_new_tokens: usize,
+}
+
+/// Generates the answer of every row greedily.
+///
+/// `model` is the loaded model, or the same with the weights of a baseline.
 ///
 /// # Errors
 /// If a row has no prompt or answer, or a prompt does not fit the model.
-#[allow(clippy::too_many_arguments)]
 pub fn answers<B: Backend>(
     model: &Llama<B>,
-    (tokenizer, stop_ids): (&Tokenizer, &[u32]),
+    loaded: &LoadedModel<B, Llama<B>>,
     reft: Option<&Reft<B>>,
     rows: &[Row],
-    template: &Template,
-    max_length: usize,
-    batch_size: usize,
-    max_new_tokens: usize,
+    config: AnswerConfig,
 ) -> Result<Vec<Answer>, EvalError> {
+    let AnswerConfig { template, max_length, batch_size, max_new_tokens } = config;
+    let tokenizer = &loaded.tokenizer;
     let prompts = rows
         .iter()
         .map(|row| template.encode_prompt(row, tokenizer, max_length))
         .collect::<Result<Vec<_>, _>>()?;
-    let config = GenerateConfig { max_new_tokens, stop_ids: stop_ids.to_vec(), ..GenerateConfig::default() };
-    let generated = generate_all(model, reft, &prompts, &config, batch_size)?;
+    let greedy =
+        GenerateConfig { max_new_tokens, stop_ids: loaded.stop_ids.clone(), ..GenerateConfig::default() };
+    let generated = generate_all(model, reft, &prompts, &greedy, batch_size)?;
     rows.iter()
         .zip(generated)
         .map(|(row, tokens)| {
@@ -176,10 +142,10 @@ pub fn answers<B: Backend>(
         .collect()
 }
 
-/// Continues many prompts, in batches of like length, in the order given.
+/// Continues many prompts, in batches of similar length. The results are in the order of the prompts.
 ///
 /// # Errors
-/// If a prompt does not fit the model; the error counts prompts from 0 as given.
+/// If a prompt does not fit the model; the error counts prompts from 0.
 pub fn generate_all<B: Backend>(
     model: &Llama<B>,
     reft: Option<&Reft<B>>,
@@ -193,7 +159,7 @@ pub fn generate_all<B: Backend>(
     for chunk in order.chunks(batch_size) {
         let members: Vec<Vec<u32>> = chunk.iter().map(|idx| prompts[*idx].clone()).collect();
         let generated = generate(model, &members, reft, config, |_, _| ControlFlow::Continue(()))
-            .map_err(|error| with_row(error, chunk))?;
+            .map_err(|error| with_row_of(error, chunk))?;
         for (idx, row) in chunk.iter().zip(generated) {
             out[*idx] = row.tokens;
         }
@@ -201,8 +167,8 @@ pub fn generate_all<B: Backend>(
     Ok(out)
 }
 
-/// Counts the row of an error among all prompts instead of within its batch.
-fn with_row(error: GenerateError, chunk: &[usize]) -> GenerateError {
+/// The same error with the row's index among all prompts instead of within its batch.
+fn with_row_of(error: GenerateError, chunk: &[usize]) -> GenerateError {
     match error {
         GenerateError::EmptyPrompt { row } => GenerateError::EmptyPrompt { row: chunk[row] },
         GenerateError::PromptTooLong { row, tokens, context } => {

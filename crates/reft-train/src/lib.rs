@@ -1,48 +1,63 @@
-//! Data, training loop and run folders for representation finetuning: recipe → batches → steps → files.
+//! Recipes, data, tasks and the training loop for representation finetuning.
 //!
-//! | module | what it holds |
+//! The route of a batch, from top to bottom:
+//!
+//! | module | contents |
 //! |---|---|
-//! | [`recipe`] | everything that fixes a run, as TOML |
-//! | [`data`], [`table`] | JSON, CSV and TSV rows → prompts and answers → tokens → batches |
-//! | [`loss`] | negative log-likelihood of answers, and its gradient |
-//! | [`task`], [`classify`], [`metrics`] | classification and regression: GLUE's tasks and one's own |
-//! | [`learned`] | everything that training changes, and its files |
-//! | [`optim`] | learning-rate schedule, gradient clipping |
-//! | [`trainer`], [`tape`] | the training loop, and the backward passes of one update |
-//! | [`eval`] | likelihood and exact match of a data set |
-//! | [`run`] | recipe → run folder, with everything in between |
-//! | [`plan`] | what a run needs of a device's memory |
-//! | [`device`] | the backend, chosen at run time |
-//! | [`selftest`] | whether a device computes what it should |
-//! | [`tiny`] | the embedded default model and data |
+//! | [`recipe`] | everything that defines a run, as TOML |
+//! | [`run`] | the stages of a run, from the recipe to the run folder |
+//! | [`tasks`] | the kinds of work: language modeling, classification and regression (GLUE) |
+//! | [`data`] | files → rows → prompts and answers → tokens → batches |
+//! | [`trainer`], [`checkpoint`], [`train_config`] | the training loop, its state and its settings |
+//! | [`objective`], [`gradients`] | loss and gradients of one update |
+//! | [`trainable`], [`method`] | what is trained: interventions, a head, or the weights of a baseline |
+//! | [`loss`], [`optim`] | negative log-likelihood and cross-entropy; AdamW, schedules, clipping |
+//! | [`eval`], [`score`], [`metrics`] | how well it does |
 //!
-//! The library prints nothing; it tells an [`trainer::Observer`] what happens. Only the `reft` program prints.
+//! And around it:
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`open`], [`adapter`] | models and adapters from disk; what an adapter stores |
+//! | [`device`], [`selftest`] | the backend, chosen at run time; whether it computes correctly |
+//! | [`memory`], [`workload`] | the memory of the machine, and the memory that a run needs |
+//! | [`tiny`] | the embedded default model and data |
+//! | [`error`] | what can go wrong |
+//!
+//! This crate prints nothing: a run reports [`run::Event`]s, training reports to a [`trainer::Observer`].
 
-pub mod classify;
+pub mod adapter;
+pub mod checkpoint;
 pub mod data;
 pub mod device;
+pub mod error;
 pub mod eval;
-pub mod learned;
+pub mod gradients;
 pub mod loss;
+pub mod memory;
+pub mod method;
 pub mod metrics;
+pub mod objective;
+pub mod open;
 pub mod optim;
-pub mod plan;
 pub mod recipe;
 pub mod run;
+pub mod score;
 pub mod selftest;
-pub mod table;
-pub mod tape;
-pub mod task;
+pub mod tasks;
 pub mod tiny;
+pub mod train_config;
+pub mod trainable;
 pub mod trainer;
-
-mod memory;
+pub mod workload;
 
 pub use data::{DataError, DataSet, Example, Template};
 pub use device::{Chosen, DeviceError, OnDevice, on_device};
-pub use learned::Learned;
-pub use loss::LanguageModelling;
+pub use error::RunError;
+pub use objective::{Objective, step_gradients};
 pub use recipe::{Recipe, RecipeError};
-pub use run::{RunError, Summary};
-pub use task::Task;
-pub use trainer::{Objective, Observer, StepReport, Stop, TrainConfig, TrainError};
+pub use run::Summary;
+pub use tasks::{Classification, LanguageModeling, TaskSpec};
+pub use train_config::TrainConfig;
+pub use trainable::Trainable;
+pub use trainer::{Observer, Silent, StopReason, TrainError, TrainOutcome, train};

@@ -1,4 +1,4 @@
-//! The metrics of classification and regression, as GLUE, scikit-learn and SciPy define them.
+//! Metrics of classification and regression, as defined by GLUE, scikit-learn and SciPy.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Metric {
-    /// Share of right labels.
+    /// Share of correct predictions.
     Accuracy,
-    /// Harmonic mean of precision and recall: of the second label if there are two, else the mean over all labels.
+    /// F1: of the second label if there are two, else the mean over all labels.
     F1,
     /// Matthews correlation coefficient.
     Matthews,
-    /// Pearson's correlation.
+    /// Pearson correlation.
     Pearson,
-    /// Spearman's rank correlation; ties share the mean of their ranks.
+    /// Spearman rank correlation; ties share the mean of their ranks.
     Spearman,
     /// The mean of the task's other metrics.
     Combined,
@@ -34,7 +34,7 @@ impl Metric {
     }
 }
 
-/// How often each label (row) was called each label (column).
+/// The confusion matrix: counts of each true label (row) and predicted label (column).
 pub fn confusion(expected: &[usize], found: &[usize], n_labels: usize) -> Vec<Vec<usize>> {
     let mut counts = vec![vec![0; n_labels]; n_labels];
     for (e, f) in expected.iter().zip(found) {
@@ -43,10 +43,15 @@ pub fn confusion(expected: &[usize], found: &[usize], n_labels: usize) -> Vec<Ve
     counts
 }
 
-/// Share of right labels; 0 without rows.
+/// The index of the largest value, such as a classifier's predicted label.
+pub fn argmax(row: &[f32]) -> usize {
+    row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(idx, _)| idx)
+}
+
+/// Share of correct predictions; 0 without rows.
 pub fn accuracy(expected: &[usize], found: &[usize]) -> f64 {
-    let right = expected.iter().zip(found).filter(|(e, f)| e == f).count();
-    ratio(right as f64, expected.len() as f64)
+    let n_correct = expected.iter().zip(found).filter(|(e, f)| e == f).count();
+    ratio(n_correct as f64, expected.len() as f64)
 }
 
 /// F1 of the second label if there are two, else the unweighted mean over all labels (scikit-learn's `f1_score` with
@@ -54,32 +59,32 @@ pub fn accuracy(expected: &[usize], found: &[usize]) -> f64 {
 pub fn f1(expected: &[usize], found: &[usize], n_labels: usize) -> f64 {
     let counts = confusion(expected, found, n_labels);
     let of_label = |label: usize| {
-        let called: usize = counts.iter().map(|row| row[label]).sum();
-        let are: usize = counts[label].iter().sum();
-        ratio(2.0 * counts[label][label] as f64, (called + are) as f64)
+        let predicted: usize = counts.iter().map(|row| row[label]).sum();
+        let actual: usize = counts[label].iter().sum();
+        ratio(2.0 * counts[label][label] as f64, (predicted + actual) as f64)
     };
     if n_labels == 2 {
         return of_label(1);
     }
-    // As scikit-learn, only labels that occur count.
+    // As in scikit-learn, only labels that occur count.
     let occur: Vec<usize> = (0..n_labels).filter(|l| expected.contains(l) || found.contains(l)).collect();
     ratio(occur.iter().map(|label| of_label(*label)).sum(), occur.len() as f64)
 }
 
-/// Matthews correlation of any number of labels; 0 where it is not defined.
+/// Matthews correlation coefficient for any number of labels; 0 where it is undefined.
 pub fn matthews(expected: &[usize], found: &[usize], n_labels: usize) -> f64 {
     let counts = confusion(expected, found, n_labels);
     let n = expected.len() as f64;
-    let right: usize = (0..n_labels).map(|label| counts[label][label]).sum();
-    let are: Vec<f64> = counts.iter().map(|row| row.iter().sum::<usize>() as f64).collect();
-    let called: Vec<f64> =
+    let n_correct: usize = (0..n_labels).map(|label| counts[label][label]).sum();
+    let actual: Vec<f64> = counts.iter().map(|row| row.iter().sum::<usize>() as f64).collect();
+    let predicted: Vec<f64> =
         (0..n_labels).map(|label| counts.iter().map(|row| row[label]).sum::<usize>() as f64).collect();
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
-    let covariance = right as f64 * n - dot(&are, &called);
-    ratio(covariance, ((n * n - dot(&are, &are)) * (n * n - dot(&called, &called))).sqrt())
+    let covariance = n_correct as f64 * n - dot(&actual, &predicted);
+    ratio(covariance, ((n * n - dot(&actual, &actual)) * (n * n - dot(&predicted, &predicted))).sqrt())
 }
 
-/// Pearson's correlation; 0 where it is not defined.
+/// Pearson correlation; 0 where it is undefined.
 pub fn pearson(a: &[f64], b: &[f64]) -> f64 {
     let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len().max(1) as f64;
     let (mean_a, mean_b) = (mean(a), mean(b));
@@ -93,12 +98,12 @@ pub fn pearson(a: &[f64], b: &[f64]) -> f64 {
     ratio(ab, (aa * bb).sqrt())
 }
 
-/// Spearman's rank correlation; 0 where it is not defined.
+/// Spearman rank correlation; 0 where it is undefined.
 pub fn spearman(a: &[f64], b: &[f64]) -> f64 {
     pearson(&ranks(a), &ranks(b))
 }
 
-/// Ranks from 1; equal values share the mean of theirs.
+/// Ranks from 1; equal values share the mean of their ranks.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|i, j| values[*i].total_cmp(&values[*j]));
@@ -121,7 +126,7 @@ mod tests {
     use super::*;
     use serde_json::Value;
 
-    /// Values of scikit-learn and SciPy, made by the script beside the file.
+    /// Values of scikit-learn and SciPy, generated by the script beside the file.
     #[test]
     fn metrics_are_those_of_scikit_learn_and_scipy() {
         let fixture: Value =
@@ -157,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_defined_is_zero() {
+    fn undefined_metrics_are_zero() {
         assert_eq!(matthews(&[1, 1], &[1, 1], 2), 0.0);
         assert_eq!(f1(&[0, 0], &[0, 0], 2), 0.0);
         assert_eq!((pearson(&[1.0, 1.0], &[1.0, 2.0]), spearman(&[], &[])), (0.0, 0.0));

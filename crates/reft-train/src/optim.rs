@@ -1,4 +1,4 @@
-//! Learning-rate schedule and gradient clipping around Burn's AdamW.
+//! AdamW, learning-rate schedules and gradient clipping.
 
 use burn::{
     module::{AutodiffModule, ModuleVisitor, Param},
@@ -7,44 +7,44 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate falls after the warm-up.
+/// The shape of the learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
-    /// In a straight line to 0.
+    /// Linear decay to 0.
     #[default]
     Linear,
-    /// Along half a cosine to 0.
+    /// Cosine decay to 0.
     Cosine,
-    /// Not at all.
+    /// No decay.
     Constant,
 }
 
-/// A learning rate for every update, as transformers' `get_*_schedule_with_warmup`.
+/// A learning-rate schedule, equal to transformers' `get_*_schedule_with_warmup`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
-    /// How it falls.
+    /// The shape after the warm-up.
     pub kind: ScheduleKind,
-    /// Its peak.
+    /// Peak learning rate.
     pub peak: f64,
-    /// Updates over which it rises from 0.
+    /// Updates of the linear warm-up from 0.
     pub warmup_steps: usize,
-    /// Updates in all.
+    /// Total number of updates.
     pub total_steps: usize,
 }
 
 impl Schedule {
-    /// The learning rate of an update, counted from 0.
+    /// The learning rate of an update, counting from 0.
     pub fn lr(&self, step: usize) -> f64 {
         let (step, warmup, total) = (step as f64, self.warmup_steps as f64, self.total_steps as f64);
         if step < warmup {
             return self.peak * step / warmup.max(1.0);
         }
-        let done = ((step - warmup) / (total - warmup).max(1.0)).min(1.0);
+        let progress = ((step - warmup) / (total - warmup).max(1.0)).min(1.0);
         self.peak
             * match self.kind {
-                ScheduleKind::Linear => 1.0 - done,
-                ScheduleKind::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+                ScheduleKind::Linear => 1.0 - progress,
+                ScheduleKind::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
                 ScheduleKind::Constant => 1.0,
             }
     }
@@ -55,10 +55,10 @@ pub fn adamw(weight_decay: f64) -> AdamWConfig {
     AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(weight_decay as f32)
 }
 
-/// Multiplies all gradients by `scale`, then, if their global norm is above `clip`, down to it
-/// (`torch.nn.utils.clip_grad_norm_`). A `clip` of 0 is no limit.
+/// Scales all gradients by `scale`, then clips their global norm to `clip` (`torch.nn.utils.clip_grad_norm_`); a `clip` of
+/// 0 disables clipping.
 ///
-/// Returns the norm before clipping.
+/// Returns the gradients and the norm before clipping.
 pub fn scale_and_clip<B: AutodiffBackend, M: AutodiffModule<B>>(
     grads: GradientsParams,
     module: &M,
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_schedule_rises_and_falls() {
+    fn schedules_warm_up_and_decay() {
         let schedule = |kind| Schedule { kind, peak: 2.0, warmup_steps: 4, total_steps: 24 };
         let lr = |kind, step| schedule(kind).lr(step);
         assert_eq!([0, 1, 4].map(|s| lr(ScheduleKind::Linear, s)), [0.0, 0.5, 2.0]);

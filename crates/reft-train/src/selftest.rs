@@ -1,14 +1,17 @@
-//! Whether a device computes what it should: the embedded model on it, beside the same on the CPU.
+//! Whether a device computes correctly: the embedded model on it, compared with the CPU.
 
 use crate::{
-    data::{DataSet, Example, Template, parse_rows},
+    data::{DataSet, Example, LanguageModelBatch, Template, find_rows},
     device::{Chosen, Device, OnDevice, on_chosen},
+    error::RunError,
     eval::{generate_all, likelihood},
-    loss::{Batch, LanguageModelling},
-    recipe::TrainSection,
-    run::{RunError, load_adapter},
+    objective::step_gradients,
+    open::load_adapter,
+    tasks::LanguageModeling,
     tiny,
-    trainer::{Silent, TrainConfig, step_gradients, train},
+    train_config::TrainConfig,
+    trainable::Trainable,
+    trainer::{Silent, train},
 };
 use burn::{
     module::{ModuleVisitor, Param},
@@ -20,71 +23,70 @@ use burn::{
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reft_core::{Adapter, Component, Method, Reft, ReftConfig, Site, intervention::Init};
+use reft_core::{Adapter, Init, Reft, ReftConfig, host_values};
 use reft_models::{Dtype, GenerateConfig, Llama, LoadedModel, Precision, Quant};
 use serde::{Deserialize, Serialize};
 use std::{marker::PhantomData, path::Path, sync::atomic::AtomicBool, time::Instant};
 
-/// What one device computed.
+/// The results of one device.
 #[derive(Debug, Clone)]
 pub struct Measured {
-    /// NLL of some rows with fresh interventions, in nats per token.
+    /// NLL of some rows with new interventions, in nats per token.
     pub nll: f64,
     /// The gradient of a batch with respect to every parameter of the interventions.
     pub gradient: Vec<f32>,
-    /// The same with one block on the tape at a time.
+    /// The same with gradient checkpointing.
     pub checkpointed: Vec<f32>,
-    /// NLL and gradient with quantised weights and in half precision, where the device has them.
-    pub held_otherwise: Vec<(Precision, f64, Vec<f32>)>,
+    /// NLL and gradient in the other precisions that the device supports.
+    pub other_precisions: Vec<(Precision, f64, Vec<f32>)>,
     /// The losses of a short training run.
     pub losses: Vec<f64>,
-    /// NLL of the rows with what was trained.
+    /// NLL of the rows with the trained interventions.
     pub trained_nll: f64,
-    /// The same with what was saved and loaded again.
+    /// The same after saving and loading them.
     pub loaded_nll: f64,
-    /// Greedy continuations with what was trained.
+    /// Greedy continuations with the trained interventions.
     pub tokens: Vec<Vec<u32>>,
-    /// Share of those tokens that are also the likeliest when the whole text is computed at once, without a cache.
+    /// Share of those tokens that are also the most likely ones when the whole text is computed at once, without a cache.
     pub cache_agreement: f64,
     /// NLL of the rows with the adapter of `foreign`.
     pub foreign_nll: Option<f64>,
-    /// Seconds of all of it.
+    /// Seconds of the whole self-test.
     pub seconds: f64,
 }
 
-/// Whether a deviation can be lived with.
+/// The verdict on a deviation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
-    /// As it should be.
+    /// Within the tolerance.
     Pass,
-    /// Larger than it should be, still of use.
+    /// Above the tolerance, still usable.
     Warn,
-    /// Wrong.
+    /// Far above the tolerance.
     Fail,
 }
 
-/// One thing that was compared.
+/// One comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Check {
-    /// What.
+    /// What is compared.
     pub name: String,
     /// The verdict.
     pub verdict: Verdict,
-    /// How far the device is from the CPU.
+    /// The deviation from the CPU.
     pub deviation: f64,
     /// The largest deviation that passes.
     pub tolerance: f64,
-    /// What to do, where it does not pass.
+    /// What to do if it does not pass.
     pub hint: Option<String>,
 }
 
 const ROWS: usize = 8;
 const STEPS: usize = 20;
 
-/// Runs the self-test on a device. With `foreign`, the adapter in that folder is used on it too.
-///
-/// The device's own adapter is left in `folder`.
+/// Runs the self-test on a device, and leaves its adapter in `folder`. With `foreign`, the adapter in that folder is
+/// evaluated on the device too.
 ///
 /// # Errors
 /// If the driver fails to start, or a file cannot be written or read.
@@ -102,42 +104,34 @@ impl OnDevice for SelfTest<'_> {
 
     fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Measured, RunError> {
         let (begun, device) = (Instant::now(), &on.device);
-        let mut loaded: LoadedModel<A::InnerBackend> =
+        let mut loaded: LoadedModel<A::InnerBackend, Llama<A::InnerBackend>> =
             LoadedModel::load(&tiny::model(), "embedded:tiny", Precision::default(), device)?;
-        let rows = parse_rows(tiny::data("french-eval").expect("embedded"), "embedded:french-eval")?;
+        let rows = find_rows("embedded:french-eval")?;
         let template = Template::resolve("{{ instruction }}\n", &rows)?;
         let rows = &rows[..ROWS];
         let set = DataSet::encode(rows, &template, &loaded.tokenizer, 128, "embedded:french-eval")?;
         let examples = set.examples;
         let model = &loaded.model;
-        let config = ReftConfig {
-            method: Method::Loreft,
-            rank: 4,
-            hidden_size: model.config().hidden_size,
-            sites: [1, 3].map(|layer| Site { layer, component: Component::BlockOutput }).to_vec(),
-            positions: "f2+l2".parse().expect("positions"),
-            tied: true,
-            activation: Default::default(),
-            dropout: 0.0,
-        };
+        let config = ReftConfig::new(model.config().hidden_size, [1, 3])
+            .with_rank(4)
+            .with_positions("f2+l2".parse().expect("positions"));
         let reft = config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(1), device)?;
         let nll = likelihood(model, Some(&reft), &examples, ROWS).nll;
 
-        let tracked = Reft::<A>::trainable(reft.clone()).into();
+        let tracked: Trainable<A> = Reft::<A>::trainable(reft.clone()).into();
         let gradient_of = |model: &Llama<A::InnerBackend>, checkpointing| {
-            let objective = LanguageModelling::new(model, ROWS);
+            let objective = LanguageModeling::new(model, ROWS);
             let step = step_gradients(&objective, &tracked, &[examples.iter().collect()], checkpointing, 0);
             flat_gradient(&tracked.reft, &step.grads)
         };
         let (gradient, checkpointed) = (gradient_of(model, false), gradient_of(model, true));
 
-        let section = TrainSection { steps: Some(STEPS), batch_size: ROWS, lr: 4e-3, ..Default::default() };
-        let config = TrainConfig::from(section);
+        let config = TrainConfig::default().with_steps(STEPS).with_batch_size(ROWS).with_lr(4e-3);
         let never = AtomicBool::new(false);
-        let objective = LanguageModelling::new(model, ROWS);
-        let trained = train::<A, _>(&objective, reft.into(), &examples, &[], &config, &mut Silent, &never);
-        let _ = trained.stop?;
-        let reft = trained.learned.reft;
+        let objective = LanguageModeling::new(model, ROWS);
+        let outcome = train::<A, _>(&objective, reft.into(), &examples, &[], &config, &mut Silent, &never);
+        let _ = outcome.stop?;
+        let reft = outcome.trainable.reft;
         let trained_nll = likelihood(model, Some(&reft), &examples, ROWS).nll;
 
         let prompts: Vec<Vec<u32>> = examples.iter().map(|e| e.prompt().to_vec()).collect();
@@ -147,27 +141,27 @@ impl OnDevice for SelfTest<'_> {
             .map_err(|error| RunError::Eval(error.into()))?;
         let cache_agreement = cache_agreement(&loaded, &reft, &prompts, &tokens);
 
-        Adapter::new(reft, loaded.base.clone(), "plain").save(self.folder)?;
+        Adapter::new(reft, loaded.base.clone()).save(self.folder)?;
         let mut nll_of = |folder: &Path| -> Result<f64, RunError> {
-            let adapter = load_adapter(folder, &mut loaded, device)?;
-            Ok(likelihood(&loaded.model, Some(&adapter.reft), &examples, ROWS).nll)
+            let reft = load_adapter(folder, &mut loaded, device)?.adapter.reft;
+            Ok(likelihood(&loaded.model, Some(&reft), &examples, ROWS).nll)
         };
         let loaded_nll = nll_of(self.folder)?;
         let foreign_nll = self.foreign.map(nll_of).transpose()?;
-        let mut held_otherwise = Vec::new();
+        let mut other_precisions = Vec::new();
         for (dtype, quant) in [(Dtype::F32, Some(Quant::Int8)), (Dtype::F16, None), (Dtype::Bf16, None)] {
             let Ok(precision) = on.precision::<A::InnerBackend>(Some(dtype), quant, dtype) else { continue };
-            let held: LoadedModel<A::InnerBackend> =
+            let held: LoadedModel<A::InnerBackend, Llama<A::InnerBackend>> =
                 LoadedModel::load(&tiny::model(), "embedded:tiny", precision, device)?;
             let nll = likelihood(&held.model, None, &examples, ROWS).nll;
-            held_otherwise.push((precision, nll, gradient_of(&held.model, true)));
+            other_precisions.push((precision, nll, gradient_of(&held.model, true)));
         }
         Ok(Measured {
             nll,
             gradient,
             checkpointed,
-            held_otherwise,
-            losses: trained.losses,
+            other_precisions,
+            losses: outcome.history.losses,
             trained_nll,
             loaded_nll,
             tokens,
@@ -178,9 +172,9 @@ impl OnDevice for SelfTest<'_> {
     }
 }
 
-/// The share of generated tokens that are the likeliest when text and prompt are computed at once.
+/// The share of generated tokens that are the most likely ones when prompt and text are computed at once.
 fn cache_agreement<B: Backend>(
-    loaded: &LoadedModel<B>,
+    loaded: &LoadedModel<B, Llama<B>>,
     reft: &Reft<B>,
     prompts: &[Vec<u32>],
     tokens: &[Vec<u32>],
@@ -188,11 +182,11 @@ fn cache_agreement<B: Backend>(
     let texts: Vec<Example> = (prompts.iter().zip(tokens))
         .map(|(prompt, new)| Example { prompt_len: prompt.len(), tokens: [prompt.as_slice(), new].concat() })
         .collect();
-    let batch = Batch::new(&texts.iter().collect::<Vec<_>>(), Some(reft.config().positions));
+    let batch = LanguageModelBatch::new(&texts.iter().collect::<Vec<_>>(), Some(reft.config().positions));
     let hidden = loaded.model.forward(&batch.tokens, None, &reft.hook(&reft.bases(), &batch.edited));
-    let likeliest = loaded.model.logits(hidden, &batch.label_rows).argmax(1);
-    let likeliest = likeliest.into_data().convert::<i64>().to_vec::<i64>().unwrap_or_default();
-    let same = likeliest.iter().zip(&batch.labels).filter(|(a, b)| **a == i64::from(**b)).count();
+    let argmax = loaded.model.logits(hidden, &batch.label_rows).argmax(1);
+    let argmax = argmax.into_data().convert::<i64>().to_vec::<i64>().unwrap_or_default();
+    let same = argmax.iter().zip(&batch.labels).filter(|(a, b)| **a == i64::from(**b)).count();
     same as f64 / batch.labels.len().max(1) as f64
 }
 
@@ -201,7 +195,7 @@ fn flat_gradient<A: AutodiffBackend>(reft: &Reft<A>, grads: &GradientsParams) ->
     impl<A: AutodiffBackend> ModuleVisitor<A> for Collect<'_, A> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<A, D>>) {
             let grad = self.0.get::<A::InnerBackend, D>(param.id);
-            let values = grad.map(|grad| grad.into_data().convert::<f32>().to_vec().unwrap_or_default());
+            let values = grad.map(host_values);
             self.1.extend(values.unwrap_or_else(|| vec![f32::NAN; param.shape().num_elements()]));
         }
     }
@@ -210,7 +204,7 @@ fn flat_gradient<A: AutodiffBackend>(reft: &Reft<A>, grads: &GradientsParams) ->
     collect.1
 }
 
-/// Compares a device with the CPU.
+/// Compares the results of a device with those of the CPU.
 pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
     let check = |name: &str, deviation: f64, tolerance: f64, hint: &str| {
         let verdict = match deviation {
@@ -221,44 +215,44 @@ pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
         let hint = (verdict != Verdict::Pass).then(|| hint.to_string());
         Check { name: name.into(), verdict, deviation, tolerance, hint }
     };
-    let apart = |a: f64, b: f64| (a - b).abs();
+    let distance = |a: f64, b: f64| (a - b).abs();
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
     let relative = |found: &[f32], cpu: &[f32]| {
         let difference = norm(&mut found.iter().zip(cpu).map(|(a, b)| f64::from(a - b)));
         difference / norm(&mut cpu.iter().map(|x| f64::from(*x)))
     };
     let gradient = |found: &[f32]| relative(found, &cpu.gradient);
-    let losses = found.losses.iter().zip(&cpu.losses).map(|(a, b)| apart(*a, *b) / b).fold(0.0, f64::max);
+    let losses = found.losses.iter().zip(&cpu.losses).map(|(a, b)| distance(*a, *b) / b).fold(0.0, f64::max);
     let losses = if found.losses.len() == cpu.losses.len() { losses } else { f64::INFINITY };
     let different = found.tokens.iter().zip(&cpu.tokens).filter(|(a, b)| a != b).count();
     let different = different as f64 / cpu.tokens.len() as f64;
     const WRONG: &str = "update the driver; until then use another device";
-    const CLOSE: &str = "the device rounds otherwise than the CPU; compare results of one device only";
+    const CLOSE: &str = "the device rounds differently from the CPU; only compare results of the same device";
     let mut checks = vec![
-        check("forward", apart(found.nll, cpu.nll), 1e-3, WRONG),
+        check("forward", distance(found.nll, cpu.nll), 1e-3, WRONG),
         check("gradient", gradient(&found.gradient), 1e-2, WRONG),
         check("gradient, checkpointed", gradient(&found.checkpointed), 1e-2, WRONG),
         check("training", losses, 2e-2, CLOSE),
-        check("save and load", apart(found.loaded_nll, found.trained_nll), 1e-4, WRONG),
+        check("save and load", distance(found.loaded_nll, found.trained_nll), 1e-4, WRONG),
         check("decode with the cache", 1.0 - found.cache_agreement, 0.0, WRONG),
         check("decode as the CPU", different, 0.25, CLOSE),
     ];
-    for (precision, nll, gradient) in &found.held_otherwise {
-        let of_cpu = cpu.held_otherwise.iter().find(|(of_cpu, ..)| of_cpu == precision);
+    for (precision, nll, gradient) in &found.other_precisions {
+        let of_cpu = cpu.other_precisions.iter().find(|(of_cpu, ..)| of_cpu == precision);
         let (name, tolerance, with_gradient, gradient_tolerance) = match precision {
             Precision { quant: Some(_), .. } => ("int8 weights", 1e-3, "int8 weights, gradient", 1e-2),
             Precision { dtype: Dtype::F16, .. } => ("f16", 1e-2, "f16, gradient", 3e-2),
             _ => ("bf16", 3e-2, "bf16, gradient", 1e-1),
         };
-        // The CPU has them all, unless it is ndarray.
+        // The CPU supports them all, unless it is ndarray.
         if let Some((_, nll_of_cpu, gradient_of_cpu)) = of_cpu {
-            checks.push(check(name, apart(*nll, *nll_of_cpu), tolerance, WRONG));
+            checks.push(check(name, distance(*nll, *nll_of_cpu), tolerance, WRONG));
             let deviation = relative(gradient, gradient_of_cpu);
             checks.push(check(with_gradient, deviation, gradient_tolerance, WRONG));
         }
     }
     if let Some(foreign) = found.foreign_nll {
-        checks.push(check("the CPU's adapter", apart(foreign, cpu.trained_nll), 1e-3, WRONG));
+        checks.push(check("the CPU's adapter", distance(foreign, cpu.trained_nll), 1e-3, WRONG));
     }
     checks
 }

@@ -1,10 +1,10 @@
-//! The embedded default: a small Llama of this project's own, and the data of the quick start.
+//! The embedded default model, a small Llama, and the data of the quick start.
 //!
-//! Made by `cargo run --release -p make-tiny`, which documents both.
+//! Both are generated and documented by `cargo run --release -p make-tiny`.
 
 use reft_models::ModelFiles;
 
-/// Names a model or data file that is compiled in, as in `embedded:tiny`.
+/// Prefix of embedded models and data files, as in `embedded:tiny`.
 pub const PREFIX: &str = "embedded:";
 
 macro_rules! embed {
@@ -13,7 +13,7 @@ macro_rules! embed {
     };
 }
 
-/// The embedded model's folder.
+/// The files of the embedded model.
 pub fn model() -> ModelFiles {
     ModelFiles::Embedded(embed![
         "config.json",
@@ -23,7 +23,7 @@ pub fn model() -> ModelFiles {
     ])
 }
 
-/// An embedded data file by its name, `french-train` or `french-eval`.
+/// The embedded data file `french-train` or `french-eval`.
 pub fn data(name: &str) -> Option<&'static str> {
     match name {
         "french-train" => Some(include_str!("../assets/tiny/french-train.jsonl")),

@@ -1,591 +1,541 @@
 //! The training loop.
 
 use crate::{
-    data::epoch,
-    device::without_panic,
-    eval::Verdict,
-    learned::{Learned, take_gradients},
-    memory::{available, peak_mb},
-    optim::{Schedule, adamw, scale_and_clip},
-    plan::{ADVICE, bytes},
-    recipe::TrainSection,
-    tape::Tape,
+    checkpoint::{Best, History, TrainState},
+    data::Tokenized,
+    device::catch_panic,
+    memory::{OUT_OF_MEMORY_ADVICE, available, format_bytes, peak_mb},
+    objective::{Loss, Objective, step_gradients},
+    optim::{Schedule, scale_and_clip},
+    score::Evaluation,
+    train_config::TrainConfig,
+    trainable::Trainable,
 };
 use burn::{
     module::AutodiffModule,
-    optim::{GradientsParams, Optimizer},
-    tensor::{
-        Tensor,
-        backend::{AutodiffBackend, Backend},
-    },
+    optim::GradientsParams,
+    tensor::backend::{AutodiffBackend, Backend},
 };
-use rand::{RngCore, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand::RngCore;
+use reft_core::AdapterError;
 use serde::{Deserialize, Serialize};
 use std::{
+    io,
     panic::AssertUnwindSafe,
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
-/// What is to be learned: examples, their loss, and the judgement of held-out ones.
-pub trait Objective<B: Backend> {
-    /// One row.
-    type Example;
-
-    /// Number of tokens of a row.
-    fn n_tokens(example: &Self::Example) -> usize;
-
-    /// The loss of a micro-batch, after going back from it on the tape.
-    fn step<A: AutodiffBackend<InnerBackend = B>>(
-        &self,
-        examples: &[&Self::Example],
-        tape: &mut Tape<A>,
-    ) -> Loss;
-
-    /// Bytes that the step of a micro-batch needs beside weights and parameters, as far as shapes tell.
-    fn activations(&self, learned: &Learned<B>, examples: &[&Self::Example], checkpointing: bool) -> u64;
-
-    /// How well held-out rows do.
-    fn judge(&self, learned: &Learned<B>, held_out: &[Self::Example]) -> Verdict;
-}
-
-/// The loss of a micro-batch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Loss {
-    /// Its sum over the labels.
-    pub sum: f64,
-    /// Number of labels: answer tokens, or rows.
-    pub labels: usize,
-    /// Tokens without padding.
-    pub tokens: usize,
-}
-
-/// The value of a scalar.
-pub(crate) fn value<B: Backend>(scalar: &Tensor<B, 1>) -> f64 {
-    let data = scalar.clone().into_data().convert::<f64>();
-    data.as_slice::<f64>().map_or(f64::NAN, |values| values[0])
-}
-
-/// How to train.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrainConfig {
-    /// The recipe's `[train]`.
-    pub train: TrainSection,
-    /// Peak learning rate of the head, if it has its own.
-    pub head_lr: Option<f64>,
-    /// Whether activations come out of the computer's memory, which is then looked at before it is asked for: a system
-    /// that runs out of it ends the process without a word.
-    pub in_computer_memory: bool,
-}
-
-impl From<TrainSection> for TrainConfig {
-    fn from(train: TrainSection) -> Self {
-        Self { train, head_lr: None, in_computer_memory: false }
-    }
-}
-
-/// What one line of the log says.
+/// One log line.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct StepReport {
     /// Updates done.
     pub step: usize,
-    /// Updates in all.
+    /// Total number of updates.
     pub total_steps: usize,
-    /// Mean loss per label (answer token, or row) over the updates since the last report.
+    /// Mean loss per label (answer token, or row) since the last report.
     pub loss: f64,
     /// Learning rate of the last update.
     pub lr: f64,
     /// Gradient norm of the last update, before clipping.
     pub grad_norm: f64,
-    /// Tokens a second, without padding, since the last report.
+    /// Tokens per second, without padding, since the last report.
     pub tokens_per_s: f64,
-    /// Peak memory of the process in MiB, where the system tells it.
+    /// Peak memory of the process in MiB, where the operating system reports it.
     pub peak_mb: Option<f64>,
-    /// Memory of the device in MiB, where it has its own.
+    /// Memory of the device in MiB, if it has its own.
     pub device_mb: Option<f64>,
-    /// Seconds left.
+    /// Estimated seconds left.
     pub seconds_left: f64,
 }
 
-/// Is told what happens during training.
+/// Receives what happens during training. An error returned by any method ends the training.
 pub trait Observer<B: Backend> {
-    /// An update is done.
+    /// Called after every update.
     fn progress(&mut self, _step: usize, _total_steps: usize) {}
 
-    /// Memory of the device in MiB, where it has its own.
+    /// Memory of the device in MiB, if it has its own.
     fn device_mb(&self) -> Option<f64> {
         None
     }
 
-    /// A line of the log.
+    /// Called with every log line.
     ///
     /// # Errors
-    /// Ends the training.
+    /// If the line cannot be recorded.
     fn report(&mut self, _report: &StepReport) -> Result<(), TrainError> {
         Ok(())
     }
 
-    /// What was learned so far, when it is worth keeping in case that the process ends: at the first update, and with every
-    /// line of the log as long as there is no best one.
+    /// Called with parameters that should survive the end of the process: after the first update, and with every log line
+    /// while no evaluation has selected better ones.
     ///
     /// # Errors
-    /// Ends the training.
-    fn learned_so_far(&mut self, _learned: &Learned<B>) -> Result<(), TrainError> {
+    /// If the parameters cannot be saved.
+    fn save_progress(&mut self, _trainable: &Trainable<B>) -> Result<(), TrainError> {
         Ok(())
     }
 
-    /// The held-out rows were judged; `best` holds what was learned if it is the best so far.
+    /// Called after every evaluation of held-out rows; `best` has the parameters if they are to be kept.
     ///
     /// # Errors
-    /// Ends the training.
+    /// If the evaluation cannot be recorded or the parameters cannot be saved.
     fn evaluated(
         &mut self,
         _step: usize,
-        _verdict: &Verdict,
-        _best: Option<&Learned<B>>,
+        _evaluation: &Evaluation,
+        _best: Option<&Trainable<B>>,
     ) -> Result<(), TrainError> {
         Ok(())
     }
 }
 
-/// An observer that looks away.
+/// Ignores every event.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
 impl<B: Backend> Observer<B> for Silent {}
 
-/// Training that cannot go on.
+/// Training that cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The loss or the gradient is not a number.
+    /// The loss or the gradient is NaN or infinite.
     #[error(
-        "the {what} is {value} at step {step}; lower train.lr (now {lr}) or raise train.warmup, use dtype=bf16 or f32 in \
-         the place of f16, and on a GPU see `reft doctor`; the adapter of the step before is kept"
+        "the {what} is {value} at step {step}; lower train.lr (now {lr}) or raise train.warmup, use dtype=bf16 or f32 \
+         instead of f16, and on a GPU run `reft doctor`; the adapter of the previous step is kept"
     )]
     NotFinite {
-        /// Loss or gradient norm.
+        /// `loss` or `gradient norm`.
         what: &'static str,
-        /// NaN or infinite.
+        /// Its value.
         value: f64,
         /// The update, from 1.
         step: usize,
         /// The peak learning rate.
         lr: f64,
     },
-    /// The next update needs more memory than there is.
+    /// The next update needs more memory than is free.
     #[error(
-        "out of memory at step {step}: its batch needs {} more, {} are free; the adapter of the step before is kept\n\
-         {ADVICE}",
-        bytes(*needed), bytes(*free)
+        "out of memory at step {step}: its batch needs {} more, {} are free; the adapter of the previous step is kept\n\
+         {OUT_OF_MEMORY_ADVICE}",
+        format_bytes(*needed), format_bytes(*free)
     )]
     OutOfMemory {
         /// The update, from 1.
         step: usize,
-        /// Bytes beyond those that earlier updates needed.
+        /// Bytes beyond those of earlier updates.
         needed: u64,
-        /// Bytes that there are.
+        /// Free bytes.
         free: u64,
     },
     /// The device failed.
     #[error(
-        "the device failed at step {step}: {reason}; the adapter of the step before is kept\n\
-         if it ran out of memory, {ADVICE}"
+        "the device failed at step {step}: {reason}; the adapter of the previous step is kept\n\
+         if it ran out of memory, {OUT_OF_MEMORY_ADVICE}"
     )]
     Device {
         /// The update, from 1.
         step: usize,
-        /// What its driver said.
+        /// The driver's message.
         reason: String,
     },
     /// A file cannot be written.
-    #[error("{file}: {source}")]
+    #[error("{file}: {error}")]
     Io {
         /// The file.
         file: String,
-        /// Why.
-        source: std::io::Error,
+        /// The cause.
+        error: io::Error,
     },
     /// The adapter cannot be written.
     #[error(transparent)]
-    Adapter(#[from] reft_core::AdapterError),
+    Adapter(#[from] AdapterError),
 }
 
 /// Why training ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Stop {
+pub enum StopReason {
     /// All updates are done.
     Done,
-    /// It was asked to end early.
+    /// It was interrupted.
     Interrupted,
-    /// The held-out rows did not get better for `train.patience` evaluations.
+    /// The held-out score did not improve for `train.patience` evaluations.
     NoLongerBetter,
 }
 
-/// What training leaves behind.
+/// The result of training.
 #[derive(Debug)]
-pub struct Trained<B: Backend> {
-    /// What was learned: the best, or the last.
-    pub learned: Learned<B>,
-    /// How held-out rows judge it, if there are any.
-    pub verdict: Option<Verdict>,
-    /// Why training ended, or why it cannot go on; what was learned so far is kept.
-    pub stop: Result<Stop, TrainError>,
+pub struct TrainOutcome<B: Backend> {
+    /// The parameters to keep: the best, or the last.
+    pub trainable: Trainable<B>,
+    /// Their evaluation on held-out rows, if there are any.
+    pub evaluation: Option<Evaluation>,
+    /// Why training ended, or why it could not continue; the parameters so far are kept in either case.
+    pub stop: Result<StopReason, TrainError>,
     /// Updates done.
     pub steps: usize,
-    /// Mean loss per label of every update.
-    pub losses: Vec<f64>,
-    /// Seconds of every update.
-    pub step_seconds: Vec<f64>,
-    /// Tokens that went through the model, without padding.
-    pub tokens: usize,
-    /// Labels among them: answer tokens, or rows.
-    pub label_tokens: usize,
+    /// Measurements of every update.
+    pub history: History,
 }
 
-/// The gradients and the loss of the examples of one update.
-#[derive(Debug)]
-pub struct StepGradients<B: Backend> {
-    /// Gradients of the summed loss with respect to all parameters.
-    pub grads: GradientsParams,
-    /// Gradients of the summed loss with respect to `Pᵀ` itself, `[d, r]` for each intervention that had rows to edit.
-    pub basis_grads: Vec<Option<Tensor<B, 2>>>,
-    /// Summed loss.
-    pub loss_sum: f64,
-    /// Labels: answer tokens, or rows.
-    pub label_tokens: usize,
-    /// Tokens without padding.
-    pub tokens: usize,
-}
-
-/// Forward and backward passes over the micro-batches of one update.
+/// Trains interventions or a baseline, and a head if there is one, on a frozen model.
 ///
-/// Losses are summed, not averaged, so that micro-batches of any size add up to the large batch exactly. The bases `Pᵀ`
-/// are computed once; every micro-batch sees them as leaves, and the gradients that arrive there go down into the
-/// parameter of `P` once, at the end. With `checkpointing`, one block of the model is on the tape at a time. `seed` is
-/// that of dropout.
-pub fn step_gradients<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
-    objective: &O,
-    learned: &Learned<A>,
-    micro_batches: &[Vec<&O::Example>],
-    checkpointing: bool,
-    seed: u64,
-) -> StepGradients<A::InnerBackend> {
-    let computed = learned.reft.bases();
-    let leaves: Vec<Tensor<A, 2>> =
-        computed.iter().map(|basis| Tensor::from_inner(basis.clone().inner()).require_grad()).collect();
-    let mut tape = Tape::new(learned, &leaves, checkpointing);
-    let mut seeds = ChaCha8Rng::seed_from_u64(seed);
-    let (mut loss_sum, mut label_tokens, mut tokens) = (0.0, 0, 0);
-    for examples in micro_batches {
-        tape.seed = seeds.next_u64();
-        let loss = objective.step(examples, &mut tape);
-        loss_sum += loss.sum;
-        label_tokens += loss.labels;
-        tokens += loss.tokens;
-    }
-    let (grads, basis_grads) = tape.finish(computed);
-    StepGradients { grads, basis_grads, loss_sum, label_tokens, tokens }
-}
-
-/// The examples of every update without end, as indices: for each update its micro-batches.
-pub(crate) fn updates(
-    lengths: Vec<usize>,
-    train: &TrainSection,
-) -> impl Iterator<Item = Vec<Vec<usize>>> + use<'_> {
-    let mut rng = ChaCha8Rng::seed_from_u64(train.seed);
-    let mut batches: Vec<Vec<usize>> = Vec::new();
-    std::iter::from_fn(move || {
-        if batches.is_empty() {
-            batches = epoch(&lengths, train.batch_size, train.shuffle.then_some(&mut rng));
-            batches.reverse();
-        }
-        Some((0..train.accumulation).filter_map(|_| batches.pop()).collect())
-    })
-}
-
-/// Trains interventions, or a baseline, and a head on a frozen model.
-///
-/// Ends early, with what was learned so far, when `interrupted` becomes true.
+/// Stops early, keeping the parameters so far, when `interrupted` becomes true.
 pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
     objective: &O,
-    learned: Learned<A::InnerBackend>,
+    trainable: Trainable<A::InnerBackend>,
     examples: &[O::Example],
     held_out: &[O::Example],
     config: &TrainConfig,
     observer: &mut impl Observer<A::InnerBackend>,
     interrupted: &AtomicBool,
-) -> Trained<A::InnerBackend> {
-    let train = &config.train;
-    let (updates_per_epoch, total_steps) = train.updates(examples.len());
-    let schedule = Schedule {
-        kind: train.schedule,
-        peak: train.lr,
-        warmup_steps: (train.warmup * total_steps as f64).ceil() as usize,
-        total_steps,
-    };
-    let mut out = Trained {
-        learned: learned.clone(),
-        verdict: None,
-        stop: Ok(Stop::Done),
-        steps: 0,
-        losses: Vec::new(),
-        step_seconds: Vec::new(),
-        tokens: 0,
-        label_tokens: 0,
-    };
-    let mut learned = Learned::<A>::trainable(learned);
-    let mut optimizer = adamw(train.weight_decay).init();
-    let mut head_optimizer = adamw(train.weight_decay).init();
-    let lengths: Vec<usize> = examples.iter().map(O::n_tokens).collect();
-    let eval_every = if train.eval_each_epoch { updates_per_epoch } else { train.eval_every };
-    let checkpointing = train.checkpointing.unwrap_or(false);
-    let mut updates = updates(lengths, train);
-    let mut seeds = ChaCha8Rng::seed_from_u64(train.seed);
-    seeds.set_stream(1);
-    let mut most_needed = 0;
-    let mut window = Window::default();
-    let begun = Instant::now();
-    let mut evaluated_at = None;
-    let mut worse_for = 0;
-    for step in 0..total_steps {
-        if interrupted.load(Ordering::Relaxed) {
-            out.stop = Ok(Stop::Interrupted);
-            break;
-        }
-        let started = Instant::now();
-        let micro_batches: Vec<Vec<&O::Example>> = (updates.next().into_iter().flatten())
-            .map(|batch| batch.iter().map(|idx| &examples[*idx]).collect())
-            .collect();
-        if config.in_computer_memory {
-            let needs = |batch: &Vec<&O::Example>| objective.activations(&out.learned, batch, checkpointing);
-            let needed = micro_batches.iter().map(needs).max().unwrap_or(0).saturating_sub(most_needed);
-            most_needed += needed;
-            let free = if needed > 0 { available() } else { None };
-            if let Some(free) = free.filter(|free| needed > *free) {
-                out.stop = Err(TrainError::OutOfMemory { step: step + 1, needed, free });
-                break;
-            }
-        }
-        let seed = seeds.next_u64();
-        let computed = without_panic(AssertUnwindSafe(|| {
-            let step = step_gradients(objective, &learned, &micro_batches, checkpointing, seed);
-            let (loss, scale) = (step.loss_sum / step.label_tokens as f64, 1.0 / step.label_tokens as f64);
-            let (grads, grad_norm) = scale_and_clip(step.grads, &learned, scale, train.clip);
-            (loss, step.loss_sum, step.label_tokens, step.tokens, grads, grad_norm)
-        }));
-        let (loss, loss_sum, label_tokens, tokens, mut grads, grad_norm) = match computed {
-            Ok(computed) => computed,
-            Err(reason) => {
-                out.stop = Err(TrainError::Device { step: step + 1, reason });
-                break;
-            }
-        };
-        if let Some((what, value)) =
-            [("loss", loss), ("gradient norm", grad_norm)].into_iter().find(|(_, v)| !v.is_finite())
-        {
-            out.stop = Err(TrainError::NotFinite { what, value, step: step + 1, lr: train.lr });
-            break;
-        }
-        let lr = schedule.lr(step);
-        if let (Some(head_lr), Some(head)) = (config.head_lr, &learned.head) {
-            let head_grads = take_gradients(&mut grads, head);
-            learned = head_optimizer.step(lr * head_lr / train.lr, learned, head_grads);
-        }
-        learned = optimizer.step(lr, learned, grads);
-        out.steps = step + 1;
-        out.losses.push(loss);
-        out.step_seconds.push(started.elapsed().as_secs_f64());
-        out.tokens += tokens;
-        out.label_tokens += label_tokens;
-        window.loss += loss_sum;
-        window.label_tokens += label_tokens;
-        window.tokens += tokens;
-        window.seconds += started.elapsed().as_secs_f64();
-        observer.progress(out.steps, total_steps);
-
-        let last = out.steps == total_steps;
-        let logged = out.steps.is_multiple_of(train.log_every) || last;
-        let result = if logged {
-            let report = StepReport {
-                step: out.steps,
-                total_steps,
-                loss: window.loss / window.label_tokens as f64,
-                lr,
-                grad_norm,
-                tokens_per_s: window.tokens as f64 / window.seconds,
-                peak_mb: peak_mb(),
-                device_mb: observer.device_mb(),
-                seconds_left: begun.elapsed().as_secs_f64() / out.steps as f64
-                    * (total_steps - out.steps) as f64,
-            };
-            window = Window::default();
-            observer.report(&report)
-        } else {
-            Ok(())
-        };
-        let worth_keeping = !last && (out.verdict.is_none() || !train.keep_best);
-        let result = result.and_then(|()| match worth_keeping && (step == 0 || logged) {
-            true => observer.learned_so_far(&learned.valid()),
-            false => Ok(()),
-        });
-        let due = last || (eval_every > 0 && out.steps.is_multiple_of(eval_every));
-        let result = result.and_then(|()| {
-            if due {
-                evaluated_at = Some(out.steps);
-                let better = judge(objective, &learned.valid(), held_out, train, &mut out, observer)?;
-                worse_for = if better { 0 } else { worse_for + 1 };
-            }
-            Ok(())
-        });
-        if let Err(error) = result {
-            out.stop = Err(error);
-            break;
-        }
-        if train.patience > 0 && worse_for >= train.patience && !last {
-            out.stop = Ok(Stop::NoLongerBetter);
-            break;
-        }
-    }
-    if let Err(TrainError::OutOfMemory { .. } | TrainError::Device { .. }) = out.stop {
-        // No evaluation, which would need memory as well.
-        if out.verdict.is_none() {
-            out.learned = learned.valid();
-        }
-        return out;
-    }
-    // Ended early: the last adapter is judged like any other, so that the better one is kept.
-    if out.steps > 0
-        && evaluated_at != Some(out.steps)
-        && let Err(error) = judge(objective, &learned.valid(), held_out, train, &mut out, observer)
-    {
-        out.stop = Err(error);
-    }
-    out
+) -> TrainOutcome<A::InnerBackend> {
+    let lengths = examples.iter().map(Tokenized::n_tokens).collect();
+    let mut state = TrainState::<A>::new(trainable, lengths, config);
+    let mut trainer = Trainer::new(objective, examples, held_out, config, observer);
+    let stop = trainer.run(&mut state, interrupted);
+    let steps = state.step;
+    let (trainable, evaluation, history) = state.into_kept();
+    TrainOutcome { trainable, evaluation, stop, steps, history }
 }
 
-/// Judges the held-out rows and keeps what was learned if it is to be kept. Says whether it is the best so far.
-fn judge<B: Backend, O: Objective<B>>(
-    objective: &O,
-    learned: &Learned<B>,
-    held_out: &[O::Example],
-    train: &TrainSection,
-    out: &mut Trained<B>,
-    observer: &mut impl Observer<B>,
-) -> Result<bool, TrainError> {
-    if held_out.is_empty() {
-        out.learned = learned.clone();
-        return Ok(true);
-    }
-    let verdict = objective.judge(learned, held_out);
-    let better = out.verdict.as_ref().is_none_or(|best| verdict.beats(best));
-    let kept = better || !train.keep_best;
-    observer.evaluated(out.steps, &verdict, kept.then_some(learned))?;
-    if kept {
-        out.learned = learned.clone();
-        out.verdict = Some(verdict);
-    }
-    Ok(better)
+/// The loop's fixed inputs, and what is measured since the last log line.
+struct Trainer<'a, O: Objective<B>, B: Backend, V> {
+    objective: &'a O,
+    examples: &'a [O::Example],
+    held_out: &'a [O::Example],
+    config: &'a TrainConfig,
+    observer: &'a mut V,
+    schedule: Schedule,
+    eval_every: usize,
+    checkpointing: bool,
+    begun: Instant,
+    since_report: Window,
+    /// The largest activation estimate of any batch so far, in bytes.
+    activation_bytes: u64,
 }
 
-/// What happened since the last report.
+/// What was measured since the last log line.
 #[derive(Default)]
 struct Window {
-    loss: f64,
-    label_tokens: usize,
-    tokens: usize,
+    loss: Loss,
     seconds: f64,
+}
+
+/// Loss and scaled, clipped gradients of one update.
+struct Update {
+    loss: Loss,
+    grads: GradientsParams,
+    grad_norm: f64,
+}
+
+impl Update {
+    fn mean_loss(&self) -> f64 {
+        self.loss.sum / self.loss.labels as f64
+    }
+}
+
+impl<'a, O: Objective<B>, B: Backend, V: Observer<B>> Trainer<'a, O, B, V> {
+    fn new(
+        objective: &'a O,
+        examples: &'a [O::Example],
+        held_out: &'a [O::Example],
+        config: &'a TrainConfig,
+        observer: &'a mut V,
+    ) -> Self {
+        let total_steps = config.total_updates(examples.len());
+        let schedule = Schedule {
+            kind: config.schedule,
+            peak: config.lr,
+            warmup_steps: (config.warmup * total_steps as f64).ceil() as usize,
+            total_steps,
+        };
+        let updates_per_epoch = config.updates_per_epoch(examples.len());
+        Self {
+            objective,
+            examples,
+            held_out,
+            config,
+            observer,
+            schedule,
+            eval_every: if config.eval_each_epoch { updates_per_epoch } else { config.eval_every },
+            checkpointing: config.checkpointing.unwrap_or(false),
+            begun: Instant::now(),
+            since_report: Window::default(),
+            activation_bytes: 0,
+        }
+    }
+
+    /// Updates until the end, an interruption, early stopping or an error; then evaluates what was not evaluated yet.
+    fn run<A: AutodiffBackend<InnerBackend = B>>(
+        &mut self,
+        state: &mut TrainState<A>,
+        interrupted: &AtomicBool,
+    ) -> Result<StopReason, TrainError> {
+        let stop = self.update_until_stopped(state, interrupted);
+        // An evaluation would need the memory or the device that has just failed.
+        let can_evaluate = !matches!(stop, Err(TrainError::OutOfMemory { .. } | TrainError::Device { .. }));
+        if can_evaluate && state.step > 0 && state.last_evaluation != Some(state.step) {
+            self.evaluate(state)?;
+        }
+        stop
+    }
+
+    fn update_until_stopped<A: AutodiffBackend<InnerBackend = B>>(
+        &mut self,
+        state: &mut TrainState<A>,
+        interrupted: &AtomicBool,
+    ) -> Result<StopReason, TrainError> {
+        let patience = self.config.patience;
+        while state.step < self.schedule.total_steps {
+            if interrupted.load(Ordering::Relaxed) {
+                return Ok(StopReason::Interrupted);
+            }
+            self.step(state)?;
+            let out_of_patience = patience > 0 && state.evaluations_without_improvement >= patience;
+            if out_of_patience && state.step < self.schedule.total_steps {
+                return Ok(StopReason::NoLongerBetter);
+            }
+        }
+        Ok(StopReason::Done)
+    }
+
+    /// One update, with the log line, the saved parameters and the evaluation that are due after it.
+    fn step<A: AutodiffBackend<InnerBackend = B>>(
+        &mut self,
+        state: &mut TrainState<A>,
+    ) -> Result<(), TrainError> {
+        let started = Instant::now();
+        let update = self.compute_update(state)?;
+        let (lr, mean_loss, grad_norm, loss) =
+            (self.schedule.lr(state.step), update.mean_loss(), update.grad_norm, update.loss);
+        let head_lr = self.config.head_lr.map(|head_lr| lr * head_lr / self.config.lr);
+        state.update(update.grads, lr, head_lr);
+        let seconds = started.elapsed().as_secs_f64();
+        state.history.losses.push(mean_loss);
+        state.history.step_seconds.push(seconds);
+        state.history.tokens += loss.tokens;
+        state.history.label_tokens += loss.labels;
+        self.since_report.add(loss, seconds);
+        self.observer.progress(state.step, self.schedule.total_steps);
+
+        let is_last = state.step == self.schedule.total_steps;
+        let is_logged = is_last || state.step.is_multiple_of(self.config.log_every);
+        if is_logged {
+            self.report(state.step, lr, grad_norm)?;
+        }
+        let is_worth_saving = !is_last && (state.best.is_none() || !self.config.keep_best);
+        if is_worth_saving && (is_logged || state.step == 1) {
+            self.observer.save_progress(&state.trainable().valid())?;
+        }
+        if is_last || (self.eval_every > 0 && state.step.is_multiple_of(self.eval_every)) {
+            self.evaluate(state)?;
+        }
+        Ok(())
+    }
+
+    /// Gradients of the next rows.
+    fn compute_update<A: AutodiffBackend<InnerBackend = B>>(
+        &mut self,
+        state: &mut TrainState<A>,
+    ) -> Result<Update, TrainError> {
+        let step = state.step + 1;
+        let micro_batches: Vec<Vec<&O::Example>> = (state.sampler.next().into_iter().flatten())
+            .map(|batch| batch.iter().map(|idx| &self.examples[*idx]).collect())
+            .collect();
+        self.check_memory(state.trainable(), &micro_batches, step)?;
+        let seed = state.dropout_seeds.next_u64();
+        let trainable = state.trainable();
+        // A driver that fails panics deep inside its crate.
+        let update = catch_panic(AssertUnwindSafe(|| {
+            let sums = step_gradients(self.objective, trainable, &micro_batches, self.checkpointing, seed);
+            let scale = 1.0 / sums.loss.labels as f64;
+            let (grads, grad_norm) = scale_and_clip(sums.grads, trainable, scale, self.config.clip);
+            Update { loss: sums.loss, grads, grad_norm }
+        }))
+        .map_err(|reason| TrainError::Device { step, reason })?;
+        let measured = [("loss", update.mean_loss()), ("gradient norm", update.grad_norm)];
+        match measured.into_iter().find(|(_, value)| !value.is_finite()) {
+            Some((what, value)) => Err(TrainError::NotFinite { what, value, step, lr: self.config.lr }),
+            None => Ok(update),
+        }
+    }
+
+    /// Refuses a batch that is larger than all before it if the free host memory does not hold it.
+    fn check_memory<A: AutodiffBackend<InnerBackend = B>>(
+        &mut self,
+        trainable: &Trainable<A>,
+        micro_batches: &[Vec<&O::Example>],
+        step: usize,
+    ) -> Result<(), TrainError> {
+        if !self.config.check_host_memory {
+            return Ok(());
+        }
+        let bytes_of =
+            |batch: &Vec<&O::Example>| self.objective.activation_bytes(trainable, batch, self.checkpointing);
+        let largest = micro_batches.iter().map(bytes_of).max().unwrap_or(0);
+        let needed = largest.saturating_sub(self.activation_bytes);
+        self.activation_bytes += needed;
+        let free = if needed > 0 { available() } else { None };
+        match free.filter(|free| needed > *free) {
+            Some(free) => Err(TrainError::OutOfMemory { step, needed, free }),
+            None => Ok(()),
+        }
+    }
+
+    fn report(&mut self, step: usize, lr: f64, grad_norm: f64) -> Result<(), TrainError> {
+        let Window { loss, seconds } = std::mem::take(&mut self.since_report);
+        let total_steps = self.schedule.total_steps;
+        self.observer.report(&StepReport {
+            step,
+            total_steps,
+            loss: loss.sum / loss.labels as f64,
+            lr,
+            grad_norm,
+            tokens_per_s: loss.tokens as f64 / seconds,
+            peak_mb: peak_mb(),
+            device_mb: self.observer.device_mb(),
+            seconds_left: self.begun.elapsed().as_secs_f64() / step as f64 * (total_steps - step) as f64,
+        })
+    }
+
+    /// Evaluates the held-out rows and keeps the parameters if they are the best, or if the last ones are to be kept.
+    fn evaluate<A: AutodiffBackend<InnerBackend = B>>(
+        &mut self,
+        state: &mut TrainState<A>,
+    ) -> Result<(), TrainError> {
+        state.last_evaluation = Some(state.step);
+        if self.held_out.is_empty() {
+            return Ok(());
+        }
+        let trainable = state.trainable().valid();
+        let evaluation = self.objective.evaluate(&trainable, self.held_out);
+        let is_better = state.best.as_ref().is_none_or(|best| evaluation.beats(&best.evaluation));
+        let is_kept = is_better || !self.config.keep_best;
+        self.observer.evaluated(state.step, &evaluation, is_kept.then_some(&trainable))?;
+        state.evaluations_without_improvement =
+            if is_better { 0 } else { state.evaluations_without_improvement + 1 };
+        if is_kept {
+            state.best = Some(Best { trainable, evaluation });
+        }
+        Ok(())
+    }
+}
+
+impl Window {
+    fn add(&mut self, loss: Loss, seconds: f64) {
+        self.loss.sum += loss.sum;
+        self.loss.labels += loss.labels;
+        self.loss.tokens += loss.tokens;
+        self.seconds += seconds;
+    }
 }
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
-    use crate::eval::Score;
+    use crate::{gradients::GradientSum, score::Score};
     use burn_flex::Flex;
-    use reft_core::{Component, Method, Reft, ReftConfig, Site, intervention::Init};
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use reft_core::{Init, Reft, ReftConfig};
     use std::cell::Cell;
 
-    /// Fails at one of its steps, or needs more memory than any computer has.
+    /// Panics at one of its steps, or claims to need more memory than any machine has.
     struct Failing {
         at: usize,
         steps: Cell<usize>,
     }
 
-    impl Objective<Flex> for Failing {
-        type Example = usize;
+    /// A row with this many tokens.
+    struct Row(usize);
 
-        fn n_tokens(example: &usize) -> usize {
-            *example
+    impl Tokenized for Row {
+        fn n_tokens(&self) -> usize {
+            self.0
         }
 
-        fn step<A: AutodiffBackend<InnerBackend = Flex>>(&self, _: &[&usize], tape: &mut Tape<A>) -> Loss {
-            self.steps.set(self.steps.get() + 1);
-            assert!(self.steps.get() != self.at, "the driver is out of memory\nand says more");
-            tape.backward(tape.bases[0].clone().sum());
-            Loss { sum: 1.0, labels: 1, tokens: 1 }
-        }
-
-        fn activations(&self, _: &Learned<Flex>, examples: &[&usize], _: bool) -> u64 {
-            if *examples[0] > 5 { u64::MAX / 2 } else { 1 }
-        }
-
-        fn judge(&self, _: &Learned<Flex>, _: &[usize]) -> Verdict {
-            let score = Score(vec![("nll".into(), 1.0)]);
-            Verdict { score, key: "nll", higher_is_better: false }
+        fn n_labels(&self) -> usize {
+            1
         }
     }
 
-    fn run(at: usize, examples: &[usize]) -> (Learned<Flex>, Trained<Flex>) {
-        let config = ReftConfig {
-            method: Method::Loreft,
-            rank: 1,
-            hidden_size: 4,
-            sites: vec![Site { layer: 0, component: Component::BlockOutput }],
-            positions: "l1".parse().expect("positions"),
-            tied: true,
-            activation: Default::default(),
-            dropout: 0.0,
-        };
+    impl Objective<Flex> for Failing {
+        type Example = Row;
+
+        fn backward<A: AutodiffBackend<InnerBackend = Flex>>(
+            &self,
+            _: &[&Row],
+            gradients: &mut GradientSum<A>,
+        ) -> Loss {
+            self.steps.set(self.steps.get() + 1);
+            assert!(self.steps.get() != self.at, "the driver is out of memory\nsecond line");
+            gradients.backward(gradients.bases[0].clone().sum());
+            Loss { sum: 1.0, labels: 1, tokens: 1 }
+        }
+
+        fn activation_bytes<C: Backend>(&self, _: &Trainable<C>, examples: &[&Row], _: bool) -> u64 {
+            if examples[0].0 > 5 { u64::MAX / 2 } else { 1 }
+        }
+
+        fn evaluate(&self, _: &Trainable<Flex>, _: &[Row]) -> Evaluation {
+            let score = Score(vec![("nll".into(), 1.0)]);
+            Evaluation { score, key: "nll", higher_is_better: false }
+        }
+    }
+
+    fn run(at: usize, lengths: &[usize]) -> (Trainable<Flex>, TrainOutcome<Flex>) {
+        let config = ReftConfig::new(4, [0]).with_rank(1).with_positions("l1".parse().expect("positions"));
         let reft: Reft<Flex> =
             config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(0), &Default::default()).expect("valid");
-        let start: Learned<Flex> = reft.into();
-        let section = TrainSection { batch_size: 1, shuffle: false, warmup: 0.0, ..Default::default() };
-        let config = TrainConfig { in_computer_memory: true, ..section.into() };
+        let start: Trainable<Flex> = reft.into();
+        let config = TrainConfig {
+            batch_size: 1,
+            shuffle: false,
+            warmup: 0.0,
+            check_host_memory: true,
+            ..TrainConfig::default()
+        };
         let (objective, never) = (Failing { at, steps: Cell::new(0) }, AtomicBool::new(false));
-        let trained = train::<burn::backend::Autodiff<Flex>, _>(
+        let outcome = train::<burn::backend::Autodiff<Flex>, _>(
             &objective,
             start.clone(),
-            examples,
-            &[1],
+            &lengths.iter().map(|n| Row(*n)).collect::<Vec<_>>(),
+            &[Row(1)],
             &config,
             &mut Silent,
             &never,
         );
-        (start, trained)
+        (start, outcome)
     }
 
-    fn basis(learned: &Learned<Flex>) -> Vec<f32> {
-        learned.reft.bases()[0].to_data().to_vec().expect("f32")
+    fn basis(trainable: &Trainable<Flex>) -> Vec<f32> {
+        trainable.reft.bases()[0].to_data().to_vec().expect("f32")
     }
 
     #[test]
-    fn a_failing_device_ends_training_with_what_was_learned() {
-        let (start, trained) = run(3, &[1; 5]);
-        assert_eq!(trained.steps, 2);
-        let error = trained.stop.expect_err("the device failed").to_string();
-        assert!(error.contains("failed at step 3: the driver is out of memory;"), "{error}");
-        assert!(error.contains("train.checkpointing=true") && !error.contains("says more"), "{error}");
-        assert_ne!(basis(&trained.learned), basis(&start));
+    fn a_device_failure_ends_training_and_keeps_the_parameters() {
+        let (start, outcome) = run(3, &[1; 5]);
+        assert_eq!(outcome.steps, 2);
+        assert_eq!(
+            outcome.stop.expect_err("the device failed").to_string(),
+            format!(
+                "the device failed at step 3: the driver is out of memory; the adapter of the previous step is kept\n\
+                 if it ran out of memory, {OUT_OF_MEMORY_ADVICE}"
+            )
+        );
+        assert_ne!(basis(&outcome.trainable), basis(&start));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn memory_is_looked_at_before_it_is_asked_for() {
-        let (start, trained) = run(0, &[1, 1, 9]);
-        assert_eq!(trained.steps, 2);
-        let error = trained.stop.expect_err("there is not that much").to_string();
-        assert!(error.contains("out of memory at step 3") && error.contains("quant=int8"), "{error}");
-        assert_ne!(basis(&trained.learned), basis(&start));
+    fn a_batch_that_does_not_fit_the_memory_is_refused_before_it_is_computed() {
+        let (start, outcome) = run(0, &[1, 1, 9]);
+        assert_eq!(outcome.steps, 2);
+        let error = outcome.stop.expect_err("there is not that much").to_string();
+        assert!(error.starts_with("out of memory at step 3: its batch needs "), "{error}");
+        assert!(error.ends_with(OUT_OF_MEMORY_ADVICE), "{error}");
+        assert_ne!(basis(&outcome.trainable), basis(&start));
     }
 }

@@ -1,19 +1,19 @@
 //! Rows of CSV and TSV files.
 
-use crate::data::{DataError, Row};
+use super::{error::DataError, rows::Row};
 use serde_json::{Map, Value};
 
-/// How the fields of a line are kept apart.
+/// How the fields of a line are separated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Separator {
-    /// CSV: quotes may surround a field (RFC 4180).
+    /// CSV, with optional quotes around a field (RFC 4180).
     Comma,
-    /// TSV: no quoting, a quote is a character like any other (GLUE's files have bare quotes).
+    /// TSV without quoting: GLUE's files have unbalanced quotes.
     Tab,
 }
 
 impl Separator {
-    /// The separator that goes with a file's name, where it says so.
+    /// The separator that a file's extension stands for, if any.
     pub fn of_file(file: &str) -> Option<Self> {
         let extension = file.rsplit_once('.')?.1.to_ascii_lowercase();
         match extension.as_str() {
@@ -24,9 +24,9 @@ impl Separator {
     }
 }
 
-/// Rows from text; `file` names it in errors.
+/// Parses a table; `file` names it in errors.
 ///
-/// The first line names the columns, unless `columns` does. With `columns`, further fields of a line are left out.
+/// The first line names the columns, unless `columns` does. With `columns`, surplus fields of a line are ignored.
 ///
 /// # Errors
 /// If there are no rows, or a line has too many or too few fields; the error names the line.
@@ -41,21 +41,21 @@ pub fn parse_table(
         Separator::Tab => tab_records(text),
         Separator::Comma => comma_records(text, file)?,
     };
-    let open = columns.is_some();
+    let allows_surplus = columns.is_some();
     let names: Vec<String> = match columns {
         Some(columns) => columns.iter().map(|name| name.to_string()).collect(),
         None if records.is_empty() => return Err(DataError::Empty { file: file.into() }),
         None => records.remove(0).1.iter().map(|name| name.trim().to_string()).collect(),
     };
     if let Some((idx, twice)) = names.iter().enumerate().find(|(idx, name)| names[..*idx].contains(name)) {
-        let reason = format!("column {} is called {twice:?}, like one before it; rename it", idx + 1);
+        let reason = format!("column {} has the same name as an earlier one, {twice:?}; rename it", idx + 1);
         return Err(DataError::Row { place: format!("{file}, line 1"), reason });
     }
     let rows = records
         .into_iter()
         .map(|(line, fields)| {
             let place = format!("{file}, line {line}");
-            let fits = fields.len() == names.len() || (open && fields.len() > names.len());
+            let fits = fields.len() == names.len() || (allows_surplus && fields.len() > names.len());
             if !fits {
                 let reason =
                     format!("{} fields, expected {}: {}", fields.len(), names.len(), names.join(", "));
@@ -68,7 +68,7 @@ pub fn parse_table(
     if rows.is_empty() { Err(DataError::Empty { file: file.into() }) } else { Ok(rows) }
 }
 
-/// Line numbers and fields. Empty lines are left out.
+/// Line numbers and fields, without empty lines.
 fn tab_records(text: &str) -> Vec<(usize, Vec<String>)> {
     text.split('\n')
         .map(|line| line.strip_suffix('\r').unwrap_or(line))
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_in_a_tsv_is_a_character() {
+    fn quotes_in_a_tsv_are_plain_characters() {
         let text = "sentence\tlabel\n\" bare quote\t1\r\nit 's \"fine\"\t0\n";
         let rows = parse_table(text, "d.tsv", Separator::Tab, None).expect("read");
         assert_eq!(field(&rows[0], "sentence"), "\" bare quote");
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quoted_csv_field_may_hold_anything() {
+    fn a_quoted_csv_field_may_contain_anything() {
         let text = "text,label\n\"a, \"\"b\"\"\nc\",1\nd,0\n";
         let rows = parse_table(text, "d.csv", Separator::Comma, None).expect("read");
         assert_eq!(field(&rows[0], "text"), "a, \"b\"\nc");
@@ -124,15 +124,19 @@ mod tests {
             parse_table(text, "d", separator, None).expect_err("malformed").to_string()
         };
         assert_eq!(error("a\tb\n1\n", Separator::Tab), "d, line 2: 1 fields, expected 2: a, b");
-        assert!(error("a,b\n1,2\n1,2,3\n", Separator::Comma).contains("line 3: 3 fields"));
-        assert!(error("a,b\n\"1,2\n3,4\n", Separator::Comma).contains("line 2: 1 fields"));
-        assert!(error("a,b\n", Separator::Comma).contains("no rows"));
-        assert!(error("", Separator::Tab).contains("no rows"));
-        assert!(error("a,a\n1,2\n", Separator::Comma).contains("called \"a\""));
+        assert_eq!(error("a,b\n1,2\n1,2,3\n", Separator::Comma), "d, line 3: 3 fields, expected 2: a, b");
+        assert_eq!(error("a,b\n\"1,2\n3,4\n", Separator::Comma), "d, line 2: 1 fields, expected 2: a, b");
+        let no_rows = "d: no rows; expected JSON Lines or a JSON array of objects";
+        assert_eq!(error("a,b\n", Separator::Comma), no_rows);
+        assert_eq!(error("", Separator::Tab), no_rows);
+        assert_eq!(
+            error("a,a\n1,2\n", Separator::Comma),
+            "d, line 1: column 2 has the same name as an earlier one, \"a\"; rename it"
+        );
     }
 
     #[test]
-    fn a_file_without_names_gets_them() {
+    fn columns_can_be_named_by_the_caller() {
         let rows = parse_table("x\t1\t*\ty\n", "d", Separator::Tab, Some(&["source", "label", "star"]));
         assert_eq!(field(&rows.expect("read")[0], "label"), "1");
     }

@@ -1,0 +1,92 @@
+//! Errors of data files.
+
+use reft_models::TokenizerError;
+use std::io;
+
+/// Data that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The file cannot be read.
+    #[error("{file}: {error}")]
+    Io {
+        /// The file.
+        file: String,
+        /// The cause.
+        error: io::Error,
+    },
+    /// A file without rows.
+    #[error("{file}: no rows; expected JSON Lines or a JSON array of objects")]
+    Empty {
+        /// The file.
+        file: String,
+    },
+    /// Not JSON.
+    #[error("{file}, line {line}: invalid JSON: {reason}")]
+    Json {
+        /// The file.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+        /// The parser's message.
+        reason: String,
+    },
+    /// A row that cannot be used.
+    #[error("{place}: {reason}")]
+    Row {
+        /// File and row.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The template cannot be used.
+    #[error("template {template:?}: {reason}")]
+    Template {
+        /// The template.
+        template: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The task does not work with these rows.
+    #[error("{task}: {reason}")]
+    Task {
+        /// The task.
+        task: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Every row was dropped.
+    #[error(
+        "{file}: none of the {rows} rows has an answer token within max_length = {max_length}; raise data.max_length"
+    )]
+    NothingLeft {
+        /// The file.
+        file: String,
+        /// Number of rows in the file.
+        rows: usize,
+        /// The limit.
+        max_length: usize,
+    },
+    /// Too few rows to hold some out.
+    #[error("data.eval_rows is {held_out}, {file} has {rows} rows; leave some to train on")]
+    TooFewRows {
+        /// The file.
+        file: String,
+        /// Number of rows in the file.
+        rows: usize,
+        /// Number of rows to hold out.
+        held_out: usize,
+    },
+    /// `data.max_length` beyond the model's context.
+    #[error(
+        "data.max_length is {max_length}, the model's context holds {context} tokens; choose at most {context}"
+    )]
+    MaxLength {
+        /// The requested length.
+        max_length: usize,
+        /// The model's context.
+        context: usize,
+    },
+    /// The tokenizer rejects a text.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}

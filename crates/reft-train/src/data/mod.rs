@@ -1,0 +1,20 @@
+//! Data: files → rows → prompts and answers → tokens → batches.
+
+mod batch;
+mod batches;
+mod dataset;
+mod error;
+mod read;
+mod rows;
+mod table;
+mod template;
+
+pub use batch::{ClassifierBatch, LanguageModelBatch};
+pub use batches::{Sampler, SamplerConfig, epoch};
+pub use dataset::{DataSet, Example, LabeledSet, LabeledText, Tokenized};
+pub use error::DataError;
+pub(crate) use read::read_text;
+pub use read::{find_rows, max_length, read_rows, read_split};
+pub use rows::{Row, parse_rows};
+pub use table::{Separator, parse_table};
+pub use template::{Template, answer};

@@ -1,0 +1,60 @@
+//! Panics of drivers, as errors.
+
+use std::{
+    cell::Cell,
+    panic::{UnwindSafe, catch_unwind, set_hook, take_hook},
+    sync::Once,
+};
+
+thread_local! {
+    /// Whether panics of this thread are caught and therefore not printed.
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls code that may panic within a driver's crate; returns the first line of the panic's message instead.
+pub(crate) fn catch_panic<T>(call: impl FnOnce() -> T + UnwindSafe) -> Result<T, String> {
+    static INSTALL_HOOK: Once = Once::new();
+    INSTALL_HOOK.call_once(|| {
+        let hook = take_hook();
+        set_hook(Box::new(move |info| {
+            if !IS_GUARDED.get() {
+                hook(info);
+            }
+        }));
+    });
+    let was_guarded = IS_GUARDED.replace(true);
+    let result = catch_unwind(call);
+    IS_GUARDED.set(was_guarded);
+    result.map_err(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        text.lines().next().unwrap_or_default().into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_and_concurrent_guards_keep_their_own_results() {
+        let threads: Vec<_> = (0..8)
+            .map(|idx| {
+                std::thread::spawn(move || {
+                    catch_panic(move || {
+                        assert_eq!(
+                            catch_panic(|| panic!("inner\nsecond line")),
+                            Err::<(), _>("inner".into())
+                        );
+                        assert!(idx % 2 == 0, "odd {idx}");
+                        idx
+                    })
+                })
+            })
+            .collect();
+        for (idx, thread) in threads.into_iter().enumerate() {
+            let expected = if idx % 2 == 0 { Ok(idx) } else { Err(format!("odd {idx}")) };
+            assert_eq!(thread.join().expect("the panic was caught"), expected);
+        }
+    }
+}

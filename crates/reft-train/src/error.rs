@@ -1,0 +1,100 @@
+//! Errors of runs and of opening models and adapters.
+
+use crate::{
+    data::DataError,
+    device::DeviceError,
+    eval::EvalError,
+    memory::{MemoryNeeds, format_bytes},
+    trainer::TrainError,
+};
+use reft_core::{AdapterError, FileError, intervention::InterventionError, site::LayersError};
+use reft_models::{LoadError, peft::TunedFileError, tuned::TuningError};
+use std::path::PathBuf;
+
+/// A run, or a model with its adapter, that is not possible.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The model.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The layers.
+    #[error("reft.layers: {0}")]
+    Layers(#[from] LayersError),
+    /// The interventions.
+    #[error("reft: {0}")]
+    Intervention(#[from] InterventionError),
+    /// The files of an adapter.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// An adapter that does not fit the model.
+    #[error("{adapter}: {reason}")]
+    WrongModel {
+        /// The adapter.
+        adapter: String,
+        /// Why it does not fit.
+        reason: String,
+    },
+    /// The weights of a baseline.
+    #[error("reft.method: {0}")]
+    Tuning(#[from] TuningError),
+    /// The files of a baseline.
+    #[error(transparent)]
+    TunedFile(#[from] TunedFileError),
+    /// The evaluation.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// The training.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// The run folder exists.
+    #[error("{}: this run exists; choose another run.name, or replace it with run.overwrite=true", .0.display())]
+    Exists(PathBuf),
+    /// `run.overwrite` on a folder that is not a run.
+    #[error("{}: not the folder of a run (no recipe.toml in it), so run.overwrite does not replace it", .0.display())]
+    NotARun(PathBuf),
+    /// More memory than the device has.
+    #[error(
+        "the run needs {} on {device}, which has {}: weights {}, activations {}\nany of these would help:\n{}",
+        format_bytes(needs.total), format_bytes(*capacity), format_bytes(needs.weights),
+        format_bytes(needs.activations), list_remedies(remedies)
+    )]
+    Memory {
+        /// The memory that the run needs.
+        needs: Box<MemoryNeeds>,
+        /// The device.
+        device: String,
+        /// Its memory in bytes.
+        capacity: u64,
+        /// Settings that would help, and the bytes that the run would then need.
+        remedies: Vec<(String, u64)>,
+    },
+    /// A tensor larger than the device's buffers.
+    #[error(
+        "the run needs a tensor of {} on {device}, whose buffers hold {}; use a smaller train.batch_size with a larger \
+         train.accumulation, a smaller data.max_length, a smaller dtype, or another device",
+        format_bytes(*needed), format_bytes(*max)
+    )]
+    Buffer {
+        /// Size of the largest tensor in bytes.
+        needed: u64,
+        /// The device.
+        device: String,
+        /// Size of its largest buffer in bytes.
+        max: u64,
+    },
+    /// A file of the run folder.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+fn list_remedies(remedies: &[(String, u64)]) -> String {
+    let lines =
+        remedies.iter().map(|(change, total)| format!("  {change:<44} needs {}", format_bytes(*total)));
+    lines.collect::<Vec<_>>().join("\n")
+}

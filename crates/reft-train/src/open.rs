@@ -1,0 +1,170 @@
+//! Opening what is already there: models, adapters and classifiers.
+
+use crate::{
+    adapter::{TaskConfig, load_tuned, load_typed},
+    device::Chosen,
+    error::RunError,
+    tasks::TaskSpec,
+    tiny,
+    trainable::Trainable,
+    workload::Workload,
+};
+use burn::tensor::backend::Backend;
+use reft_core::{Adapter, BaseModel};
+use reft_models::{
+    Checkpoint, Dtype, Llama, LoadError, LoadedModel, ModelConfig, ModelFiles, Precision, Pretrained, Quant,
+    Roberta, load, peft::PeftNames,
+};
+use std::path::Path;
+
+/// The files of a model: `embedded:tiny`, a folder, or a name on the Hub.
+///
+/// # Errors
+/// If there is no such model.
+pub fn find_model(name: &str, revision: Option<&str>) -> Result<ModelFiles, LoadError> {
+    if name == "embedded:tiny" { Ok(tiny::model()) } else { load::find(name, revision) }
+}
+
+/// The requested precision of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PrecisionRequest {
+    /// The dtype; if absent, whatever suits the device.
+    pub dtype: Option<Dtype>,
+    /// The quantization of the weights.
+    pub quant: Option<Quant>,
+}
+
+/// Opens a model's files and resolves its precision on the device.
+///
+/// # Errors
+/// If there is no such model, it is damaged, or the device does not support the precision.
+pub fn open_model<B: Backend, M: Pretrained<B>>(
+    name: &str,
+    revision: Option<&str>,
+    request: PrecisionRequest,
+    on: &Chosen<B::Device>,
+) -> Result<(Checkpoint<M::Config>, Precision), RunError> {
+    let checkpoint = Checkpoint::open::<B, M>(&find_model(name, revision)?, name)?;
+    let precision = on.precision::<B>(request.dtype, request.quant, checkpoint.dtype())?;
+    Ok((checkpoint, precision))
+}
+
+/// Loads a model.
+///
+/// # Errors
+/// If there is no such model, it is damaged, or the device does not support the precision or lacks the memory.
+pub fn load_model<B: Backend, M: Pretrained<B>>(
+    name: &str,
+    revision: Option<&str>,
+    request: PrecisionRequest,
+    on: &Chosen<B::Device>,
+) -> Result<LoadedModel<B, M>, RunError> {
+    let (checkpoint, precision) = open_model::<B, M>(name, revision, request, on)?;
+    Workload::inference(checkpoint.tensors().collect(), precision).check::<B>(on)?;
+    Ok(checkpoint.load(precision, &on.device)?)
+}
+
+/// An adapter of a language model.
+#[derive(Debug, Clone)]
+pub struct LanguageModelAdapter<B: Backend> {
+    /// The interventions and where they come from.
+    pub adapter: Adapter<B>,
+    /// The prompt template that it was trained with.
+    pub template: String,
+}
+
+/// Loads an adapter and checks that it belongs to the model. The weights of a baseline replace those of the model.
+///
+/// # Errors
+/// If it cannot be read, is a classifier's, or was trained on a model of another size or with other weights.
+pub fn load_adapter<B: Backend>(
+    folder: &Path,
+    loaded: &mut LoadedModel<B, Llama<B>>,
+    device: &B::Device,
+) -> Result<LanguageModelAdapter<B>, RunError> {
+    let (adapter, metadata) = load_typed::<B>(folder, device)?;
+    check_generates(folder, metadata.task.as_ref())?;
+    let config = loaded.model.config().clone();
+    check_adapter(folder, &adapter, &loaded.base, &config)?;
+    let names = PeftNames::LANGUAGE_MODEL;
+    if let Some(tuned) = load_tuned(folder, metadata.baseline, &loaded.tensors, names, device)? {
+        loaded.model = tuned.model(&config, &loaded.tensors);
+    }
+    Ok(LanguageModelAdapter { adapter, template: metadata.template })
+}
+
+/// Checks that an adapter belongs to a language model, before any model is loaded.
+///
+/// # Errors
+/// If it is a classifier's.
+pub fn check_generates(folder: &Path, task: Option<&TaskConfig>) -> Result<(), RunError> {
+    match task {
+        None => Ok(()),
+        Some(task) => Err(RunError::WrongModel {
+            adapter: folder.display().to_string(),
+            reason: format!("a classifier for {}; use it with `reft eval` or `reft predict`", task.name),
+        }),
+    }
+}
+
+/// A trained classifier and its model.
+#[derive(Debug)]
+pub struct Classifier<B: Backend> {
+    /// The model.
+    pub loaded: LoadedModel<B, Roberta<B>>,
+    /// The trained parameters.
+    pub trainable: Trainable<B>,
+    /// The task.
+    pub spec: TaskSpec,
+}
+
+/// Loads a classifier's adapter and its model.
+///
+/// # Errors
+/// If either cannot be read, or the adapter was trained on a model of another size or with other weights.
+pub fn load_classifier<B: Backend>(
+    folder: &Path,
+    model: &str,
+    revision: Option<&str>,
+    request: PrecisionRequest,
+    on: &Chosen<B::Device>,
+) -> Result<Classifier<B>, RunError> {
+    let device = &on.device;
+    let (adapter, metadata) = load_typed::<B>(folder, device)?;
+    let (Some(task), Some(head)) = (metadata.task, adapter.head.clone()) else {
+        let reason = "not the adapter of a classifier: it has no head".into();
+        return Err(RunError::WrongModel { adapter: folder.display().to_string(), reason });
+    };
+    let loaded: LoadedModel<B, Roberta<B>> = load_model(model, revision, request, on)?;
+    let config = loaded.model.config();
+    check_adapter(folder, &adapter, &loaded.base, config)?;
+    let names = PeftNames::classifier(config);
+    let tuned = load_tuned(folder, metadata.baseline, &loaded.tensors, names, device)?;
+    let trainable = Trainable { reft: adapter.reft, tuned, head: Some(head) };
+    Ok(Classifier { loaded, trainable, spec: TaskSpec::of_adapter(task) })
+}
+
+fn check_adapter<B: Backend>(
+    folder: &Path,
+    adapter: &Adapter<B>,
+    base: &BaseModel,
+    model: &impl ModelConfig,
+) -> Result<(), RunError> {
+    let config = adapter.reft.config();
+    let (hidden_size, n_layers) = (model.hidden_size(), model.n_layers());
+    let reason = if config.hidden_size != hidden_size {
+        format!("edits hidden states of size {}, {} has {hidden_size}", config.hidden_size, base.name)
+    } else if let Some(site) = config.sites.iter().find(|site| site.layer >= n_layers) {
+        format!("edits layer {}, {} has {n_layers} layers", site.layer, base.name)
+    } else if adapter.base_model.fingerprint != base.fingerprint {
+        let trained_on = &adapter.base_model.fingerprint;
+        format!("trained on a model with fingerprint {trained_on}, {} has {}", base.name, base.fingerprint)
+    } else {
+        return Ok(());
+    };
+    let name = &adapter.base_model.name;
+    Err(RunError::WrongModel {
+        adapter: folder.display().to_string(),
+        reason: format!("{reason}; it was trained on {name}: pass that with --model"),
+    })
+}

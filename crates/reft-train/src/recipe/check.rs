@@ -1,0 +1,70 @@
+//! Values of a recipe that parse but make no sense.
+
+use super::sections::{Protocol, Recipe};
+use crate::method::{Baseline, TrainMethod};
+use std::fmt::Display;
+
+/// Lists every impossible value of a recipe, one per line.
+pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
+    let mut problems = Vec::new();
+    let mut expect = |good: bool, key: &str, found: &dyn Display, expected: &str| {
+        if !good {
+            problems.push(format!("{key} is {found}, expected {expected}"));
+        }
+    };
+    let (train, eval) = (&recipe.train, &recipe.eval);
+    let is_rate = |rate: f64| (0.0..1.0).contains(&rate);
+    expect(train.batch_size > 0, "train.batch_size", &train.batch_size, "at least 1");
+    expect(train.accumulation > 0, "train.accumulation", &train.accumulation, "at least 1");
+    expect(train.log_every > 0, "train.log_every", &train.log_every, "at least 1");
+    expect(train.epochs > 0 || train.steps.is_some(), "train.epochs", &train.epochs, "at least 1");
+    expect(train.steps != Some(0), "train.steps", &0, "at least 1");
+    expect(train.lr > 0.0 && train.lr.is_finite(), "train.lr", &train.lr, "a number above 0");
+    expect((0.0..=1.0).contains(&train.warmup), "train.warmup", &train.warmup, "a share from 0 to 1");
+    expect(train.weight_decay >= 0.0, "train.weight_decay", &train.weight_decay, "0 or more");
+    expect(train.clip >= 0.0, "train.clip", &train.clip, "0 or more");
+    let model_dropout = train.model_dropout.unwrap_or(0.0);
+    expect(is_rate(model_dropout), "train.model_dropout", &model_dropout, "a share below 1");
+    expect(eval.batch_size > 0, "eval.batch_size", &eval.batch_size, "at least 1");
+    let head_lr = recipe.head.lr.unwrap_or(1.0);
+    expect(head_lr > 0.0 && head_lr.is_finite(), "head.lr", &head_lr, "a number above 0");
+    expect(is_rate(recipe.lora.dropout), "lora.dropout", &recipe.lora.dropout, "a share below 1");
+    let n_columns = recipe.data.text.as_ref().map_or(1, Vec::len);
+    let found = format!("a list of {n_columns}");
+    expect((1..=2).contains(&n_columns), "data.text", &found, "one or two columns");
+
+    let (is_language_model, method) = (recipe.data.task.is_none(), recipe.reft.method);
+    expect(
+        !(is_language_model && method == TrainMethod::Baseline(Baseline::HeadOnly)),
+        "reft.method",
+        &"head-only",
+        "another method: a language model has no head to train",
+    );
+    expect(
+        !(method.trains_weights() && train.checkpointing == Some(true)),
+        "train.checkpointing",
+        &format!("true with reft.method={method}"),
+        "false: baselines that train weights keep every block on the tape",
+    );
+    let quant = recipe.quant.map_or(String::new(), |quant| format!("{quant} with reft.method={method}"));
+    expect(
+        !(method.trains_weights() && recipe.quant.is_some()),
+        "quant",
+        &quant,
+        "none: the baseline trains the weights themselves",
+    );
+    let has_held_out = recipe.data.eval.is_some() || recipe.data.eval_rows.is_some();
+    expect(
+        is_language_model || has_held_out || eval.protocol != Protocol::ReftPaper,
+        "data.eval",
+        &"absent",
+        "held-out rows, which eval.protocol splits",
+    );
+    expect(recipe.reft.rank > 0, "reft.rank", &recipe.reft.rank, "at least 1");
+    expect(recipe.data.max_length.is_none_or(|n| n > 1), "data.max_length", &1, "at least 2");
+    expect(recipe.data.train_rows != Some(0), "data.train_rows", &0, "at least 1");
+    let name = &recipe.run.name;
+    let is_plain = !name.is_empty() && !name.contains(['/', '\\']) && name != "." && name != "..";
+    expect(is_plain, "run.name", &format!("{name:?}"), "the name of a folder; its parent is run.folder");
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
+}

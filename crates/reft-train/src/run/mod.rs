@@ -1,0 +1,211 @@
+//! Runs: a recipe in, a run folder out.
+//!
+//! | in the run folder | contents |
+//! |---|---|
+//! | `recipe.toml` | the recipe with every choice resolved |
+//! | `adapter/` | the trained adapter |
+//! | `metrics.jsonl` | one line per log step and per evaluation |
+//! | `summary.json` | [`Summary`] |
+
+mod event;
+mod folder;
+mod plan;
+
+use crate::{
+    adapter::AdapterOrigin,
+    checkpoint::History,
+    device::{Chosen, catch_panic},
+    error::RunError,
+    memory::{self, peak_mb, recent_peak_mb},
+    open::{PrecisionRequest, open_model},
+    recipe::Recipe,
+    tasks::{ClassifierTask, LanguageModelTask, Task, Trained},
+    trainable::Trainable,
+    trainer::{TrainError, TrainOutcome, train},
+};
+use burn::tensor::backend::{AutodiffBackend, Backend};
+pub use event::{Event, Finished, Outcome, Summary};
+use folder::{RunFolder, check_free};
+pub use plan::Plan;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use reft_models::{LoadedModel, ModelConfig};
+use std::{panic::AssertUnwindSafe, path::Path, sync::atomic::AtomicBool, time::Instant};
+
+/// Runs a recipe, or with `dry` only plans it: no weights are loaded and no files are written.
+///
+/// # Errors
+/// If anything is wrong with the recipe, the model or the data, nothing is written. If training cannot continue, the
+/// adapter so far is in the run folder.
+pub fn run<A: AutodiffBackend>(
+    recipe: &Recipe,
+    on: &Chosen<A::Device>,
+    dry: bool,
+    on_event: &mut dyn FnMut(Event),
+    interrupted: &AtomicBool,
+) -> Result<Outcome, RunError> {
+    match recipe.data.task {
+        None => run_task::<A, LanguageModelTask>(recipe, on, dry, on_event, interrupted),
+        Some(_) => run_task::<A, ClassifierTask>(recipe, on, dry, on_event, interrupted),
+    }
+}
+
+/// The stages of a run, the same for every kind of work.
+fn run_task<A: AutodiffBackend, T: Task<A::InnerBackend>>(
+    recipe: &Recipe,
+    on: &Chosen<A::Device>,
+    dry: bool,
+    on_event: &mut dyn FnMut(Event),
+    interrupted: &AtomicBool,
+) -> Result<Outcome, RunError> {
+    let device = &on.device;
+    let folder = Path::new(&recipe.run.folder).join(&recipe.run.name);
+    if !dry {
+        check_free(&folder, recipe.run.overwrite)?;
+    }
+    A::seed(device, recipe.train.seed);
+
+    // 1. Rows.
+    let mut task = T::read(recipe)?;
+
+    // 2. The model's files, without its weights.
+    let request = PrecisionRequest { dtype: recipe.dtype, quant: recipe.quant };
+    let (checkpoint, precision) =
+        open_model::<A::InnerBackend, T::Model>(&recipe.model, recipe.revision.as_deref(), request, on)?;
+    let config = checkpoint.config.clone();
+
+    // 3. Tokens.
+    let data = task.encode(recipe, &config, &checkpoint.tokenizer)?;
+
+    // 4. Memory.
+    let plan = plan::plan(recipe, &task, &checkpoint, precision, &data.train, on)?;
+    let (base, weights) = (&checkpoint.base, plan.weights);
+    on_event(Event::Model { base, weights, precision, device: &on.info.name });
+    if let Some(labels) = task.labels() {
+        on_event(Event::Labels(labels));
+    }
+    for summary in &data.summaries {
+        on_event(Event::Data { summary, max_length: data.max_length });
+    }
+    if dry {
+        return Ok(Outcome::Planned(Box::new(plan)));
+    }
+
+    // 5. Weights.
+    let loaded: LoadedModel<A::InnerBackend, T::Model> = checkpoint.load(precision, device)?;
+    let trainable = init_trainable(recipe, &task, &loaded, &config, device)?;
+
+    // 6. The model without an adapter.
+    let (before, answers_before) = task.evaluate_base(recipe, &loaded, &data)?;
+    if let Some(score) = &before {
+        on_event(Event::Score { what: "before", score });
+    }
+
+    // 7. The run folder.
+    let (head, interventions) = (trainable.num_head_params(), trainable.reft.edits().len());
+    debug_assert_eq!((plan.head, plan.trainable + plan.head), (head, num_params(&trainable)));
+    on_event(Event::Trainable {
+        method: plan.method,
+        interventions,
+        parameters: plan.trainable,
+        head,
+        weights,
+    });
+    let mut resolved = recipe.clone();
+    resolved.device = plan.device.clone();
+    resolved.dtype = Some(precision.dtype);
+    resolved.data.max_length = Some(data.max_length);
+    resolved.train.checkpointing = Some(plan.checkpointing);
+    task.resolve(&mut resolved);
+    let (template, task_config) = task.metadata();
+    let origin = AdapterOrigin {
+        base: loaded.base.clone(),
+        template,
+        task: task_config,
+        peft_names: task.peft_names(&config),
+    };
+    let device_mb = || on.memory_mb();
+    let mut run_folder = RunFolder::create(&folder, &resolved, origin, &device_mb, on_event)?;
+
+    // 8. Training.
+    memory::trim();
+    memory::reset_peak();
+    let (begun, resident) = (Instant::now(), memory::resident());
+    let train_config = recipe.train_config(on.info.uses_host_memory());
+    let outcome = {
+        let objective = task.objective(recipe, &loaded);
+        let (train_set, held_out) = (&data.train, &data.held_out);
+        train::<A, _>(&objective, trainable, train_set, held_out, &train_config, &mut run_folder, interrupted)
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    let training_mb =
+        resident.and_then(|before| Some(recent_peak_mb()? - before as f64 / f64::from(1 << 20)));
+    let device_mb = on.memory_mb();
+    let TrainOutcome { trainable, evaluation, stop, steps, history } = outcome;
+    let saved = catch_panic(AssertUnwindSafe(|| run_folder.save_adapter(&trainable)));
+    let trained = Trained { trainable, evaluation, ended: stop? };
+    saved.map_err(|reason| TrainError::Device { step: steps, reason })??;
+
+    // 9. The model with the adapter.
+    let result = task.evaluate_result(recipe, &loaded, &trained)?;
+    for (file, score) in &result.test {
+        run_folder.report_event(Event::Score { what: file, score });
+    }
+    if let Some(score) = &result.after {
+        run_folder.report_event(Event::Score { what: "after", score });
+    }
+    let History { losses, step_seconds, tokens, label_tokens } = history;
+    let summary = Summary {
+        method: plan.method,
+        before,
+        after: result.after,
+        selection: result.selection,
+        test: result.test,
+        trainable: plan.trainable,
+        share: plan.trainable as f64 / weights as f64,
+        head,
+        steps,
+        ended: trained.ended,
+        seconds,
+        tokens,
+        label_tokens,
+        tokens_per_s: tokens as f64 / step_seconds.iter().sum::<f64>().max(f64::MIN_POSITIVE),
+        s_per_step_median: median(step_seconds),
+        peak_mb: peak_mb(),
+        training_mb,
+        device_mb,
+        losses,
+        device: plan.device,
+        adapter: run_folder.adapter_folder(),
+    };
+    run_folder.write_summary(&summary)?;
+    let answers = answers_before.into_iter().zip(result.answers).collect();
+    Ok(Outcome::Finished(Box::new(Finished { summary, answers })))
+}
+
+/// New trainable parameters, as the recipe describes them.
+fn init_trainable<B: Backend, T: Task<B>>(
+    recipe: &Recipe,
+    task: &T,
+    loaded: &LoadedModel<B, T::Model>,
+    config: &impl ModelConfig,
+    device: &B::Device,
+) -> Result<Trainable<B>, RunError> {
+    let rng = || ChaCha8Rng::seed_from_u64(recipe.train.seed);
+    let reft_config = recipe.reft_config(config.n_layers(), config.hidden_size())?;
+    let reft = reft_config.init(recipe.reft.init, &mut rng(), device)?;
+    let tuned = match recipe.tuning() {
+        Some(tuning) => Some(tuning.init(&loaded.tensors, &mut rng(), device)?),
+        None => None,
+    };
+    Ok(Trainable { reft, tuned, head: task.init_head(recipe, loaded, device) })
+}
+
+fn num_params<B: Backend>(trainable: &Trainable<B>) -> usize {
+    burn::module::Module::<B>::num_params(trainable)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}

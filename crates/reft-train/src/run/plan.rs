@@ -1,0 +1,146 @@
+//! What a run would do, and the memory that it needs.
+
+use crate::{
+    checkpoint::sampler_config,
+    data::{Sampler, Tokenized},
+    device::Chosen,
+    error::RunError,
+    loss::rows_of_logits,
+    memory::{self, MemoryNeeds},
+    method::TrainMethod,
+    recipe::Recipe,
+    tasks::{ConfigOf, Task},
+    train_config::TrainConfig,
+    workload::Workload,
+};
+use burn::tensor::backend::Backend;
+use reft_models::{Checkpoint, Dtype, ModelConfig, Precision, TunedName};
+use serde::{Serialize, Serializer};
+
+/// What a run would do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// What is trained.
+    pub method: TrainMethod,
+    /// The model.
+    pub model: String,
+    /// Its number of weights.
+    pub weights: usize,
+    /// How they are held.
+    #[serde(serialize_with = "as_text")]
+    pub precision: Precision,
+    /// The device.
+    pub device: String,
+    /// Rows to train on.
+    pub rows: usize,
+    /// Updates.
+    pub steps: usize,
+    /// Rows and sequence length of the largest micro-batch.
+    pub batch: (usize, usize),
+    /// Whether gradient checkpointing is used.
+    pub checkpointing: bool,
+    /// Number of trainable parameters, without the head's.
+    pub trainable: usize,
+    /// Number of parameters of the head.
+    pub head: usize,
+    /// The memory that it needs, in bytes.
+    pub memory: MemoryNeeds,
+    /// Memory of the device in bytes, if known.
+    pub capacity: Option<u64>,
+    /// Free memory in bytes, on the CPU.
+    pub free: Option<u64>,
+}
+
+fn as_text<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&value.to_string())
+}
+
+/// Plans a run over encoded examples.
+///
+/// # Errors
+/// If the recipe does not fit the model, or the run does not fit the device.
+pub(super) fn plan<B: Backend, T: Task<B>>(
+    recipe: &Recipe,
+    task: &T,
+    checkpoint: &Checkpoint<ConfigOf<B, T>>,
+    precision: Precision,
+    examples: &[T::Example],
+    on: &Chosen<B::Device>,
+) -> Result<Plan, RunError> {
+    let config = &checkpoint.config;
+    let tensors: Vec<(&str, &[usize])> = checkpoint.tensors().collect();
+    let n_layers = config.n_layers();
+    let reft = recipe.reft_config(n_layers, config.hidden_size())?;
+    let tuning = recipe.tuning();
+    let (trainable, taped) = match &tuning {
+        Some(tuning) => {
+            let elements = |name: &TunedName| name.shape.iter().product::<usize>();
+            (tuning.names(&tensors)?.iter().map(elements).sum(), n_layers)
+        }
+        None => (reft.num_params()?, reft.n_taped(n_layers)),
+    };
+    let head = task.num_head_params(config);
+    let footprint = |batch, seq, dtype: Dtype| task.footprint(config, batch, seq, dtype);
+    let largest =
+        largest_batch(&recipe.train, examples, |rows, seq| footprint(rows, seq, precision.dtype).kept);
+    let n_logits = task.n_logits(config);
+    let slice = if n_logits > 0 { largest.labels.min(rows_of_logits(n_logits)) } else { 0 };
+    let workload = Workload {
+        tensors,
+        precision,
+        footprint: &footprint,
+        taped,
+        checkpointing: recipe.checkpointing(),
+        batch_size: recipe.train.batch_size,
+        batch: (largest.rows, largest.seq),
+        logits: (slice, n_logits),
+        parameters: trainable + head,
+        trains_weights: tuning.is_some(),
+    };
+    Ok(Plan {
+        method: recipe.reft.method,
+        model: checkpoint.base.name.clone(),
+        weights: workload.num_weights(),
+        precision,
+        device: on.info.name.clone(),
+        rows: examples.len(),
+        steps: recipe.train.total_updates(examples.len()),
+        batch: workload.batch,
+        checkpointing: workload.checkpointing,
+        trainable,
+        head,
+        memory: workload.check::<B>(on)?,
+        capacity: on.info.memory,
+        free: if on.info.uses_host_memory() { memory::available() } else { None },
+    })
+}
+
+/// The size of a micro-batch.
+#[derive(Debug, Clone, Copy, Default)]
+struct BatchSize {
+    rows: usize,
+    seq: usize,
+    labels: usize,
+}
+
+/// The micro-batch that keeps the most bytes, among those of the run (of its first epochs, if there are many).
+fn largest_batch(
+    train: &TrainConfig,
+    examples: &[impl Tokenized],
+    bytes_kept: impl Fn(usize, usize) -> usize,
+) -> BatchSize {
+    const MAX_EPOCHS: usize = 100;
+    let updates_per_epoch = train.updates_per_epoch(examples.len());
+    let epochs = train.total_updates(examples.len()).div_ceil(updates_per_epoch.max(1)).min(MAX_EPOCHS);
+    let lengths = examples.iter().map(Tokenized::n_tokens).collect();
+    let batches = Sampler::new(lengths, sampler_config(train)).take(updates_per_epoch * epochs).flatten();
+    let sizes = batches.map(|batch| {
+        let of_batch = || batch.iter().map(|idx| &examples[*idx]);
+        BatchSize {
+            rows: batch.len(),
+            seq: of_batch().map(Tokenized::n_tokens).max().unwrap_or(0),
+            labels: of_batch().map(Tokenized::n_labels).sum(),
+        }
+    });
+    sizes.max_by_key(|size| bytes_kept(size.rows, size.seq)).unwrap_or_default()
+}

@@ -1,0 +1,383 @@
+//! Classification and regression with a frozen encoder and a trained head on its first token.
+
+use super::{
+    spec::{TaskSpec, check_name, read_task_rows},
+    task::{DataSets, DataSummary, FinalEvaluation, Task, Trained},
+};
+use crate::{
+    adapter::TaskConfig,
+    data::{ClassifierBatch, LabeledSet, LabeledText, Row, Tokenized, max_length, read_split},
+    error::RunError,
+    gradients::{GradientSum, scalar_value},
+    loss::cross_entropy,
+    metrics::{Metric, argmax, confusion},
+    objective::{Loss, Objective},
+    recipe::{Protocol, Recipe},
+    score::{Evaluation, Score},
+    trainable::Trainable,
+    workload::activation_bytes,
+};
+use burn::tensor::{
+    Tensor, TensorData,
+    backend::{AutodiffBackend, Backend},
+};
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use reft_core::{Head, HeadConfig, NoHook, host_values};
+use reft_models::{
+    Dtype, Footprint, LoadedModel, ModelConfig, NamedTensors, Roberta, RobertaConfig, Tokenizer,
+    peft::PeftNames,
+    roberta::{DropoutRates, first_token},
+};
+use serde::Serialize;
+use std::path::Path;
+
+/// Gives the head a random stream of its own.
+const HEAD_SEED: u64 = 0x68656164;
+
+/// Rows with texts and labels, or numbers.
+#[derive(Debug)]
+pub struct ClassifierTask {
+    spec: TaskSpec,
+    selection_metric: Metric,
+    train_rows: Vec<Row>,
+    /// Held-out rows that select the adapter.
+    selection_rows: Vec<Row>,
+    /// Held-out rows that score it; empty if the former do both.
+    scoring_rows: Vec<Row>,
+    test_rows: Vec<(String, Vec<Row>)>,
+    model_dropout: Option<f64>,
+    /// Filled by `encode`.
+    scoring_set: LabeledSet,
+    test_sets: Vec<(String, LabeledSet)>,
+}
+
+impl ClassifierTask {
+    fn dropout(&self, config: &RobertaConfig) -> DropoutRates {
+        match self.model_dropout {
+            Some(rate) => DropoutRates { hidden: rate, attention: rate },
+            None => config.dropout(),
+        }
+    }
+
+    fn head_config(&self, config: &RobertaConfig) -> HeadConfig {
+        config.head(self.spec.outputs(), self.model_dropout)
+    }
+}
+
+/// Splits held-out rows into those that select the adapter and those that score it; the latter are empty if the former do
+/// both.
+fn split_held_out(mut rows: Vec<Row>, protocol: Protocol, seed: u64) -> (Vec<Row>, Vec<Row>) {
+    const LARGE: usize = 5000;
+    const SELECTING: usize = 1000;
+    if protocol == Protocol::Same || rows.len() < 2 {
+        return (rows, Vec::new());
+    }
+    rows.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let selecting = if rows.len() > LARGE { SELECTING } else { rows.len() / 2 };
+    let scoring = rows.split_off(selecting);
+    (rows, scoring)
+}
+
+impl<B: Backend> Task<B> for ClassifierTask {
+    type Model = Roberta<B>;
+    type Example = LabeledText;
+    type Objective<'a>
+        = Classification<'a, B>
+    where
+        B: 'a;
+
+    fn read(recipe: &Recipe) -> Result<Self, RunError> {
+        let data = &recipe.data;
+        let name = data.task.as_deref().unwrap_or("classification");
+        check_name(name)?;
+        let read = |file: &str| read_task_rows(name, Path::new(file));
+        let (train_rows, held_out) = read_split(data, read)?;
+        let spec = TaskSpec::discover(name, data.text.as_deref(), data.label.as_deref(), &train_rows)?;
+        let selection_metric = spec.selection_metric(recipe.eval.metric)?;
+        let (selection_rows, scoring_rows) =
+            split_held_out(held_out, recipe.eval.protocol, recipe.train.seed);
+        let test_rows = data.test.iter().map(|file| Ok((file.clone(), read(file)?)));
+        Ok(Self {
+            spec,
+            selection_metric,
+            train_rows,
+            selection_rows,
+            scoring_rows,
+            test_rows: test_rows.collect::<Result<_, RunError>>()?,
+            model_dropout: recipe.train.model_dropout,
+            scoring_set: LabeledSet::default(),
+            test_sets: Vec::new(),
+        })
+    }
+
+    fn encode(
+        &mut self,
+        recipe: &Recipe,
+        config: &RobertaConfig,
+        tokenizer: &Tokenizer,
+    ) -> Result<DataSets<LabeledText>, RunError> {
+        let max_length = max_length(recipe.data.max_length, config.context())?;
+        let spec = &self.spec;
+        let encode = |rows: &[Row]| spec.encode(rows, tokenizer, max_length, true);
+        let train = encode(&self.train_rows)?;
+        let selection = encode(&self.selection_rows)?;
+        let scoring = encode(&self.scoring_rows)?;
+        let selection_name = if self.scoring_rows.is_empty() { "held out" } else { "selection" };
+        let sets = [("train", &train), (selection_name, &selection), ("scoring", &scoring)];
+        let summaries = sets
+            .into_iter()
+            .filter(|(_, set)| !set.examples.is_empty())
+            .map(|(what, set)| DataSummary { what, rows: set.examples.len(), cut: set.n_cut, dropped: 0 });
+        let summaries = summaries.collect();
+        for (file, rows) in &self.test_rows {
+            self.test_sets.push((file.clone(), encode(rows)?));
+        }
+        self.scoring_set = scoring;
+        Ok(DataSets { train: train.examples, held_out: selection.examples, summaries, max_length })
+    }
+
+    fn labels(&self) -> Option<&[String]> {
+        Some(&self.spec.config.labels)
+    }
+
+    fn num_head_params(&self, config: &RobertaConfig) -> usize {
+        self.head_config(config).num_params()
+    }
+
+    fn footprint(&self, config: &RobertaConfig, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
+        config.footprint(batch, seq, self.dropout(config), dtype)
+    }
+
+    fn init_head(
+        &self,
+        recipe: &Recipe,
+        loaded: &LoadedModel<B, Roberta<B>>,
+        device: &B::Device,
+    ) -> Option<Head<B>> {
+        let config = self.head_config(loaded.model.config());
+        let of_checkpoint = loaded.head.clone().filter(|head| head.out_bias.len() == self.spec.outputs());
+        Some(match of_checkpoint {
+            Some(values) => config.with_values(values, device),
+            None => config.init(&mut ChaCha8Rng::seed_from_u64(recipe.train.seed ^ HEAD_SEED), device),
+        })
+    }
+
+    fn resolve(&self, recipe: &mut Recipe) {
+        recipe.data.text = Some(self.spec.config.text.clone());
+        recipe.data.label = Some(self.spec.config.label.clone());
+        recipe.eval.metric = Some(self.selection_metric);
+    }
+
+    fn metadata(&self) -> (String, Option<TaskConfig>) {
+        (String::new(), Some(self.spec.config.clone()))
+    }
+
+    fn peft_names(&self, config: &RobertaConfig) -> PeftNames {
+        PeftNames::classifier(config)
+    }
+
+    fn objective<'a>(
+        &'a self,
+        recipe: &Recipe,
+        loaded: &'a LoadedModel<B, Roberta<B>>,
+    ) -> Classification<'a, B> {
+        Classification {
+            model: &loaded.model,
+            tensors: &loaded.tensors,
+            spec: &self.spec,
+            selection_metric: self.selection_metric,
+            dropout: self.dropout(loaded.model.config()),
+            eval_batch_size: recipe.eval.batch_size,
+        }
+    }
+
+    fn evaluate_result(
+        &self,
+        recipe: &Recipe,
+        loaded: &LoadedModel<B, Roberta<B>>,
+        trained: &Trained<B>,
+    ) -> Result<FinalEvaluation, RunError> {
+        let score = |set: &LabeledSet| {
+            let (model, tensors) = (&loaded.model, &loaded.tensors);
+            let outputs = predict(model, tensors, &trained.trainable, &set.examples, recipe.eval.batch_size);
+            self.spec.score(&set.examples, &outputs)
+        };
+        let of_selection = trained.evaluation.as_ref().map(|evaluation| evaluation.score.clone());
+        let (after, selection) = match self.scoring_set.examples.is_empty() {
+            true => (of_selection, None),
+            false => (Some(score(&self.scoring_set)), of_selection),
+        };
+        let test = self.test_sets.iter().map(|(file, set)| (file.clone(), score(set)));
+        Ok(FinalEvaluation { after, selection, test: test.collect(), answers: Vec::new() })
+    }
+}
+
+/// The objective of classification and regression: cross-entropy, or squared error.
+#[derive(Debug)]
+pub struct Classification<'a, B: Backend> {
+    /// The frozen encoder.
+    pub model: &'a Roberta<B>,
+    /// Its tensors by name, for baselines.
+    pub tensors: &'a NamedTensors<B>,
+    /// The task.
+    pub spec: &'a TaskSpec,
+    /// The metric that selects the adapter.
+    pub selection_metric: Metric,
+    /// Dropout of the encoder, during training.
+    pub dropout: DropoutRates,
+    /// Rows per forward pass of an evaluation.
+    pub eval_batch_size: usize,
+}
+
+impl<B: Backend> Classification<'_, B> {
+    /// The loss of a batch, summed over its rows.
+    fn loss<A: AutodiffBackend>(
+        &self,
+        trainable: &Trainable<A>,
+        hidden: Tensor<A, 3>,
+        targets: &[f64],
+    ) -> Tensor<A, 1> {
+        let head = trainable.head.as_ref().expect("a classifier has a head");
+        let outputs = head.forward(first_token(hidden));
+        if self.spec.is_regression() {
+            let targets: Vec<f32> = targets.iter().map(|target| *target as f32).collect();
+            let targets = TensorData::new(targets, outputs.dims());
+            (outputs.clone() - Tensor::from_data(targets, &outputs.device())).square().sum()
+        } else {
+            let labels: Vec<u32> = targets.iter().map(|target| *target as u32).collect();
+            cross_entropy(outputs, &labels)
+        }
+    }
+}
+
+impl<B: Backend> Objective<B> for Classification<'_, B> {
+    type Example = LabeledText;
+
+    fn backward<A: AutodiffBackend<InnerBackend = B>>(
+        &self,
+        examples: &[&LabeledText],
+        gradients: &mut GradientSum<A>,
+    ) -> Loss {
+        let trainable = gradients.trainable;
+        let batch = ClassifierBatch::new(examples, trainable.reft.config().positions);
+        let sum = match &trainable.tuned {
+            None => {
+                let first_layer = trainable.reft.first_layer();
+                let pass = self.model.training_pass(&batch.tokens, self.dropout, first_layer, gradients.seed);
+                gradients.run(pass, &batch.edited, |hidden| {
+                    let loss = self.loss(trainable, hidden, &batch.targets);
+                    (scalar_value(&loss), loss)
+                })
+            }
+            Some(tuned) => {
+                let model: Roberta<A> = tuned.model_in_training(self.model.config(), self.tensors);
+                let hidden = model.forward(&batch.tokens, self.dropout, &NoHook);
+                let loss = self.loss(trainable, hidden, &batch.targets);
+                let sum = scalar_value(&loss);
+                gradients.backward(loss);
+                sum
+            }
+        };
+        Loss { sum, labels: examples.len(), tokens: batch.n_tokens() }
+    }
+
+    fn activation_bytes<C: Backend>(
+        &self,
+        trainable: &Trainable<C>,
+        examples: &[&LabeledText],
+        checkpointing: bool,
+    ) -> u64 {
+        let config = self.model.config();
+        let seq = examples.iter().map(|example| example.n_tokens()).max().unwrap_or(0);
+        let block = config.footprint(examples.len(), seq, self.dropout, self.model.dtype());
+        activation_bytes(block, trainable.n_taped(config.num_hidden_layers), checkpointing)
+    }
+
+    fn evaluate(&self, trainable: &Trainable<B>, held_out: &[LabeledText]) -> Evaluation {
+        let outputs = predict(self.model, self.tensors, trainable, held_out, self.eval_batch_size);
+        Evaluation {
+            score: self.spec.score(held_out, &outputs),
+            key: self.selection_metric.name(),
+            higher_is_better: true,
+        }
+    }
+}
+
+/// The head's outputs for each example, in the order given: one logit per label, or one number.
+///
+/// # Panics
+/// If there is no head.
+pub fn predict<B: Backend>(
+    model: &Roberta<B>,
+    tensors: &NamedTensors<B>,
+    trainable: &Trainable<B>,
+    examples: &[LabeledText],
+    batch_size: usize,
+) -> Vec<Vec<f32>> {
+    let tuned = trainable.tuned.as_ref().map(|tuned| tuned.model(model.config(), tensors));
+    let model = tuned.as_ref().unwrap_or(model);
+    let head = trainable.head.as_ref().expect("a classifier has a head");
+    let bases = trainable.reft.bases();
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|idx| examples[*idx].tokens.len());
+    let mut out = vec![Vec::new(); examples.len()];
+    for chunk in order.chunks(batch_size) {
+        let members: Vec<&LabeledText> = chunk.iter().map(|idx| &examples[*idx]).collect();
+        let batch = ClassifierBatch::new(&members, trainable.reft.config().positions);
+        let hook = trainable.reft.hook(&bases, &batch.edited);
+        let outputs = head.forward(first_token(model.forward(&batch.tokens, DropoutRates::OFF, &hook)));
+        let [_, n_outputs] = outputs.dims();
+        for (idx, row) in chunk.iter().zip(host_values(outputs).chunks(n_outputs)) {
+            out[*idx] = row.to_vec();
+        }
+    }
+    out
+}
+
+/// `softmax(logits)`.
+pub fn probabilities(logits: &[f32]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exp: Vec<f64> = logits.iter().map(|x| f64::from(x - max).exp()).collect();
+    let sum: f64 = exp.iter().sum();
+    exp.into_iter().map(|x| x / sum).collect()
+}
+
+/// The evaluation of a classifier or a regression on a file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The task.
+    pub task: String,
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of truncated rows.
+    pub cut: usize,
+    /// The metrics.
+    pub metrics: Score,
+    /// The labels; empty for a regression.
+    pub labels: Vec<String>,
+    /// Counts of each true label (row) and predicted label (column); empty for a regression.
+    pub confusion: Vec<Vec<usize>>,
+}
+
+impl Report {
+    /// Evaluates the head's outputs.
+    pub fn new(spec: &TaskSpec, set: &LabeledSet, outputs: &[Vec<f32>]) -> Self {
+        let labels = spec.config.labels.clone();
+        let expected: Vec<usize> = set.examples.iter().map(|e| e.target as usize).collect();
+        let predicted: Vec<usize> = outputs.iter().map(|row| argmax(row)).collect();
+        let is_regression = spec.is_regression();
+        Self {
+            task: spec.config.name.clone(),
+            rows: set.examples.len(),
+            cut: set.n_cut,
+            metrics: spec.score(&set.examples, outputs),
+            confusion: if is_regression {
+                Vec::new()
+            } else {
+                confusion(&expected, &predicted, labels.len())
+            },
+            labels,
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Language modeling: the likelihood of answers to prompts.
+
+use super::task::{DataSets, DataSummary, FinalEvaluation, Task, Trained};
+use crate::{
+    adapter::TaskConfig,
+    data::{
+        DataSet, Example, LanguageModelBatch, Row, Template, Tokenized, find_rows, max_length, read_split,
+    },
+    error::RunError,
+    eval::{Answer, AnswerConfig, EvalError, answers, exact_match, likelihood},
+    gradients::{GradientSum, scalar_value},
+    loss::{cross_entropy, nll_of_states},
+    objective::{Loss, Objective},
+    recipe::Recipe,
+    score::{Evaluation, Score},
+    trainable::Trainable,
+    trainer::StopReason,
+    workload::activation_bytes,
+};
+use burn::tensor::{
+    DType, Tensor,
+    backend::{AutodiffBackend, Backend},
+};
+use reft_core::{NoHook, Reft, to_dtype};
+use reft_models::{
+    Dtype, Footprint, Llama, LlamaConfig, LoadedModel, NamedTensors, Tokenizer, peft::PeftNames,
+};
+
+/// Rows with prompts and answers.
+#[derive(Debug)]
+pub struct LanguageModelTask {
+    train_rows: Vec<Row>,
+    held_out_rows: Vec<Row>,
+    template: Template,
+    max_length: usize,
+}
+
+impl LanguageModelTask {
+    /// Generates answers to the held-out rows, if the recipe asks for them.
+    fn answers<B: Backend>(
+        &self,
+        recipe: &Recipe,
+        model: &Llama<B>,
+        loaded: &LoadedModel<B, Llama<B>>,
+        reft: Option<&Reft<B>>,
+    ) -> Result<Vec<Answer>, EvalError> {
+        if !recipe.eval.exact_match {
+            return Ok(Vec::new());
+        }
+        let config = AnswerConfig {
+            template: &self.template,
+            max_length: self.max_length,
+            batch_size: recipe.eval.batch_size,
+            max_new_tokens: recipe.eval.max_new_tokens,
+        };
+        answers(model, loaded, reft, &self.held_out_rows, config)
+    }
+}
+
+fn score(nll: f64, answers: &[Answer]) -> Score {
+    let mut score = vec![("nll".to_string(), nll), ("perplexity".to_string(), nll.exp())];
+    if !answers.is_empty() {
+        score.push(("exact_match".to_string(), exact_match(answers)));
+    }
+    Score(score)
+}
+
+impl<B: Backend> Task<B> for LanguageModelTask {
+    type Model = Llama<B>;
+    type Example = Example;
+    type Objective<'a> = LanguageModeling<'a, B>;
+
+    fn read(recipe: &Recipe) -> Result<Self, RunError> {
+        let (train_rows, held_out_rows) = read_split(&recipe.data, find_rows)?;
+        let template = Template::resolve(&recipe.data.template, &train_rows)?;
+        Ok(Self { train_rows, held_out_rows, template, max_length: 0 })
+    }
+
+    fn encode(
+        &mut self,
+        recipe: &Recipe,
+        config: &LlamaConfig,
+        tokenizer: &Tokenizer,
+    ) -> Result<DataSets<Example>, RunError> {
+        let data = &recipe.data;
+        let max_length = max_length(data.max_length, config.max_position_embeddings)?;
+        self.max_length = max_length;
+        let mut summaries = Vec::new();
+        let mut encode = |what, rows: &[Row], file: &str| -> Result<Vec<Example>, RunError> {
+            if rows.is_empty() {
+                return Ok(Vec::new());
+            }
+            let set = DataSet::encode(rows, &self.template, tokenizer, max_length, file)?;
+            let (rows, dropped) = (set.examples.len(), set.n_dropped());
+            summaries.push(DataSummary { what, rows, cut: set.n_cut, dropped });
+            Ok(set.examples)
+        };
+        let train = encode("train", &self.train_rows, &data.train)?;
+        let held_out = encode("held out", &self.held_out_rows, data.eval.as_ref().unwrap_or(&data.train))?;
+        Ok(DataSets { train, held_out, summaries, max_length })
+    }
+
+    fn n_logits(&self, config: &LlamaConfig) -> usize {
+        config.vocab_size
+    }
+
+    fn footprint(&self, config: &LlamaConfig, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
+        config.footprint(batch, seq, dtype)
+    }
+
+    fn evaluate_base(
+        &self,
+        recipe: &Recipe,
+        loaded: &LoadedModel<B, Llama<B>>,
+        data: &DataSets<Example>,
+    ) -> Result<(Option<Score>, Vec<Answer>), RunError> {
+        let answers = self.answers(recipe, &loaded.model, loaded, None)?;
+        if data.held_out.is_empty() {
+            return Ok((None, answers));
+        }
+        let nll = likelihood(&loaded.model, None, &data.held_out, recipe.eval.batch_size).nll;
+        Ok((Some(score(nll, &answers)), answers))
+    }
+
+    fn resolve(&self, recipe: &mut Recipe) {
+        recipe.data.template = self.template.text().into();
+    }
+
+    fn metadata(&self) -> (String, Option<TaskConfig>) {
+        (self.template.text().into(), None)
+    }
+
+    fn peft_names(&self, _: &LlamaConfig) -> PeftNames {
+        PeftNames::LANGUAGE_MODEL
+    }
+
+    fn objective<'a>(
+        &'a self,
+        recipe: &Recipe,
+        loaded: &'a LoadedModel<B, Llama<B>>,
+    ) -> LanguageModeling<'a, B> {
+        LanguageModeling::new(&loaded.model, recipe.eval.batch_size).with_tensors(&loaded.tensors)
+    }
+
+    fn evaluate_result(
+        &self,
+        recipe: &Recipe,
+        loaded: &LoadedModel<B, Llama<B>>,
+        trained: &Trained<B>,
+    ) -> Result<FinalEvaluation, RunError> {
+        let mut answers = Vec::new();
+        if trained.ended != StopReason::Interrupted {
+            let trainable = &trained.trainable;
+            let tuned = trainable.tuned.as_ref();
+            let tuned = tuned.map(|tuned| tuned.model(loaded.model.config(), &loaded.tensors));
+            let model = tuned.as_ref().unwrap_or(&loaded.model);
+            answers = self.answers(recipe, model, loaded, Some(&trainable.reft))?;
+        }
+        let nll = trained.evaluation.as_ref().and_then(|evaluation| evaluation.score.get("nll"));
+        let after = nll.map(|nll| score(nll, &answers));
+        Ok(FinalEvaluation { after, answers, ..FinalEvaluation::default() })
+    }
+}
+
+/// The objective of language modeling: the negative log-likelihood of the answers' tokens.
+#[derive(Debug)]
+pub struct LanguageModeling<'a, B: Backend> {
+    model: &'a Llama<B>,
+    tensors: Option<&'a NamedTensors<B>>,
+    eval_batch_size: usize,
+}
+
+impl<'a, B: Backend> LanguageModeling<'a, B> {
+    /// For interventions on a model; `eval_batch_size` is the number of rows per forward pass of an evaluation.
+    pub fn new(model: &'a Llama<B>, eval_batch_size: usize) -> Self {
+        Self { model, tensors: None, eval_batch_size }
+    }
+
+    /// The same for baselines, which need the model's tensors by name.
+    pub fn with_tensors(self, tensors: &'a NamedTensors<B>) -> Self {
+        Self { tensors: Some(tensors), ..self }
+    }
+
+    fn tensors(&self) -> &'a NamedTensors<B> {
+        self.tensors.expect("baselines come with the model's tensors")
+    }
+
+    /// The summed loss of final states under the frozen head, and the scalar `Σ h · ∂nll/∂h` with the second factor held
+    /// constant: its gradient is that of the loss, its value has no meaning.
+    fn loss_of_states<A: AutodiffBackend<InnerBackend = B>>(
+        &self,
+        states: Tensor<A, 2>,
+        batch: &LanguageModelBatch,
+    ) -> (f64, Tensor<A, 1>) {
+        let (values, gradient) = nll_of_states(self.model, states.clone().inner(), &batch.labels, true);
+        let gradient = Tensor::from_inner(gradient.expect("requested"));
+        let sum = values.iter().map(|value| f64::from(*value)).sum();
+        (sum, (to_dtype(states, DType::F32) * gradient).sum())
+    }
+}
+
+impl<B: Backend> Objective<B> for LanguageModeling<'_, B> {
+    type Example = Example;
+
+    fn backward<A: AutodiffBackend<InnerBackend = B>>(
+        &self,
+        examples: &[&Example],
+        gradients: &mut GradientSum<A>,
+    ) -> Loss {
+        let trainable = gradients.trainable;
+        let batch = LanguageModelBatch::new(examples, Some(trainable.reft.config().positions));
+        let sum = match &trainable.tuned {
+            None => {
+                let first_layer = trainable.reft.first_layer();
+                let pass = self.model.training_pass(&batch.tokens, first_layer, gradients.seed);
+                gradients.run(pass, &batch.edited, |hidden| {
+                    let states = self.model.final_states_tracked(hidden, &batch.label_rows);
+                    self.loss_of_states(states, &batch)
+                })
+            }
+            Some(tuned) => {
+                let model: Llama<A> = tuned.model_in_training(self.model.config(), self.tensors());
+                let hidden = model.forward(&batch.tokens, None, &NoHook);
+                let states = model.final_states(hidden, &batch.label_rows);
+                let (sum, loss) = match tuned.lora() {
+                    Some(_) => self.loss_of_states(states, &batch),
+                    // The output head is trained too, so its logits stay on the tape.
+                    None => {
+                        let logits = to_dtype(model.head(states), DType::F32);
+                        let loss = cross_entropy(logits, &batch.labels);
+                        (scalar_value(&loss), loss)
+                    }
+                };
+                gradients.backward(loss);
+                sum
+            }
+        };
+        Loss { sum, labels: batch.labels.len(), tokens: batch.n_tokens() }
+    }
+
+    fn activation_bytes<C: Backend>(
+        &self,
+        trainable: &Trainable<C>,
+        examples: &[&Example],
+        checkpointing: bool,
+    ) -> u64 {
+        let config = self.model.config();
+        let seq = examples.iter().map(|example| example.n_tokens()).max().unwrap_or(0);
+        let block = config.footprint(examples.len(), seq, self.model.dtype());
+        activation_bytes(block, trainable.n_taped(config.num_hidden_layers), checkpointing)
+    }
+
+    fn evaluate(&self, trainable: &Trainable<B>, held_out: &[Example]) -> Evaluation {
+        let tuned = trainable.tuned.as_ref();
+        let tuned = tuned.map(|tuned| tuned.model(self.model.config(), self.tensors()));
+        let model = tuned.as_ref().unwrap_or(self.model);
+        let nll = likelihood(model, Some(&trainable.reft), held_out, self.eval_batch_size).nll;
+        Evaluation { score: Score(vec![("nll".into(), nll)]), key: "nll", higher_is_better: false }
+    }
+}

@@ -1,0 +1,12 @@
+//! The kinds of work that a recipe can ask for. Each is one implementation of [`Task`].
+
+mod classifier;
+mod glue;
+mod language_model;
+pub(crate) mod spec;
+mod task;
+
+pub use classifier::{Classification, ClassifierTask, Report, predict, probabilities};
+pub use language_model::{LanguageModelTask, LanguageModeling};
+pub use spec::{TaskSpec, read_task_rows};
+pub use task::{ConfigOf, DataSets, DataSummary, FinalEvaluation, Task, Trained};
