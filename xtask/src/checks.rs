@@ -58,9 +58,9 @@ const WASM: &str = "wasm32-unknown-unknown";
 /// The checks, cheapest first.
 const CHECKS: &[(&str, Run)] = &[
     ("format", Cargo(&["fmt", "--all", "--check"])),
-    ("dependencies: oldest Rust", Function(oldest_rust_of_dependencies)),
-    ("dependencies: licenses, versions, sources", Function(deny)),
-    ("dependencies: advisories", Function(advisories)),
+    ("oldest Rust of dependencies", Function(oldest_rust_of_dependencies)),
+    ("licenses, versions, sources", Function(deny)),
+    ("advisories", Function(advisories)),
     (
         "lints",
         Cargo(&[
@@ -91,10 +91,17 @@ const CHECKS: &[(&str, Run)] = &[
     ("tests", Cargo(&["test", "--locked", "--workspace"])),
 ];
 
-/// Runs every check, whether or not one before it failed.
-pub fn run_all() -> bool {
+/// Runs every check, whether or not one before it failed; or, with `wanted`, those whose name has one of these words.
+pub fn run(wanted: &[String]) -> bool {
+    let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
+    let checks: Vec<_> = CHECKS.iter().filter(|(name, _)| chosen(name)).collect();
+    if checks.is_empty() {
+        let names: Vec<&str> = CHECKS.iter().map(|(name, _)| *name).collect();
+        eprintln!("error: no check is named {}; there are:\n{}", wanted.join(" or "), names.join("\n"));
+        return false;
+    }
     let mut done: Vec<(&str, Outcome, Duration)> = Vec::new();
-    for (name, run) in CHECKS {
+    for (name, run) in checks {
         println!("== {name}");
         let begun = Instant::now();
         let outcome = match run {
