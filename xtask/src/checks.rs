@@ -171,12 +171,12 @@ fn oldest_rust_of_dependencies() -> Outcome {
     for path in paths.map(|path| path.replace(r"\\", r"\")) {
         let manifest = fs::read_to_string(&path).unwrap_or_default();
         match value(&manifest, "rust-version") {
-            Some(theirs) if version(theirs) > version(&ours) => newer.push(format!("{path}: Rust {theirs}")),
+            Some(theirs) if version(theirs) > version(&ours) => newer.push(format!("{path} needs Rust {theirs}")),
             _ => {}
         }
     }
     for line in &newer {
-        eprintln!("error: this workspace is for Rust {ours}, but {line} is needed");
+        eprintln!("error: this workspace is for Rust {ours}, but {line}");
     }
     newer.is_empty().into()
 }
