@@ -1,8 +1,13 @@
-//! Types, quantisation, checkpointing, and what a run needs of memory.
+//! Dtypes, quantization, checkpointing, and the memory that a run needs.
 
-use super::*;
+use super::support::*;
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-/// A model folder whose weights are a hole in the disk: as large as one likes, and never read.
+/// A model folder with a sparse file of weights: hundreds of gigabytes on paper, and never read.
 fn huge_model(at: &Path) -> PathBuf {
     let folder = model_folder(at);
     let mut config = json(&folder.join("config.json"));
@@ -52,23 +57,19 @@ fn huge_model(at: &Path) -> PathBuf {
 fn a_model_larger_than_the_memory_is_refused_before_it_is_loaded() {
     let folder = workplace();
     let model = huge_model(folder.path());
-    let model = format!("model={}", model.display());
-    let message = refusal(&short_run(folder.path(), &[&model, "device=cpu"]));
-    assert_says(&message, &["the run needs", "on cpu, which has", "any of these would help", "quant=int8"]);
-    let remedies: Vec<&str> =
-        message.lines().filter(|line| line.contains("=") && line.contains(" needs ")).collect();
-    assert_eq!(remedies.len(), 3, "{message}");
+    let mut said = Transcript::new(folder.path());
+    said.add("train", &refusal(&short_run(folder.path(), &["model=model"])));
     assert!(!folder.path().join("runs").exists(), "a refused run must leave nothing behind");
-    let message = generate_with(&folder.path().join("model"), folder.path());
-    assert_says(&message, &["the run needs", "weights", "--quant int8"]);
+    let args = ["generate", "--model", text_of(&model), "--device", "cpu", "--prompt", "x"];
+    said.add("generate", &refusal(&reft(folder.path(), &args)));
+    said.check("refused_memory", &[(r"which has [^:]+:", "which has [memory]:")]);
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_dry_run_tells_the_memory_that_is_then_measured() {
     let folder = workplace();
-    let settings =
-        ["device=cpu", "data.eval_rows=8", "train.batch_size=200", "train.steps=3", "eval.exact_match=false"];
+    let settings = ["data.eval_rows=8", "train.batch_size=200", "train.steps=3", "eval.exact_match=false"];
     let plan = stdout(&short_run(folder.path(), &[&settings[..], &["--dry-run", "--json"]].concat()));
     let plan: Value = serde_json::from_str(&plan).expect("JSON");
     assert!(!folder.path().join("runs").exists(), "a dry run writes nothing");
@@ -79,22 +80,11 @@ fn a_dry_run_tells_the_memory_that_is_then_measured() {
     let measured = summary["peak_mb"].as_f64().expect("a number");
     assert!((planned / measured - 1.0).abs() < 0.15, "planned {planned}, measured {measured}");
     let text = stdout(&short_run(folder.path(), &["run.name=other", "--dry-run"]));
-    assert_says(
-        &text,
-        &["would train 6,168 parameters", "weights", "activations", "at the peak", "nothing was"],
-    );
-}
-
-/// A system that is out of memory may end a process without a word; what was learned is on disk by then.
-#[cfg(unix)]
-#[test]
-fn a_run_that_is_killed_leaves_its_adapter() {
-    let folder = workplace();
-    let (mut child, _lines) = endless_run(folder.path(), 6);
-    child.kill().expect("killed");
-    assert!(!child.wait().expect("ended").success());
-    let text = stdout(&reft(folder.path(), &["inspect", "runs/quickstart/adapter"]));
-    assert_says(&text, &["6168 in 6 interventions"]);
+    let machine = [
+        (r"(?m)^(program and data|peak) +[\d.]+ \w+$", "$1 [size]"),
+        (r"cpu has [\d.]+ \w+, [\d.]+ \w+ free now", "cpu has [size], [size] free now"),
+    ];
+    assert_snapshot("train_dry_run", folder.path(), &text, &machine);
 }
 
 #[cfg(target_os = "linux")]
@@ -102,59 +92,64 @@ fn a_run_that_is_killed_leaves_its_adapter() {
 fn an_allocation_that_fails_is_an_error() {
     let folder = workplace();
     let model = model_folder(folder.path());
-    let mut config = json(&model.join("config.json"));
-    config["max_position_embeddings"] = (1u64 << 40).into();
-    fs::write(model.join("config.json"), config.to_string()).expect("written");
-    let args = [
-        "generate",
-        "--model",
-        "model",
-        "--prompt",
-        "x",
-        "--device",
-        "cpu",
-        "--max-new-tokens",
-        "100000000000",
-    ];
-    assert_says(&refusal(&reft(folder.path(), &args)), &["out of memory", "--quant int8"]);
+    change_json(&model.join("config.json"), |config| config["max_position_embeddings"] = (1u64 << 40).into());
+    let args = ["generate", "--model", "model", "--prompt", "x", "--device", "cpu"];
+    let message = refusal(&reft(folder.path(), &[&args[..], &["--max-new-tokens", "100000000000"]].concat()));
+    assert_snapshot("failed_allocation", folder.path(), &message, &[]);
 }
 
 #[test]
-fn an_adapter_of_a_quantised_model_remembers_it() {
+fn an_adapter_of_a_quantized_model_remembers_it() {
     let folder = workplace();
-    let text = stdout(&short_run(folder.path(), &["device=cpu", "quant=int8"]));
-    assert_says(&text, &["int8 weights, f32"]);
+    let text = stdout(&short_run(folder.path(), &["quant=int8"]));
+    let first = text.lines().next().expect("a line");
+    assert!(first.ends_with(", int8 weights, f32) on cpu"), "{text}");
     let recipe = fs::read_to_string(folder.path().join("runs/quickstart/recipe.toml")).expect("readable");
-    assert_says(&recipe, &["quant = \"int8\"", "dtype = \"f32\"", "checkpointing = true"]);
-    let adapter = "runs/quickstart/adapter";
+    for line in ["quant = \"int8\"", "dtype = \"f32\"", "checkpointing = true"] {
+        assert!(recipe.lines().any(|found| found == line), "{line} is not in {recipe}");
+    }
     let eval = |extra: &[&str]| {
         let args =
-            ["eval", "--adapter", adapter, "--data", "embedded:french-eval", "--json", "--device", "cpu"];
+            ["eval", "--adapter", ADAPTER, "--data", "embedded:french-eval", "--json", "--device", "cpu"];
         let output = stdout(&reft(folder.path(), &[&args[..], extra].concat()));
         let value: Value = serde_json::from_str(&output).expect("JSON");
         value["nll"].as_f64().expect("a number")
     };
     let own = eval(&[]);
     assert_eq!(own, eval(&["--quant", "int8"]));
-    assert_ne!(own, eval(&["--quant", "none"]));
-    assert_ne!(own, eval(&["--quant", "none", "--dtype", "bf16"]));
-    assert_says(&stdout(&reft(folder.path(), &["inspect", adapter])), &["int8 weights"]);
+    let dense = eval(&["--quant", "none"]);
+    assert_ne!(own, dense);
+    assert_ne!(dense, eval(&["--quant", "none", "--dtype", "bf16"]));
+    let text = stdout(&reft(folder.path(), &["inspect", ADAPTER]));
+    let base = text.lines().find(|line| line.starts_with("base model ")).expect("a line");
+    assert!(base.ends_with("), int8 weights"), "{text}");
 }
 
 #[test]
 fn impossible_precisions_are_refused() {
     let folder = workplace();
-    let with = |changes: &[&str]| refusal(&short_run(folder.path(), changes));
-    assert_says(&with(&["quant=int5"]), &["int5", "int8", "int4", "none"]);
-    assert_says(&with(&["dtype=f64"]), &["f64", "bf16", "auto"]);
-    assert_says(&with(&["reft.method=lora", "quant=int8"]), &["quant is int8 with reft.method=lora"]);
-    let message = with(&["reft.method=full", "train.checkpointing=true"]);
-    assert_says(&message, &["train.checkpointing is true with reft.method=full"]);
-    // Without that backend, it is the backend that is missed.
-    if cfg!(feature = "ndarray") {
-        let message = with(&["device=ndarray", "dtype=bf16"]);
-        assert_says(&message, &["dtype bf16", "ndarray does not compute with it", "f32"]);
-        assert_says(&with(&["device=ndarray", "quant=int4"]), &["quant int4", "use int8"]);
+    let mut said = Transcript::new(folder.path());
+    for changes in [
+        &["quant=int5"][..],
+        &["dtype=f64"],
+        &["reft.method=lora", "quant=int8"],
+        &["reft.method=full", "train.checkpointing=true"],
+    ] {
+        said.add(&changes.join(" "), &refusal(&short_run(folder.path(), changes)));
     }
     assert!(!folder.path().join("runs").exists(), "a refused run must leave nothing behind");
+    said.check("refused_precisions", &[]);
+}
+
+/// `ndarray` computes in f32 only.
+#[cfg(feature = "ndarray")]
+#[test]
+fn precisions_that_a_backend_does_not_support_are_refused() {
+    let folder = workplace();
+    let mut said = Transcript::new(folder.path());
+    for change in ["dtype=bf16", "quant=int4"] {
+        said.add(change, &refusal(&short_run(folder.path(), &["device=ndarray", change])));
+    }
+    assert!(!folder.path().join("runs").exists(), "a refused run must leave nothing behind");
+    said.check("refused_precisions_of_ndarray", &[]);
 }
