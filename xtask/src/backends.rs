@@ -1,9 +1,9 @@
-//! Which backends to build: what is found on this machine, then a choice from it.
+//! Which backends to build, by what is installed on this machine.
 //!
-//! Compiling a GPU backend takes longer than everything else together, so it is built only where a driver could use it.
-//! Only files are looked for; no library is loaded and no driver is started.
+//! Compiling a GPU backend takes longer than everything else, so it is built only where a driver could use it. Only files are
+//! checked; no library is loaded and no driver is started.
 
-use crate::output;
+use crate::tools::output;
 use std::{
     env, fmt, fs,
     path::{Path, PathBuf},
@@ -17,7 +17,7 @@ pub struct Found {
     pub os: &'static str,
     /// Whether a GPU has a device file. Linux only.
     pub gpu_node: bool,
-    /// Whether the Vulkan loader is installed. Not looked for on macOS.
+    /// Whether the Vulkan loader is installed. Not checked on macOS.
     pub vulkan_loader: bool,
     /// File names of the Vulkan drivers' manifests. Linux only.
     pub vulkan_drivers: Vec<String>,
@@ -45,18 +45,18 @@ impl fmt::Display for Choice {
     }
 }
 
-/// Chooses features: `flex` always, then those asked for, or else the backends that can be used here and the one of the
-/// device that the recipe names.
-pub fn choose(found: &Found, asked: Option<&str>, device: Option<&str>) -> Choice {
+/// Chooses features: always `flex`, then the requested ones, or else the backends that this machine can use and that of the
+/// device named by the recipe.
+pub fn choose(found: &Found, requested: Option<&str>, device: Option<&str>) -> Choice {
     let mut features = vec!["flex".to_string()];
     let mut add = |name: &str| {
         if !name.is_empty() && !features.iter().any(|known| known == name) {
             features.push(name.into());
         }
     };
-    if let Some(asked) = asked {
-        asked.split([',', ' ']).for_each(&mut add);
-        return Choice { features, reason: "as --features asks".into() };
+    if let Some(requested) = requested {
+        requested.split([',', ' ']).for_each(&mut add);
+        return Choice { features, reason: "requested by --features".into() };
     }
     let mut reasons = Vec::new();
     let cuda = match found {
@@ -78,7 +78,7 @@ pub fn choose(found: &Found, asked: Option<&str>, device: Option<&str>) -> Choic
     let backend = device.and_then(|device| device.split(':').next()).unwrap_or_default();
     if ["ndarray", "wgpu", "vulkan", "metal", "cuda"].contains(&backend) {
         add(backend);
-        reasons.push(format!("device={} is named", device.unwrap_or_default()));
+        reasons.push(format!("needed by device={}", device.unwrap_or_default()));
     }
     Choice { features, reason: reasons.join("; ") }
 }
@@ -106,7 +106,7 @@ fn wgpu(found: &Found) -> Result<String, String> {
     }
 }
 
-/// Looks at this machine.
+/// Inspects this machine.
 pub fn find() -> Found {
     let os = env::consts::OS;
     if os == "macos" {
@@ -126,21 +126,20 @@ pub fn find() -> Found {
     }
 }
 
-/// Where the CUDA backend looks for headers.
+/// The folder where the CUDA backend looks for headers.
 fn cuda_folder() -> PathBuf {
     let standard = ["/usr/local/cuda", "/opt/cuda", "C:/Program Files/NVIDIA GPU Computing Toolkit/CUDA"];
     let named = env::var_os("CUDA_PATH").map(PathBuf::from);
     named.or_else(|| standard.map(PathBuf::from).into_iter().find(|f| f.exists())).unwrap_or("/usr".into())
 }
 
-/// Names of the files of folders.
+/// Names of the files in a folder.
 fn names(folder: &Path) -> impl Iterator<Item = String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok())
 }
 
-/// A GPU's device file: Mesa's packages install the drivers of all GPUs, so a driver alone does not show that there is
-/// one.
+/// Whether there is a device file of a GPU. Mesa installs the drivers of all GPUs, so a driver alone proves nothing.
 fn has_gpu_node() -> bool {
     let of_windows_host = Path::new("/dev/dxg").exists();
     of_windows_host
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_device_adds_its_feature_and_asked_features_decide() {
+    fn a_named_device_adds_its_feature_unless_features_are_requested() {
         let features = |asked, device| choose(&linux(&[]), asked, device).features;
         assert_eq!(features(None, Some("cpu")), ["flex"]);
         assert_eq!(features(None, Some("auto")), ["flex"]);

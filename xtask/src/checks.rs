@@ -1,27 +1,18 @@
 //! `cargo xtask test`: every check, the cheapest first, then a summary. What could not be checked counts as skipped, not
 //! as passed.
 
-use crate::{cargo, output, packages, root, succeeds};
+use crate::{
+    circles, packages,
+    tools::{
+        Outcome::{self, Failed, Passed, Skipped},
+        cargo, output, root, succeeds, value,
+    },
+};
 use std::{
     fs,
     process::Command,
     time::{Duration, Instant},
 };
-
-/// How a check ended.
-pub enum Outcome {
-    Passed,
-    Failed,
-    /// With the reason.
-    Skipped(String),
-}
-use Outcome::{Failed, Passed, Skipped};
-
-impl From<bool> for Outcome {
-    fn from(passed: bool) -> Self {
-        if passed { Passed } else { Failed }
-    }
-}
 
 enum Run {
     /// Arguments of cargo.
@@ -58,6 +49,7 @@ const WASM: &str = "wasm32-unknown-unknown";
 /// The checks, cheapest first.
 const CHECKS: &[(&str, Run)] = &[
     ("format", Cargo(&["fmt", "--all", "--check"])),
+    ("import circles", Function(|| circles::check().into())),
     ("dependencies: oldest Rust", Function(oldest_rust_of_dependencies)),
     ("dependencies: licenses, versions, sources", Function(deny)),
     ("dependencies: advisories", Function(advisories)),
@@ -142,14 +134,6 @@ fn advisories() -> Outcome {
         .into()
 }
 
-/// The value of `key = "value"` in a manifest.
-pub fn value<'a>(manifest: &'a str, key: &str) -> Option<&'a str> {
-    manifest.lines().find_map(|line| {
-        let (found, value) = line.split_once('=')?;
-        (found.trim() == key).then(|| value.trim().trim_matches('"'))
-    })
-}
-
 /// `rust-version` of this workspace.
 fn rust_version() -> String {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap_or_default();
@@ -203,7 +187,8 @@ fn oldest_rust() -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::{value, version};
+    use super::version;
+    use crate::tools::value;
 
     #[test]
     fn versions_are_compared_as_numbers() {

@@ -2,19 +2,17 @@
 //!
 //! ```text
 //! cargo xtask train [--features F] [RECIPE] [KEY=VALUE…]    build the program and train; without a recipe, the quick start
-//! cargo xtask test                                          everything that must hold before a change is shared
+//! cargo xtask test                                          every check, the cheapest first
 //! ```
 
 mod backends;
 mod checks;
+mod circles;
 mod packages;
+mod tools;
 mod train;
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::{Command, ExitCode},
-};
+use std::{env, process::ExitCode};
 
 const USAGE: &str = "\
 usage: cargo xtask train [--features F] [RECIPE] [KEY=VALUE…]
@@ -34,37 +32,4 @@ fn main() -> ExitCode {
         }
     };
     if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// The workspace in which `cargo xtask` was called, which may differ from the one in which xtask was built.
-fn root() -> PathBuf {
-    let xtask = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    Path::new(&xtask).parent().expect("xtask is a folder of the workspace").into()
-}
-
-/// The target folder. Cargo runs in the root, so a relative `CARGO_TARGET_DIR` is relative to the root.
-fn target() -> PathBuf {
-    root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
-}
-
-fn cargo() -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root());
-    command
-}
-
-fn succeeds(command: &mut Command) -> bool {
-    match command.status() {
-        Ok(status) => status.success(),
-        Err(error) => {
-            eprintln!("error: cannot start {command:?}: {error}");
-            false
-        }
-    }
-}
-
-/// What a command prints; `None` if it fails.
-fn output(command: &mut Command) -> Option<String> {
-    let output = command.output().ok().filter(|output| output.status.success())?;
-    String::from_utf8(output.stdout).ok()
 }

@@ -1,10 +1,6 @@
 //! Packs the published crates as `cargo publish` would, and compiles what was packed.
 
-use crate::{
-    cargo,
-    checks::{Outcome, value},
-    output, root, succeeds, target,
-};
+use crate::tools::{Outcome, cargo, output, root, succeeds, target, value};
 use std::{fs, io, process::Command};
 
 /// The published crates, dependencies first.

@@ -1,6 +1,9 @@
 //! `cargo xtask train`: builds the program for this machine, then trains.
 
-use crate::{backends, cargo, root, succeeds, target};
+use crate::{
+    backends,
+    tools::{cargo, root, succeeds, target},
+};
 use std::{env, fs, process::Command};
 
 /// Builds `reft` with the backends that this machine can use, or with those of `--features`, then runs `reft train`.

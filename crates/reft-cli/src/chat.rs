@@ -37,7 +37,7 @@ impl OnDevice for &ChatArgs {
         let terminal = std::io::stdin().is_terminal();
         if terminal {
             let memory = if template == Template::Chat { "" } else { "; each question is independent" };
-            println!(
+            say!(
                 "{} with template {}{memory}. An empty line or Ctrl-D ends the chat.",
                 ready.loaded.base.name,
                 template.text()
@@ -47,7 +47,7 @@ impl OnDevice for &ChatArgs {
         let mut lines = std::io::stdin().lock().lines();
         loop {
             if terminal {
-                print!("> ");
+                write!(std::io::stdout(), "> ")?;
                 std::io::stdout().flush()?;
             }
             let Some(line) = lines.next().transpose()?.filter(|line| !line.trim().is_empty()) else { break };
@@ -60,7 +60,7 @@ impl OnDevice for &ChatArgs {
             let prompt = template.encode_prompt(&row, tokenizer, usize::MAX)?;
             let config = self.sampling.config(&ready.loaded.stop_ids, self.model.seed);
             let out = show_generated(&ready, prompt, &config)?;
-            println!();
+            say!();
             let content = tokenizer.decode(&out.tokens)?;
             messages.push(ChatMessage { role: "assistant".into(), content });
         }

@@ -16,16 +16,16 @@ pub fn show(args: &DevicesArgs) -> Result<()> {
     let (found, missing) = devices();
     let (auto, reason) = auto(&found, &missing);
     if args.json {
-        println!("{}", json!({ "auto": auto.name, "reason": reason, "devices": found, "absent": missing }));
+        say!("{}", json!({ "auto": auto.name, "reason": reason, "devices": found, "absent": missing }));
         return Ok(());
     }
     for device in &found {
-        println!("{:<10} {}", device.name, line(device));
+        say!("{:<10} {}", device.name, line(device));
     }
     for missing in &missing {
-        println!("{:<10} none: {}\n{:<10} hint: {}", missing.backend, missing.reason, "", missing.hint);
+        say!("{:<10} none: {}\n{:<10} hint: {}", missing.backend, missing.reason, "", missing.hint);
     }
-    println!("\nauto       {}: {reason}", auto.name);
+    say!("\nauto       {}: {reason}", auto.name);
     Ok(())
 }
 

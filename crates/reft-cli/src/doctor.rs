@@ -57,7 +57,7 @@ pub fn examine(args: &DoctorArgs) -> Result<()> {
         }
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        say!("{}", serde_json::to_string_pretty(&all)?);
     }
     let failed: Vec<&str> = all.iter().filter(|f| f.is_bad()).map(|f| f.device.as_str()).collect();
     match failed.as_slice() {
@@ -98,23 +98,25 @@ fn examine_in_process(device: &Device) -> Result<Findings> {
 }
 
 fn show(findings: &Findings) {
-    println!("{} ({})", findings.device, findings.adapter);
+    say!("{} ({})", findings.device, findings.adapter);
     for check in &findings.checks {
         let verdict = match check.verdict {
             Verdict::Pass => "PASS",
             Verdict::Warn => "WARN",
             Verdict::Fail => "FAIL",
         };
-        println!(
+        say!(
             "  {verdict}  {:<23} deviation {:.1e}, tolerance {:.0e}",
-            check.name, check.deviation, check.tolerance
+            check.name,
+            check.deviation,
+            check.tolerance
         );
         if let Some(hint) = &check.hint {
-            println!("        hint: {hint}");
+            say!("        hint: {hint}");
         }
     }
     match &findings.error {
-        Some(error) => println!("  FAIL  {error}\n        hint: update the driver, or use another device"),
-        None => println!("  {:.1} s", findings.seconds),
+        Some(error) => say!("  FAIL  {error}\n        hint: update the driver, or use another device"),
+        None => say!("  {:.1} s", findings.seconds),
     }
 }

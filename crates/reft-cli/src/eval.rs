@@ -80,7 +80,8 @@ impl EvalArgs {
         let ready = self.model.load::<B>(on)?;
         let template = ready.template(self.model.template.as_deref(), &rows)?;
         let loaded = &ready.loaded;
-        let set = DataSet::encode(&rows, &template, &loaded.tokenizer, ready.max_length, &self.data)?;
+        let vocab = loaded.model.config().vocab_size;
+        let set = DataSet::encode(&rows, &template, &loaded.tokenizer, vocab, ready.max_length, &self.data)?;
         let mut likelihood = likelihood(&loaded.model, ready.reft(), &set.examples, self.batch_size as usize);
         // Dropped rows keep their place, without a likelihood.
         let mut all = vec![RowNll { nll: None, tokens: 0 }; rows.len()];

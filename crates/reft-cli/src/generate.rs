@@ -109,7 +109,7 @@ impl GenerateArgs {
             vec![show_generated(ready, tokens, &config)?]
         };
         if !self.json {
-            println!();
+            say!();
             return Ok(());
         }
         let tokens = out.pop().map(|row| row.tokens).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! The `reft` program: representation finetuning of language models.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)] // only the program prints
+#[macro_use]
+mod out;
 
 mod allocator;
 mod chat;
@@ -9,15 +10,13 @@ mod doctor;
 mod eval;
 mod generate;
 mod inspect;
+mod interrupt;
 mod model_args;
 mod predict;
 mod train;
 
 use clap::{Parser, Subcommand};
-use std::{
-    process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{io::Write, process::ExitCode};
 
 /// Representation finetuning (ReFT): steer a frozen language model with small learned edits of its hidden states.
 #[derive(Parser)]
@@ -50,9 +49,6 @@ enum Verb {
 #[global_allocator]
 static ALLOCATOR: allocator::ReportingAllocator = allocator::ReportingAllocator;
 
-/// Set by the first Ctrl-C; the second one exits at once.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
 fn main() -> ExitCode {
     silence_device_select();
     let result = match Args::parse().verb {
@@ -70,7 +66,7 @@ fn main() -> ExitCode {
         // A reader that closes the pipe, such as `head`, is not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -87,14 +83,4 @@ fn silence_device_select() {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// Makes Ctrl-C set [`INTERRUPTED`].
-fn watch_interrupts() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })?;
-    Ok(())
 }

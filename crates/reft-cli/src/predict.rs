@@ -55,8 +55,9 @@ pub fn classify<B: Backend>(
     let classifier = load_classifier::<B>(folder, &model.name()?, revision, model.precision()?, on)?;
     let (loaded, spec) = (&classifier.loaded, classifier.spec);
     let rows = read_task_rows(&spec.config.name, Path::new(data))?;
-    let max_length = max_length(model.max_length, loaded.model.config().context())?;
-    let set = spec.encode(&rows, &loaded.tokenizer, max_length, labeled)?;
+    let config = loaded.model.config();
+    let max_length = max_length(model.max_length, config.context())?;
+    let set = spec.encode(&rows, &loaded.tokenizer, config.vocab_size, max_length, labeled)?;
     let outputs =
         outputs_of(&loaded.model, &loaded.tensors, &classifier.trainable, &set.examples, batch_size);
     Ok(Classified { spec, set, outputs })
@@ -80,7 +81,7 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
     match &args.output {
         Some(path) => {
             write_atomic(path, &bytes).with_context(|| path.display().to_string())?;
-            println!("{} rows written to {}", outputs.len(), path.display());
+            say!("{} rows written to {}", outputs.len(), path.display());
         }
         None => std::io::stdout().lock().write_all(&bytes)?,
     }

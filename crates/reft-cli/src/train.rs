@@ -1,6 +1,9 @@
 //! `reft train`: a recipe in, a run folder out.
 
-use crate::{INTERRUPTED, allocator::TRAINING, watch_interrupts};
+use crate::{
+    allocator::TRAINING,
+    interrupt::{self, INTERRUPTED},
+};
 use anyhow::Result;
 use burn::tensor::backend::AutodiffBackend;
 use clap::Args;
@@ -48,13 +51,13 @@ impl OnDevice for Work<'_> {
 pub fn train(args: &TrainArgs) -> Result<()> {
     let recipe = Recipe::read(&args.recipe, &args.overrides)?;
     let (device, reason) = choose(&recipe.device)?;
-    watch_interrupts()?;
+    interrupt::watch()?;
     let mut screen = Screen::new(args.json);
     if let Some(reason) = reason.filter(|_| !args.json) {
-        println!("device     {}: {reason}", device.name);
+        say!("device     {}: {reason}", device.name);
     }
     if device.kind != DeviceKind::Cpu && !args.dry_run {
-        println!(
+        say!(
             "device     the first steps on {} compile and tune kernels, which can take minutes",
             device.name
         );
@@ -64,7 +67,7 @@ pub fn train(args: &TrainArgs) -> Result<()> {
     screen.bar.finish_and_clear();
     match outcome? {
         Outcome::Finished(finished) => summarize(&recipe, &finished),
-        Outcome::Planned(plan) if args.json => println!("{}", serde_json::to_string_pretty(&plan)?),
+        Outcome::Planned(plan) if args.json => say!("{}", serde_json::to_string_pretty(&plan)?),
         Outcome::Planned(plan) => show_plan(&plan),
     }
     Ok(())
@@ -74,7 +77,7 @@ fn show_plan(plan: &Plan) {
     let head = if plan.head > 0 { format!(", head {}", thousands(plan.head)) } else { String::new() };
     let (rows, tokens) = plan.batch;
     let checkpointing = if plan.checkpointing { ", gradient checkpointing" } else { "" };
-    println!(
+    say!(
         "would train {} parameters ({}{head}) in {} steps; largest micro-batch {rows} x {tokens} tokens{checkpointing}\n",
         thousands(plan.trainable),
         plan.method.name(),
@@ -91,17 +94,17 @@ fn show_plan(plan: &Plan) {
         ("peak", memory.total),
     ];
     for (what, n) in lines {
-        println!("{what:<18}{:>12}", format_bytes(n));
+        say!("{what:<18}{:>12}", format_bytes(n));
     }
     let free = plan.free.map_or(String::new(), |n| format!(", {} free now", format_bytes(n)));
     match plan.capacity {
-        Some(capacity) => println!("\n{} has {}{free}", plan.device, format_bytes(capacity)),
-        None => println!("\nthe driver of {} does not report its memory", plan.device),
+        Some(capacity) => say!("\n{} has {}{free}", plan.device, format_bytes(capacity)),
+        None => say!("\nthe driver of {} does not report its memory", plan.device),
     }
     if plan.free.is_some_and(|free| memory.total > free + memory.program) {
-        println!("warning: this is more than is free now");
+        say!("warning: this is more than is free now");
     }
-    println!("nothing was loaded, trained or written");
+    say!("nothing was loaded, trained or written");
 }
 
 /// What the user sees during a run: lines, and on a terminal a progress bar below them.
@@ -122,7 +125,7 @@ impl Screen {
         if self.silent {
             return;
         }
-        self.bar.suspend(|| println!("{text}"));
+        self.bar.suspend(|| say!("{text}"));
     }
 
     fn show(&self, event: Event) {
@@ -205,40 +208,37 @@ fn number(metric: &str, value: f64) -> String {
 
 fn summarize(recipe: &Recipe, finished: &Finished) {
     let summary = &finished.summary;
-    println!();
+    say!();
     match summary.ended {
         StopReason::Done => {}
         StopReason::Interrupted => {
-            println!("interrupted after {} steps; the adapter so far is saved", summary.steps);
+            say!("interrupted after {} steps; the adapter so far is saved", summary.steps);
         }
         StopReason::NoLongerBetter => {
             let patience = recipe.train.patience;
-            println!(
-                "stopped early after {} steps: no improvement for {patience} evaluations",
-                summary.steps
-            );
+            say!("stopped early after {} steps: no improvement for {patience} evaluations", summary.steps);
         }
     }
     if let Some(after) = &summary.after {
         let before = summary.before.as_ref();
-        println!("{:<16}{}     after", "held-out rows", if before.is_some() { "   before " } else { "" });
+        say!("{:<16}{}     after", "held-out rows", if before.is_some() { "   before " } else { "" });
         for (metric, value) in &after.0 {
             let before = before.map(|score| {
                 format!("{:>9} ", score.get(metric).map_or("-".into(), |value| number(metric, value)))
             });
-            println!("{:<16}{} {:>9}", label(metric), before.unwrap_or_default(), number(metric, *value));
+            say!("{:<16}{} {:>9}", label(metric), before.unwrap_or_default(), number(metric, *value));
         }
-        println!();
+        say!();
     }
     for (file, score) in &summary.test {
-        println!("{file}: {}", score_text(score));
+        say!("{file}: {}", score_text(score));
     }
     for (before, after) in finished.answers.iter().take(3) {
         let Answer { prompt, found, expected } = after;
-        println!("prompt      {}", one_line(prompt));
-        println!("  before    {}", one_line(&before.found));
-        println!("  after     {}", one_line(found));
-        println!("  expected  {}\n", one_line(expected));
+        say!("prompt      {}", one_line(prompt));
+        say!("  before    {}", one_line(&before.found));
+        say!("  after     {}", one_line(found));
+        say!("  expected  {}\n", one_line(expected));
     }
     let training = summary.training_mb.map_or(String::new(), |mb| format!(" ({mb:.0} MiB for training)"));
     let memory = match (summary.device_mb, summary.peak_mb) {
@@ -250,7 +250,7 @@ fn summarize(recipe: &Recipe, finished: &Finished) {
         0 => String::new(),
         n => format!(", plus {} of the head", thousands(n)),
     };
-    println!(
+    say!(
         "{} steps in {}, {:.0} tokens/s{memory}; {} parameters, {:.3} % of the model{head}",
         summary.steps,
         duration(summary.seconds),
@@ -259,7 +259,7 @@ fn summarize(recipe: &Recipe, finished: &Finished) {
         100.0 * summary.share
     );
     let adapter = summary.adapter.display();
-    println!("adapter: {adapter}");
+    say!("adapter: {adapter}");
     let prompt = finished.answers.first().map_or("Hello", |(_, answer)| answer.prompt.as_str());
     let program = std::env::current_exe().ok();
     let program = program
@@ -273,11 +273,11 @@ fn summarize(recipe: &Recipe, finished: &Finished) {
         .unwrap_or_else(|| "reft".into());
     if recipe.data.task.is_some() {
         let data = recipe.data.eval.as_ref().unwrap_or(&recipe.data.train);
-        println!("next:    {program} predict --adapter {adapter} --data {data}");
+        say!("next:    {program} predict --adapter {adapter} --data {data}");
         return;
     }
     let revision = recipe.revision.as_ref().map_or(String::new(), |r| format!(" --revision {r}"));
-    println!(
+    say!(
         "next:    {program} generate --adapter {adapter}{revision} --prompt '{}'",
         one_line(prompt).replace('\'', "'\\''")
     );

@@ -39,7 +39,8 @@ use std::{
 
 /// The version of the adapter format that this crate writes.
 pub const FORMAT_VERSION: u32 = 1;
-const CONFIG_FILE: &str = "adapter.json";
+/// The file of the configuration and the metadata.
+pub const CONFIG_FILE: &str = "adapter.json";
 const TENSOR_FILE: &str = "adapter.safetensors";
 const HEAD_PREFIX: &str = "classifier.";
 
@@ -219,12 +220,27 @@ impl<B: Backend> Adapter<B> {
 }
 
 impl AdapterConfig {
-    /// The metadata as a type of the crate that wrote it; `folder` names the adapter in errors.
-    ///
-    /// # Errors
-    /// If the metadata do not have that type's keys.
-    pub fn metadata<T: DeserializeOwned>(&self, folder: &Path) -> Result<T, FileError> {
-        parse_metadata(&self.metadata, folder)
+    /// Checks what parses but makes no sense.
+    fn check(&self) -> Result<(), String> {
+        let sites = &self.reft.sites;
+        if let Some((_, site)) = sites.iter().enumerate().find(|(idx, site)| sites[..*idx].contains(site)) {
+            return Err(format!("sites: {site} is listed twice"));
+        }
+        let Some(head) = &self.head else { return Ok(()) };
+        for (key, rate) in [("input_dropout", head.input_dropout), ("inner_dropout", head.inner_dropout)] {
+            if !(0.0..1.0).contains(&rate) {
+                return Err(format!(
+                    "head.{key} is {rate}, expected a probability of at least 0 and below 1"
+                ));
+            }
+        }
+        if head.outputs == 0 || head.hidden_size != self.reft.hidden_size {
+            return Err(format!(
+                "head: {} outputs from hidden states of size {}, expected at least 1 from size {}",
+                head.outputs, head.hidden_size, self.reft.hidden_size
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -254,7 +270,9 @@ pub fn read_config(folder: &Path) -> Result<AdapterConfig, AdapterError> {
     if let Some(found) = version.filter(|version| *version > u64::from(FORMAT_VERSION)) {
         return Err(AdapterError::Version { path, found });
     }
-    Ok(serde_json::from_value(value).map_err(invalid)?)
+    let config: AdapterConfig = serde_json::from_value(value).map_err(invalid)?;
+    config.check().map_err(|reason| FileError::Invalid { path: path.clone(), reason })?;
+    Ok(config)
 }
 
 fn tensor_name(site: Site, part: Part, name: &str) -> String {

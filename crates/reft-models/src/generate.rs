@@ -25,8 +25,10 @@ pub struct GenerateConfig {
     /// Divides positive logits and multiplies negative logits of tokens that are already in the text ([Keskar et al.
     /// 2019](https://arxiv.org/abs/1909.05858)); 1 for no penalty.
     pub repetition_penalty: f64,
-    /// Seed for sampling. Every row has its own random stream.
+    /// Seed for sampling.
     pub seed: u64,
+    /// The random stream of each prompt, so that its text does not depend on the batch; the prompt's index if empty.
+    pub streams: Vec<u64>,
     /// Ids that end a text.
     pub stop_ids: Vec<u32>,
     /// Side on which prompts are padded; does not affect the result.
@@ -43,6 +45,7 @@ impl Default for GenerateConfig {
             top_p: 1.0,
             repetition_penalty: 1.0,
             seed: 0,
+            streams: Vec::new(),
             stop_ids: Vec::new(),
             padding: Padding::Left,
         }
@@ -146,15 +149,18 @@ pub fn generate<B: Backend>(
             return Err(GenerateError::UnknownToken { row, id: *id, vocab });
         }
     }
-    let mut rows: Vec<Row> =
-        prompts.iter().enumerate().map(|(idx, prompt)| Row::new(idx, prompt, config)).collect();
+    let mut rows: Vec<Sequence> =
+        prompts.iter().enumerate().map(|(idx, prompt)| Sequence::new(idx, prompt, config)).collect();
     if rows.is_empty() || config.max_new_tokens == 0 {
         return Ok(rows.into_iter().map(|row| row.out).collect());
     }
     let tokens = TokenBatch::new(prompts, config.padding);
     let lens: Vec<usize> = prompts.iter().map(Vec::len).collect();
     let spans = tokens.prompt_spans(&lens);
-    let mut cache = KvCache::new(model.config().num_hidden_layers, tokens.seq + config.max_new_tokens);
+    // A row ends when it fills the context, the shortest prompt last.
+    let most_new = context - lens.iter().min().copied().unwrap_or(0);
+    let capacity = tokens.seq + config.max_new_tokens.min(most_new);
+    let mut cache = KvCache::new(model.config().num_hidden_layers, capacity);
     let hidden = match reft {
         Some(reft) => {
             let edited_rows = reft.config().positions.rows(&spans, tokens.seq);
@@ -188,7 +194,7 @@ pub fn generate<B: Backend>(
 }
 
 /// A text that is being generated.
-struct Row {
+struct Sequence {
     /// Prompt and new tokens.
     text: Vec<u32>,
     out: Generated,
@@ -196,10 +202,10 @@ struct Row {
     rng: ChaCha8Rng,
 }
 
-impl Row {
+impl Sequence {
     fn new(idx: usize, prompt: &[u32], config: &GenerateConfig) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
-        rng.set_stream(idx as u64);
+        rng.set_stream(config.streams.get(idx).copied().unwrap_or(idx as u64));
         Self { text: prompt.to_vec(), out: Generated::default(), done: false, rng }
     }
 
@@ -210,7 +216,11 @@ impl Row {
 }
 
 /// The next token of every unfinished row.
-fn choose<B: Backend>(logits: Tensor<B, 2>, rows: &mut [Row], config: &GenerateConfig) -> Vec<Option<u32>> {
+fn choose<B: Backend>(
+    logits: Tensor<B, 2>,
+    rows: &mut [Sequence],
+    config: &GenerateConfig,
+) -> Vec<Option<u32>> {
     let [_, vocab] = logits.dims();
     if config.temperature == 0.0 && config.repetition_penalty == 1.0 {
         // Computed on the device, so that only one number per row is copied back.
@@ -224,7 +234,7 @@ fn choose<B: Backend>(logits: Tensor<B, 2>, rows: &mut [Row], config: &GenerateC
         .collect()
 }
 
-fn sample(logits: &mut [f32], row: &mut Row, config: &GenerateConfig) -> u32 {
+fn sample(logits: &mut [f32], row: &mut Sequence, config: &GenerateConfig) -> u32 {
     if config.repetition_penalty != 1.0 {
         let penalty = config.repetition_penalty as f32;
         let mut seen = row.text.clone();
@@ -272,7 +282,7 @@ mod tests {
 
     fn draws(config: &GenerateConfig, logits: &[f32], n: usize) -> Vec<usize> {
         let mut counts = vec![0; logits.len()];
-        let mut row = Row::new(0, &[0], config);
+        let mut row = Sequence::new(0, &[0], config);
         for _ in 0..n {
             counts[sample(&mut logits.to_vec(), &mut row, config) as usize] += 1;
         }

@@ -3,8 +3,8 @@
 use crate::{method::Baseline, trainable::Trainable};
 use burn::tensor::backend::Backend;
 use reft_core::{
-    Adapter, AdapterConfig, AdapterError, BaseModel, FileError,
-    adapter::{parse_metadata, read_config},
+    Adapter, AdapterConfig, AdapterError, BaseModel, FileError, HeadConfig,
+    adapter::{CONFIG_FILE, Metadata, parse_metadata, read_config},
 };
 use reft_models::{
     NamedTensors, Tuned, Tuning,
@@ -42,7 +42,7 @@ pub struct AdapterMetadata {
 
 /// `interventions`, or the name of a baseline.
 mod trained {
-    use super::Baseline;
+    use crate::method::Baseline;
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IntoDeserializer};
 
     const INTERVENTIONS: &str = "interventions";
@@ -70,8 +70,29 @@ mod trained {
 /// If it is missing, damaged or of a newer format.
 pub fn read_adapter(folder: &Path) -> Result<(AdapterConfig, AdapterMetadata), AdapterError> {
     let config = read_config(folder)?;
-    let metadata = config.metadata(folder)?;
+    let metadata = typed(&config.metadata, config.head.as_ref(), folder)?;
     Ok((config, metadata))
+}
+
+/// Types and checks the metadata of an adapter.
+fn typed(
+    metadata: &Metadata,
+    head: Option<&HeadConfig>,
+    folder: &Path,
+) -> Result<AdapterMetadata, FileError> {
+    let metadata: AdapterMetadata = parse_metadata(metadata, folder)?;
+    let Some(task) = &metadata.task else { return Ok(metadata) };
+    let n_outputs = task.labels.len().max(1);
+    let reason = match head {
+        Some(head) if head.outputs != n_outputs => {
+            format!("task.labels needs {n_outputs} outputs, the head has {}", head.outputs)
+        }
+        _ if !(1..=2).contains(&task.text.len()) => {
+            format!("task.text names {} columns, expected one or two", task.text.len())
+        }
+        _ => return Ok(metadata),
+    };
+    Err(FileError::Invalid { path: folder.join(CONFIG_FILE), reason })
 }
 
 /// Where an adapter comes from: everything that is saved beside its values.
@@ -119,7 +140,8 @@ pub(crate) fn load_typed<B: Backend>(
     device: &B::Device,
 ) -> Result<(Adapter<B>, AdapterMetadata), AdapterError> {
     let adapter = Adapter::<B>::load(folder, device)?;
-    let metadata = parse_metadata(&adapter.metadata, folder)?;
+    let head = adapter.head.as_ref().map(|head| head.config());
+    let metadata = typed(&adapter.metadata, head, folder)?;
     Ok((adapter, metadata))
 }
 

@@ -5,7 +5,7 @@ use crate::{
     device::DeviceError,
     eval::EvalError,
     memory::{MemoryNeeds, format_bytes},
-    trainer::TrainError,
+    observer::TrainError,
 };
 use reft_core::{AdapterError, FileError, intervention::InterventionError, site::LayersError};
 use reft_models::{LoadError, peft::TunedFileError, tuned::TuningError};
@@ -52,6 +52,9 @@ pub enum RunError {
     /// The training.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// The run was interrupted before it had a result.
+    #[error("interrupted before the first update; nothing was written")]
+    Interrupted,
     /// The run folder exists.
     #[error("{}: this run exists; choose another run.name, or replace it with run.overwrite=true", .0.display())]
     Exists(PathBuf),

@@ -158,7 +158,10 @@ pub fn generate_all<B: Backend>(
     let mut out = vec![Vec::new(); prompts.len()];
     for chunk in order.chunks(batch_size) {
         let members: Vec<Vec<u32>> = chunk.iter().map(|idx| prompts[*idx].clone()).collect();
-        let generated = generate(model, &members, reft, config, |_, _| ControlFlow::Continue(()))
+        // Sampling must not depend on how prompts are batched.
+        let streams = chunk.iter().map(|idx| *idx as u64).collect();
+        let config = GenerateConfig { streams, ..config.clone() };
+        let generated = generate(model, &members, reft, &config, |_, _| ControlFlow::Continue(()))
             .map_err(|error| with_row_of(error, chunk))?;
         for (idx, row) in chunk.iter().zip(generated) {
             out[*idx] = row.tokens;

@@ -8,7 +8,7 @@
 //! | [`run`] | the stages of a run, from the recipe to the run folder |
 //! | [`tasks`] | the kinds of work: language modeling, classification and regression (GLUE) |
 //! | [`data`] | files → rows → prompts and answers → tokens → batches |
-//! | [`trainer`], [`checkpoint`], [`train_config`] | the training loop, its state and its settings |
+//! | [`trainer`], [`checkpoint`], [`train_config`], [`observer`] | the training loop, its state, its settings, its reports |
 //! | [`objective`], [`gradients`] | loss and gradients of one update |
 //! | [`trainable`], [`method`] | what is trained: interventions, a head, or the weights of a baseline |
 //! | [`loss`], [`optim`] | negative log-likelihood and cross-entropy; AdamW, schedules, clipping |
@@ -24,7 +24,7 @@
 //! | [`tiny`] | the embedded default model and data |
 //! | [`error`] | what can go wrong |
 //!
-//! This crate prints nothing: a run reports [`run::Event`]s, training reports to a [`trainer::Observer`].
+//! This crate prints nothing: a run reports [`run::Event`]s, training reports to an [`Observer`].
 
 pub mod adapter;
 pub mod checkpoint;
@@ -38,6 +38,7 @@ pub mod memory;
 pub mod method;
 pub mod metrics;
 pub mod objective;
+pub mod observer;
 pub mod open;
 pub mod optim;
 pub mod recipe;
@@ -55,9 +56,10 @@ pub use data::{DataError, DataSet, Example, Template};
 pub use device::{Chosen, DeviceError, OnDevice, on_device};
 pub use error::RunError;
 pub use objective::{Objective, step_gradients};
+pub use observer::{Observer, Silent, StopReason, TrainError};
 pub use recipe::{Recipe, RecipeError};
 pub use run::Summary;
 pub use tasks::{Classification, LanguageModeling, TaskSpec};
 pub use train_config::TrainConfig;
 pub use trainable::Trainable;
-pub use trainer::{Observer, Silent, StopReason, TrainError, TrainOutcome, train};
+pub use trainer::{TrainOutcome, train};

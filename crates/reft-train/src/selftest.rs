@@ -6,12 +6,13 @@ use crate::{
     error::RunError,
     eval::{generate_all, likelihood},
     objective::step_gradients,
+    observer::Silent,
     open::load_adapter,
     tasks::LanguageModeling,
     tiny,
     train_config::TrainConfig,
     trainable::Trainable,
-    trainer::{Silent, train},
+    trainer::train,
 };
 use burn::{
     module::{ModuleVisitor, Param},
@@ -109,7 +110,8 @@ impl OnDevice for SelfTest<'_> {
         let rows = find_rows("embedded:french-eval")?;
         let template = Template::resolve("{{ instruction }}\n", &rows)?;
         let rows = &rows[..ROWS];
-        let set = DataSet::encode(rows, &template, &loaded.tokenizer, 128, "embedded:french-eval")?;
+        let vocab = loaded.model.config().vocab_size;
+        let set = DataSet::encode(rows, &template, &loaded.tokenizer, vocab, 128, "embedded:french-eval")?;
         let examples = set.examples;
         let model = &loaded.model;
         let config = ReftConfig::new(model.config().hidden_size, [1, 3])

@@ -103,11 +103,11 @@ impl TrainConfig {
 
     /// Updates per epoch over this many rows.
     pub fn updates_per_epoch(&self, rows: usize) -> usize {
-        rows.div_ceil(self.batch_size * self.accumulation)
+        rows.div_ceil(self.batch_size.saturating_mul(self.accumulation))
     }
 
     /// Updates of the whole run over this many rows.
     pub fn total_updates(&self, rows: usize) -> usize {
-        self.steps.unwrap_or(self.epochs * self.updates_per_epoch(rows))
+        self.steps.unwrap_or(self.epochs.saturating_mul(self.updates_per_epoch(rows)))
     }
 }

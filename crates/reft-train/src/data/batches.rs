@@ -14,7 +14,7 @@ pub fn epoch(lengths: &[usize], batch_size: usize, rng: Option<&mut impl Rng>) -
         return order.chunks(batch_size).map(<[usize]>::to_vec).collect();
     };
     order.shuffle(rng);
-    for window in order.chunks_mut(batch_size * WINDOW_BATCHES) {
+    for window in order.chunks_mut(batch_size.saturating_mul(WINDOW_BATCHES)) {
         window.sort_by_key(|idx| lengths[*idx]);
     }
     let mut batches: Vec<Vec<usize>> = order.chunks(batch_size).map(<[usize]>::to_vec).collect();

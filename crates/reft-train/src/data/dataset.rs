@@ -53,20 +53,23 @@ pub struct DataSet {
 }
 
 impl DataSet {
-    /// Encodes rows, truncated on the right to `max_length`. Rows without an answer token left are dropped.
+    /// Encodes rows, truncated on the right to `max_length`. Rows without an answer token left are dropped. `vocab` is the
+    /// size of the model's vocabulary, and `file` names the rows in errors.
     ///
     /// # Errors
-    /// If a row has no prompt or no answer, or if every row is dropped.
+    /// If a row has no prompt, no answer, or a token that the model does not have, or if every row is dropped.
     pub fn encode(
         rows: &[Row],
         template: &Template,
         tokenizer: &Tokenizer,
+        vocab: usize,
         max_length: usize,
         file: &str,
     ) -> Result<Self, DataError> {
         let mut set = DataSet { n_rows: rows.len(), ..Default::default() };
         for (idx, row) in rows.iter().enumerate() {
             let (mut tokens, prompt_len) = template.encode_answered(row, tokenizer)?;
+            row.check_tokens(&tokens, vocab)?;
             if tokens.len() > max_length {
                 tokens.truncate(max_length);
                 set.n_cut += 1;
@@ -134,10 +137,14 @@ mod tests {
                 parse_rows(&json, "d.json").expect("valid").remove(0)
             })
             .collect();
-        let set = DataSet::encode(&rows, &Template::Plain, &t, 16, "d").expect("something left");
+        let set =
+            DataSet::encode(&rows, &Template::Plain, &t, t.vocab_size(), 16, "d").expect("something left");
         assert_eq!((set.examples.len(), set.n_cut, set.n_dropped(), set.row_of[0]), (1, 1, 1, 0));
         assert_eq!(set.examples[0].tokens.last(), t.eos().map(|eos| &eos.id));
-        let error = DataSet::encode(&rows[1..], &Template::Plain, &t, 16, "d").expect_err("nothing left");
+        let error = DataSet::encode(&rows, &Template::Plain, &t, 2, 16, "d").expect_err("a small vocabulary");
+        assert!(matches!(error, DataError::UnknownToken { vocab: 2, .. }), "{error}");
+        let error = DataSet::encode(&rows[1..], &Template::Plain, &t, t.vocab_size(), 16, "d")
+            .expect_err("nothing left");
         assert_eq!(
             error.to_string(),
             "d: none of the 1 rows has an answer token within max_length = 16; raise data.max_length"

@@ -86,6 +86,18 @@ pub enum DataError {
         /// The model's context.
         context: usize,
     },
+    /// A token id that the model does not have.
+    #[error(
+        "{place}: the tokenizer gives the token id {id}, the model has {vocab}; the tokenizer belongs to another model"
+    )]
+    UnknownToken {
+        /// File and row.
+        place: String,
+        /// The id.
+        id: u32,
+        /// Size of the model's vocabulary.
+        vocab: usize,
+    },
     /// The tokenizer rejects a text.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

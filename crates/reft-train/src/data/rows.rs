@@ -17,6 +17,17 @@ impl Row {
     pub(crate) fn error(&self, reason: impl Into<String>) -> DataError {
         DataError::Row { place: self.place.clone(), reason: reason.into() }
     }
+
+    /// Checks the tokens of this row against the size of the model's vocabulary.
+    ///
+    /// # Errors
+    /// If the model does not have one of them.
+    pub(crate) fn check_tokens(&self, tokens: &[u32], vocab: usize) -> Result<(), DataError> {
+        match tokens.iter().find(|id| **id as usize >= vocab) {
+            Some(id) => Err(DataError::UnknownToken { place: self.place.clone(), id: *id, vocab }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Parses JSON Lines or a JSON array; `file` names it in errors.

@@ -4,9 +4,9 @@ use super::plan::Plan;
 use crate::{
     eval::Answer,
     method::TrainMethod,
+    observer::{StepReport, StopReason},
     score::{Evaluation, Score},
     tasks::DataSummary,
-    trainer::{StepReport, StopReason},
 };
 use reft_core::BaseModel;
 use reft_models::Precision;

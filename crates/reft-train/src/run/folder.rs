@@ -5,10 +5,10 @@ use crate::{
     adapter::{AdapterOrigin, save_adapter},
     error::RunError,
     method::Baseline,
+    observer::{Observer, StepReport, TrainError},
     recipe::Recipe,
     score::Evaluation,
     trainable::Trainable,
-    trainer::{Observer, StepReport, TrainError},
 };
 use burn::tensor::backend::Backend;
 use reft_core::{AdapterError, FileError, files::write_atomic};

@@ -17,11 +17,12 @@ use crate::{
     device::{Chosen, catch_panic},
     error::RunError,
     memory::{self, peak_mb, recent_peak_mb},
+    observer::TrainError,
     open::{PrecisionRequest, open_model},
     recipe::Recipe,
     tasks::{ClassifierTask, LanguageModelTask, Task, Trained},
     trainable::Trainable,
-    trainer::{TrainError, TrainOutcome, train},
+    trainer::{TrainOutcome, train},
 };
 use burn::tensor::backend::{AutodiffBackend, Backend};
 pub use event::{Event, Finished, Outcome, Summary};
@@ -30,7 +31,12 @@ pub use plan::Plan;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reft_models::{LoadedModel, ModelConfig};
-use std::{panic::AssertUnwindSafe, path::Path, sync::atomic::AtomicBool, time::Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 /// Runs a recipe, or with `dry` only plans it: no weights are loaded and no files are written.
 ///
@@ -101,7 +107,10 @@ fn run_task<A: AutodiffBackend, T: Task<A::InnerBackend>>(
         on_event(Event::Score { what: "before", score });
     }
 
-    // 7. The run folder.
+    // 7. The run folder. An existing run is only replaced if there will be a new one.
+    if interrupted.load(Ordering::Relaxed) {
+        return Err(RunError::Interrupted);
+    }
     let (head, interventions) = (trainable.num_head_params(), trainable.reft.edits().len());
     debug_assert_eq!((plan.head, plan.trainable + plan.head), (head, num_params(&trainable)));
     on_event(Event::Trainable {

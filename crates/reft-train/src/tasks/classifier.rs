@@ -119,7 +119,7 @@ impl<B: Backend> Task<B> for ClassifierTask {
     ) -> Result<DataSets<LabeledText>, RunError> {
         let max_length = max_length(recipe.data.max_length, config.context())?;
         let spec = &self.spec;
-        let encode = |rows: &[Row]| spec.encode(rows, tokenizer, max_length, true);
+        let encode = |rows: &[Row]| spec.encode(rows, tokenizer, config.vocab_size, max_length, true);
         let train = encode(&self.train_rows)?;
         let selection = encode(&self.selection_rows)?;
         let scoring = encode(&self.scoring_rows)?;

@@ -11,10 +11,10 @@ use crate::{
     gradients::{GradientSum, scalar_value},
     loss::{cross_entropy, nll_of_states},
     objective::{Loss, Objective},
+    observer::StopReason,
     recipe::Recipe,
     score::{Evaluation, Score},
     trainable::Trainable,
-    trainer::StopReason,
     workload::activation_bytes,
 };
 use burn::tensor::{
@@ -90,7 +90,7 @@ impl<B: Backend> Task<B> for LanguageModelTask {
             if rows.is_empty() {
                 return Ok(Vec::new());
             }
-            let set = DataSet::encode(rows, &self.template, tokenizer, max_length, file)?;
+            let set = DataSet::encode(rows, &self.template, tokenizer, config.vocab_size, max_length, file)?;
             let (rows, dropped) = (set.examples.len(), set.n_dropped());
             summaries.push(DataSummary { what, rows, cut: set.n_cut, dropped });
             Ok(set.examples)

@@ -246,14 +246,16 @@ impl TaskSpec {
         found.cloned().ok_or_else(|| missing(row, &candidates[..1], "data.text and data.label"))
     }
 
-    /// Encodes rows, truncated to `max_length`. Without `labeled`, targets are 0.
+    /// Encodes rows, truncated to `max_length`. Without `labeled`, targets are 0. `vocab` is the size of the model's
+    /// vocabulary.
     ///
     /// # Errors
-    /// If a text or a label cannot be used; the error names the line.
+    /// If a text or a label cannot be used, or the model does not have a token; the error names the line.
     pub fn encode(
         &self,
         rows: &[Row],
         tokenizer: &Tokenizer,
+        vocab: usize,
         max_length: usize,
         labeled: bool,
     ) -> Result<LabeledSet, DataError> {
@@ -262,6 +264,7 @@ impl TaskSpec {
             let texts = self.texts(row)?;
             let target = if labeled { self.target(row)? } else { 0.0 };
             let (tokens, types, cut) = tokenizer.encode_pair(texts[0], texts.get(1).copied(), max_length)?;
+            row.check_tokens(&tokens, vocab)?;
             set.n_cut += usize::from(cut);
             set.examples.push(LabeledText { tokens, types, target });
         }

@@ -6,10 +6,10 @@ use crate::{
     error::RunError,
     eval::Answer,
     objective::Objective,
+    observer::StopReason,
     recipe::Recipe,
     score::{Evaluation, Score},
     trainable::Trainable,
-    trainer::StopReason,
 };
 use burn::tensor::backend::Backend;
 use reft_core::Head;
