@@ -28,7 +28,14 @@ pub fn main() -> Result<()> {
     let model = &loaded.model;
 
     let rows = parse_rows(ROWS, "three rows")?;
-    let data = DataSet::encode(&rows, &Template::Plain, &loaded.tokenizer, 128, "three rows")?;
+    let data = DataSet::encode(
+        &rows,
+        &Template::Plain,
+        &loaded.tokenizer,
+        model.config().vocab_size,
+        128,
+        "three rows",
+    )?;
 
     // Edits of rank 4 at the outputs of layers 1 and 3, at the first and last two tokens of the prompt.
     let config =

@@ -245,7 +245,9 @@ impl OnDevice for RealModel {
         let loaded: LoadedLlama<A::InnerBackend> =
             LoadedLlama::load(&files, name, Precision::default(), &on.device).expect("loaded");
         let rows = read_rows(&shared(&format!("golden/{name}/data.jsonl"))).expect("rows");
-        let set = DataSet::encode(&rows, &Template::Alpaca, &loaded.tokenizer, 128, name).expect("encoded");
+        let vocab = loaded.model.config().vocab_size;
+        let set =
+            DataSet::encode(&rows, &Template::Alpaca, &loaded.tokenizer, vocab, 128, name).expect("encoded");
         let examples = set.examples;
         let nll = likelihood(&loaded.model, None, &examples, 4);
         let prompts: Vec<Vec<u32>> = examples[..4].iter().map(|e| e.prompt().to_vec()).collect();

@@ -172,6 +172,7 @@ fn checkpoints_agree_with_transformers<B: Backend>() {
 /// 32 real texts as tokens.
 fn real_texts<B: Backend>(loaded: &Encoder<B>, expected: &Value) -> Vec<LabeledText> {
     let mut files: BTreeMap<String, (TaskSpec, Vec<Row>)> = BTreeMap::new();
+    let vocab = loaded.model.config().vocab_size;
     let named = expected["texts"].as_array().expect("texts");
     let examples = named.iter().map(|text| {
         let file: String = get(text, "file");
@@ -181,7 +182,8 @@ fn real_texts<B: Backend>(loaded: &Encoder<B>, expected: &Value) -> Vec<LabeledT
             (TaskSpec::discover(name, None, None, &rows).expect("a task"), rows)
         });
         let row = std::slice::from_ref(&rows[get::<usize>(text, "row")]);
-        let example = spec.encode(row, &loaded.tokenizer, 512, false).expect("encoded").examples.remove(0);
+        let example =
+            spec.encode(row, &loaded.tokenizer, vocab, 512, false).expect("encoded").examples.remove(0);
         assert_eq!(example.tokens.len(), get::<usize>(text, "tokens"), "{text}");
         example
     });

@@ -75,7 +75,9 @@ impl<B: Backend> Case<B> {
         let forward = json(&folder.join("forward.json"));
         let max_length = number(&forward["max_len"]) as usize;
         let rows = read_rows(&folder.join("data.jsonl")).expect("rows");
-        let set = DataSet::encode(&rows, &Template::Alpaca, &loaded.tokenizer, max_length, "data.jsonl");
+        let vocab = loaded.model.config().vocab_size;
+        let set =
+            DataSet::encode(&rows, &Template::Alpaca, &loaded.tokenizer, vocab, max_length, "data.jsonl");
         Case { loaded, examples: set.expect("encoded").examples, folder, forward }
     }
 

@@ -60,7 +60,10 @@ fn tiny_model<B: Backend>(precision: Precision) -> LoadedLlama<B> {
 fn examples<B: Backend>(loaded: &LoadedLlama<B>, n: usize) -> Vec<Example> {
     let rows = parse_rows(tiny::data("french-eval").expect("embedded"), "french-eval").expect("rows");
     let template = Template::resolve("{{ instruction }}\n", &rows).expect("a template");
-    DataSet::encode(&rows[..n], &template, &loaded.tokenizer, 64, "french-eval").expect("encoded").examples
+    let vocab = loaded.model.config().vocab_size;
+    DataSet::encode(&rows[..n], &template, &loaded.tokenizer, vocab, 64, "french-eval")
+        .expect("encoded")
+        .examples
 }
 
 fn reft<B: Backend>(hidden_size: usize, layers: &[usize], dropout: f64) -> Reft<B> {
