@@ -12,8 +12,8 @@
 //! The parameter of `R` is saved rather than `R` itself, so a loaded adapter is the same edit bit for bit and training
 //! can continue exactly.
 //!
-//! `adapter.json` also has room for [`Metadata`]: keys that this crate does not interpret, such as the prompt template of
-//! a language model or the labels of a classifier.
+//! `adapter.json` also has room for [`Metadata`]: keys that this crate does not interpret, such as the prompt
+//! template of a language model or the labels of a classifier.
 
 use crate::{
     files::{FileError, StrictTensors, write_atomic, write_tensors},

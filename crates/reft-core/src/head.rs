@@ -23,8 +23,8 @@ pub struct HeadConfig {
     pub inner_dropout: f64,
 }
 
-/// `W₂ tanh(W₁h + b₁) + b₂`, applied to the final state of the first token (Hugging Face's `RobertaClassificationHead`;
-/// in BERT, the pooler and the classifier).
+/// `W₂ tanh(W₁h + b₁) + b₂`, applied to the final state of the first token (Hugging Face's
+/// `RobertaClassificationHead`; in BERT, the pooler and the classifier).
 ///
 /// # Shapes
 /// - `W₁ [d, d]`, `W₂ [k, d]`

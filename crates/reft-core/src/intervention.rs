@@ -1,7 +1,7 @@
 //! The interventions: low-rank edits of a hidden state.
 //!
-//! All six methods are variants of one equation, `h + Pᵀ(σ(Wh + b) − Ph)`. They differ in three ways: whether the rows of
-//! `P` are orthonormal (`P` is then written `R`), whether there is a `W`, and whether `Ph` is subtracted.
+//! All six methods are variants of one equation, `h + Pᵀ(σ(Wh + b) − Ph)`. They differ in three ways: whether the
+//! rows of `P` are orthonormal (`P` is then written `R`), whether there is a `W`, and whether `Ph` is subtracted.
 //!
 //! | method | edit | pyreft class |
 //! |---|---|---|
@@ -152,8 +152,8 @@ pub struct InterventionConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Init {
-    /// As in the paper's code: `W`, `b` and `P` uniform in ±1/√d, `R` random orthonormal; without a `W`, `b` uniform in
-    /// [0, 1).
+    /// As in the paper's code: `W`, `b` and `P` uniform in ±1/√d, `R` random orthonormal; without a `W`, `b` uniform
+    /// in [0, 1).
     #[default]
     Paper,
     /// The same `P`, with `W` and `b` such that the edit is the identity before training.

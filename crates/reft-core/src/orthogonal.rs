@@ -9,8 +9,8 @@ use rand_distr::StandardNormal;
 
 /// Norm of every reflector at initialization.
 ///
-/// Reflections do not depend on it, but gradients do: they grow as the vectors shrink. At 1/√2, a step of Adam rotates the
-/// subspace as far as in pyreft, so learning rates carry over.
+/// Reflections do not depend on it, but gradients do: they grow as the vectors shrink. At 1/√2, a step of Adam
+/// rotates the subspace as far as in pyreft, so learning rates carry over.
 const REFLECTOR_NORM: f64 = std::f64::consts::FRAC_1_SQRT_2;
 
 /// A `d × r` matrix `Q` with orthonormal columns, parametrized by `r` Householder reflections.
@@ -21,8 +21,8 @@ const REFLECTOR_NORM: f64 = std::f64::consts::FRAC_1_SQRT_2;
 /// `S = striu(UᵀU) + ½I` (Joffrain et al. 2006, <https://doi.org/10.1145/1141885.1141886>), by a blocked
 /// triangular inversion of the `r × r` matrix `S`: `O(d r²)` time and `O(d r)` memory, never `d × d`.
 ///
-/// `Q` is orthonormal for *any* value of the parameter, so optimizer steps, saving and loading preserve orthonormality.
-/// Weight decay does not change `Q`, because it does not depend on the norms of the reflectors.
+/// `Q` is orthonormal for *any* value of the parameter, so optimizer steps, saving and loading preserve
+/// orthonormality. Weight decay does not change `Q`, because it does not depend on the norms of the reflectors.
 ///
 /// # Shapes
 /// - reflectors `[d, r]`, signs `[r]`
@@ -194,7 +194,8 @@ fn deviation(matrix: &[f64], rank: usize) -> f64 {
     worst
 }
 
-/// 1 at `(i, j)` if both are in the same block of size `2 · size`, `i` in its first half and `j` in its second; else 0.
+/// 1 at `(i, j)` if both are in the same block of size `2 · size`, `i` in its first half and `j` in its second; else
+/// 0.
 fn block_mask(rank: usize, size: usize) -> Vec<f32> {
     let half = |i: usize| (i / size) % 2;
     let inside = |i: usize, j: usize| i / (2 * size) == j / (2 * size) && half(i) == 0 && half(j) == 1;
@@ -274,8 +275,8 @@ mod tests {
                 Tensor::from_data(TensorData::new(noise, [hidden, rank]), &device)
             })
             .collect();
-        // The gradient of a linear objective never vanishes. Most steps use random gradients instead, which are cheaper:
-        // orthonormality must not depend on the gradient.
+        // The gradient of a linear objective never vanishes. Most steps use random gradients instead, which are
+        // cheaper: orthonormality must not depend on the gradient.
         for step in 0..1000 {
             let grads = if step % 50 == 0 {
                 let slope = Orthonormal::<B>::random(hidden, rank, &mut rng, &device).expect("rank fits");

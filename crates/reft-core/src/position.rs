@@ -5,11 +5,12 @@ use std::{fmt, ops::Range, str::FromStr};
 
 /// Token positions of a prompt: its first `f` and last `l` tokens, or all of them.
 ///
-/// Written `f7+l7`, `l1`, `f3` or `all`; the parts may be in any order. As in pyreft (`get_intervention_locations`), each
-/// side is limited to half of the prompt, so that prefix and suffix never overlap; short prompts have fewer positions.
+/// Written `f7+l7`, `l1`, `f3` or `all`; the parts may be in any order. As in pyreft (`get_intervention_locations`),
+/// each side is limited to half of the prompt, so that prefix and suffix never overlap; short prompts have fewer
+/// positions.
 ///
-/// Positions are counted within the prompt, without padding and without the answer, so training, evaluation and generation
-/// edit the same tokens.
+/// Positions are counted within the prompt, without padding and without the answer, so training, evaluation and
+/// generation edit the same tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Positions {

@@ -131,7 +131,8 @@ impl ReftConfig {
 
     /// Number of blocks, of a model with `n_layers`, whose activations a backward pass needs.
     ///
-    /// These are the blocks above the lowest edit, and the edited block itself if its attention or MLP comes after the edit.
+    /// These are the blocks above the lowest edit, and the edited block itself if its attention or MLP comes after
+    /// the edit.
     pub fn n_taped(&self, n_layers: usize) -> usize {
         let first_taped = |site: &Site| match site.component {
             Component::BlockInput | Component::AttentionOutput => site.layer,

@@ -47,7 +47,8 @@ impl fmt::Display for Site {
 
 /// A selection of layers: `all`, or a list of indices and ranges such as `0,3,8-11` or `-1`.
 ///
-/// Negative indices count from the top. Ranges `a-b` and `a..=b` include `b`, `a..b` does not. The separator is `,` or `;`.
+/// Negative indices count from the top. Ranges `a-b` and `a..=b` include `b`, `a..b` does not. The separator is `,`
+/// or `;`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layers(String);
 

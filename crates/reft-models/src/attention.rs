@@ -38,7 +38,8 @@ pub fn attention<B: Backend>(
         slots,
     ]);
 
-    // In f32 the softmax is divided by its sum after the product with V, which has `head_dim` columns instead of `slots`.
+    // In f32 the softmax is divided by its sum after the product with V, which has `head_dim` columns instead of
+    // `slots`.
     let exp_scores = (masked_scores.clone() - masked_scores.detach().max_dim(3)).exp();
     let sums = exp_scores.clone().sum_dim(3);
     let kept_scores = dropout(exp_scores, dropout_rate);

@@ -8,8 +8,8 @@ const MASKED_SCORE: f32 = -1e30;
 
 /// Keys and values of every layer, with a fixed capacity.
 ///
-/// Each slot of a row holds the token at some position of that row, or padding. The mask is computed from these positions,
-/// so padding may be on either side.
+/// Each slot of a row holds the token at some position of that row, or padding. The mask is computed from these
+/// positions, so padding may be on either side.
 #[derive(Debug)]
 pub struct KvCache<B: Backend> {
     layers: Vec<Option<(Tensor<B, 4>, Tensor<B, 4>)>>,
@@ -81,8 +81,8 @@ impl<B: Backend> KvCache<B> {
     }
 }
 
-/// The attention mask, added to the scores: large and negative for later tokens, padding, and tokens outside the sliding
-/// window; 0 for the others. `None` if nothing is masked.
+/// The attention mask, added to the scores: large and negative for later tokens, padding, and tokens outside the
+/// sliding window; 0 for the others. `None` if nothing is masked.
 ///
 /// `slots` are positions, `[batch][slot]`; the last `seq` slots are the queries.
 ///

@@ -124,8 +124,8 @@ impl GenerateConfig {
 
 /// Generates continuations of a batch of prompts.
 ///
-/// Interventions edit only the prompts, so they do not slow down the tokens after them. `on_token` is called with the row
-/// and id of each new token, and may end that row.
+/// Interventions edit only the prompts, so they do not slow down the tokens after them. `on_token` is called with the
+/// row and id of each new token, and may end that row.
 ///
 /// # Errors
 /// If a prompt is empty or does not fit the model, or a setting is out of range.

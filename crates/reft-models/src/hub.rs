@@ -208,7 +208,8 @@ impl Fetch<'_> {
 
 /// The HTTP status of a rejected request.
 fn status(error: &dyn std::error::Error) -> Option<u16> {
-    // The error type belongs to hf-hub's HTTP client, which is not a dependency of ours. Its text is `URL: status code N`.
+    // The error type belongs to hf-hub's HTTP client, which is not a dependency of ours. Its text is
+    // `URL: status code N`.
     let text = error.to_string();
     let at = text.find("status code ")?;
     text[at + 12..].chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()

@@ -1,7 +1,7 @@
 //! Frozen language models on [Burn](https://burn.dev) with intervention points.
 //!
-//! A model calls a [`reft_core::Hook`] at every [`reft_core::Site`] and does not know what the hook does. Weights are plain
-//! tensors, not parameters, so they are never on the tape or in an optimizer.
+//! A model calls a [`reft_core::Hook`] at every [`reft_core::Site`] and does not know what the hook does. Weights are
+//! plain tensors, not parameters, so they are never on the tape or in an optimizer.
 //!
 //! | module | contents |
 //! |---|---|

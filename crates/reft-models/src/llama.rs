@@ -80,8 +80,8 @@ pub struct LlamaConfig {
     pub eos_token_id: Option<TokenIds>,
 }
 
-/// Base and scaling of the rotary frequencies: `rope_theta` with `rope_scaling`, or `rope_parameters`, which newer versions
-/// of transformers write instead.
+/// Base and scaling of the rotary frequencies: `rope_theta` with `rope_scaling`, or `rope_parameters`, which newer
+/// versions of transformers write instead.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(try_from = "RopeKeys")]
 pub struct RopeConfig {
@@ -233,11 +233,12 @@ impl LlamaConfig {
         self.sliding_window.filter(|_| self.model_type == "mistral")
     }
 
-    /// The memory that one block needs in a training pass of `batch` rows of `seq` tokens, counted along `Block::forward`.
+    /// The memory that one block needs in a training pass of `batch` rows of `seq` tokens, counted along
+    /// `Block::forward`.
     ///
-    /// The tape keeps the inputs of both norms; scaled queries, keys, values and the attention output; scores before and
-    /// after the exponential; and of the MLP the gate, its sigmoid, their product, and the second factor. In the backward
-    /// pass, the tensors of the MLP are freed before the gradients of the scores are allocated.
+    /// The tape keeps the inputs of both norms; scaled queries, keys, values and the attention output; scores before
+    /// and after the exponential; and of the MLP the gate, its sigmoid, their product, and the second factor. In the
+    /// backward pass, the tensors of the MLP are freed before the gradients of the scores are allocated.
     pub fn footprint(&self, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
         let (tokens, e) = (batch * seq, dtype.size());
         let (d, inner, heads) = (self.hidden_size, self.intermediate_size, self.num_attention_heads);
@@ -540,8 +541,8 @@ impl<B: Backend> Llama<B> {
 
     /// A training pass for a batch.
     ///
-    /// Blocks below `first_layer` (all blocks if `None`) run here, on the inner backend; the others run in the pass, whose
-    /// result is differentiable with respect to the parameters of the hook. `seed` is that of dropout.
+    /// Blocks below `first_layer` (all blocks if `None`) run here, on the inner backend; the others run in the pass,
+    /// whose result is differentiable with respect to the parameters of the hook. `seed` is that of dropout.
     pub fn training_pass<A>(
         &self,
         tokens: &TokenBatch,

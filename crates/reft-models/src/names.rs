@@ -21,8 +21,8 @@ pub fn name_in_block(name: &str) -> &str {
     rest
 }
 
-/// Whether a name from a server is safe to use as a file or folder name: only letters, digits, `.`, `_` and `-`, and no
-/// dot at the start.
+/// Whether a name from a server is safe to use as a file or folder name: only letters, digits, `.`, `_` and `-`, and
+/// no dot at the start.
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn is_plain(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

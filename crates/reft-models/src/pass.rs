@@ -1,9 +1,10 @@
 //! Training passes through a frozen model, with everything on the tape or with gradient checkpointing.
 //!
-//! Blocks below the first edited one always run outside the tape. [`TrainingPass::backward`] keeps the activations of all
-//! other blocks on the tape. [`TrainingPass::backward_checkpointed`] keeps only the input of each block and runs the block
-//! again during the backward pass ([gradient checkpointing](https://arxiv.org/abs/1604.06174)): about 1.5 times as slow,
-//! but only one block is on the tape at a time. A quantized block is dequantized only while it is on the tape.
+//! Blocks below the first edited one always run outside the tape. [`TrainingPass::backward`] keeps the activations of
+//! all other blocks on the tape. [`TrainingPass::backward_checkpointed`] keeps only the input of each block and runs
+//! the block again during the backward pass ([gradient checkpointing](https://arxiv.org/abs/1604.06174)): that takes
+//! about 1.5 times as long, but only one block is on the tape at a time. A quantized block is dequantized only while
+//! it is on the tape.
 //!
 //! Both give the same gradients, bit for bit.
 
@@ -33,7 +34,8 @@ pub struct TrainingPass<A: AutodiffBackend, M> {
 }
 
 impl<A: AutodiffBackend, M: Blocks<A>> TrainingPass<A, M> {
-    /// A pass that starts at `first_layer` with these hidden states, `[batch, seq, d_model]`. `seed` is that of dropout.
+    /// A pass that starts at `first_layer` with these hidden states, `[batch, seq, d_model]`. `seed` is that of
+    /// dropout.
     pub fn new(blocks: M, first_layer: usize, entering: Tensor<A::InnerBackend, 3>, seed: u64) -> Self {
         Self { blocks, first_layer, entering, seed }
     }
@@ -64,9 +66,10 @@ impl<A: AutodiffBackend, M: Blocks<A>> TrainingPass<A, M> {
 
     /// Forward and backward pass with only one block on the tape at a time.
     ///
-    /// `detached_hook` makes the same edits as `hook` but tracks no parameters; it runs in the forward pass, where a tape
-    /// would be wasted. `head_loss` is as in [`backward`](Self::backward). `collect` is called with the gradients of the
-    /// head, then with those of each block from the last to the first; together they are the gradients of the pass.
+    /// `detached_hook` makes the same edits as `hook` but tracks no parameters; it runs in the forward pass, where a
+    /// tape would be wasted. `head_loss` is as in [`backward`](Self::backward). `collect` is called with the
+    /// gradients of the head, then with those of each block from the last to the first; together they are the
+    /// gradients of the pass.
     ///
     /// # Panics
     /// If the scalar of `head_loss` does not depend on the final states.
@@ -91,8 +94,8 @@ impl<A: AutodiffBackend, M: Blocks<A>> TrainingPass<A, M> {
             final_states.grad_remove(&mut grads).expect("the scalar depends on the final states");
         collect(grads);
 
-        // The tape of a block ends at its input. Its backward pass starts from the gradient of its output, entered as the
-        // gradient of Σ output · output_grad.
+        // The tape of a block ends at its input. Its backward pass starts from the gradient of its output, entered as
+        // the gradient of Σ output · output_grad.
         for (layer, input) in self.layers().zip(inputs).rev() {
             let mut input = Tensor::<A, 3>::from_inner(input);
             let needs_input_grad = layer > self.first_layer;

@@ -148,8 +148,8 @@ pub fn read_lora_config(folder: &Path) -> Result<LoraConfig, FileError> {
 /// Loads weights that [`save`] wrote, except for the head, which is also in the adapter's own file.
 ///
 /// # Errors
-/// If a file is missing or damaged, or if any tensor is missing, unexpected, or has the wrong shape or dtype: the error
-/// lists all of them.
+/// If a file is missing or damaged, or if any tensor is missing, unexpected, or has the wrong shape or dtype: the
+/// error lists all of them.
 pub fn load<B: Backend>(
     folder: &Path,
     tuning: &Tuning,

@@ -1,9 +1,9 @@
 //! The numeric precision of a frozen model: its dtype, and blockwise quantized weights.
 //!
-//! Only weights are quantized, as in [QLoRA](https://arxiv.org/abs/2305.14314): each row of a linear map is divided into
-//! blocks, and a block is stored as `q · s` with integers `q` of 8 or 4 bits and one f32 scale `s`, see [`Quant`]. Weights
-//! are quantized on the host, so that they are the same on every backend, and dequantized to the model's dtype for each
-//! use. Embeddings, the output head, norms and biases are never quantized.
+//! Only weights are quantized, as in [QLoRA](https://arxiv.org/abs/2305.14314): each row of a linear map is divided
+//! into blocks, and a block is stored as `q · s` with integers `q` of 8 or 4 bits and one f32 scale `s`, see
+//! [`Quant`]. Weights are quantized on the host, so that they are the same on every backend, and dequantized to the
+//! model's dtype for each use. Embeddings, the output head, norms and biases are never quantized.
 
 use crate::names::block_of;
 use burn::tensor::{
@@ -79,8 +79,8 @@ impl fmt::Display for Dtype {
 pub enum Quant {
     /// 8 bits per weight, −127 to 127, and a scale `max|w| / 127` for every 64 weights.
     Int8,
-    /// 4 bits per weight, −8 to 7, and a scale for every 32 weights: of four scales that map the largest weight to −8 or
-    /// slightly beyond, the one with the smallest squared error.
+    /// 4 bits per weight, −8 to 7, and a scale for every 32 weights: of four scales that map the largest weight to −8
+    /// or slightly beyond, the one with the smallest squared error.
     Int4,
 }
 
@@ -120,8 +120,8 @@ impl Quant {
         known(self.scheme(32)) || known(self.scheme(32).with_store(QuantStore::Native))
     }
 
-    /// A matrix quantized in blocks along its rows and packed as Burn's backends expect it: integers from the lowest bits
-    /// of each u32 up, then the scales.
+    /// A matrix quantized in blocks along its rows and packed as Burn's backends expect it: integers from the lowest
+    /// bits of each u32 up, then the scales.
     ///
     /// # Panics
     /// If no block size divides the rows, see [`block`](Self::block).

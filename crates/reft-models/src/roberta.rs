@@ -159,7 +159,7 @@ impl RobertaConfig {
         if self.is_bert() { 0 } else { self.pad_token_id.unwrap_or_default() as usize + 1 }
     }
 
-    /// The dropout rates of the pretraining.
+    /// The dropout rates used in pretraining.
     pub fn dropout(&self) -> DropoutRates {
         DropoutRates { hidden: self.hidden_dropout_prob, attention: self.attention_probs_dropout_prob }
     }
@@ -167,9 +167,9 @@ impl RobertaConfig {
     /// The memory that one block needs in a training pass of `batch` rows of `seq` tokens, counted along
     /// `EncoderBlock::forward`.
     ///
-    /// The tape keeps the centered inputs of both norms; scaled queries, keys, values and the attention output; scores
-    /// before and after the exponential; three tensors of the GELU; and the masks of dropout. In the backward pass, the
-    /// tensors of the MLP are freed before the gradients of the scores are allocated.
+    /// The tape keeps the centered inputs of both norms; scaled queries, keys, values and the attention output;
+    /// scores before and after the exponential; three tensors of the GELU; and the masks of dropout. In the backward
+    /// pass, the tensors of the MLP are freed before the gradients of the scores are allocated.
     pub fn footprint(&self, batch: usize, seq: usize, rates: DropoutRates, dtype: Dtype) -> Footprint {
         let (tokens, e) = (batch * seq, dtype.size());
         let (d, inner) = (self.hidden_size, self.intermediate_size);
@@ -333,8 +333,8 @@ impl<B: Backend> Pretrained<B> for Roberta<B> {
         RobertaConfig::parse(json)
     }
 
-    /// Removes the encoder's prefix and maps the names of BERT to those of RoBERTa: pooler and classifier are the two layers
-    /// of the head, and the oldest checkpoints call the parameters of norms gamma and beta.
+    /// Removes the encoder's prefix and maps the names of BERT to those of RoBERTa: pooler and classifier are the two
+    /// layers of the head, and the oldest checkpoints call the parameters of norms gamma and beta.
     fn tensor_name(config: &RobertaConfig, name: &str) -> String {
         let name = name.strip_prefix(config.prefix()).unwrap_or(name);
         let name = name.replace("LayerNorm.gamma", "LayerNorm.weight");
@@ -426,8 +426,8 @@ impl<B: Backend> Roberta<B> {
 
     /// A training pass for a batch.
     ///
-    /// Blocks below `first_layer` (all blocks if `None`) run here, on the inner backend; the others run in the pass, whose
-    /// result is differentiable with respect to the parameters of the hook. `seed` is that of dropout.
+    /// Blocks below `first_layer` (all blocks if `None`) run here, on the inner backend; the others run in the pass,
+    /// whose result is differentiable with respect to the parameters of the hook. `seed` is that of dropout.
     pub fn training_pass<A>(
         &self,
         tokens: &TokenBatch,
@@ -475,8 +475,8 @@ impl<B: Backend> Roberta<B> {
         dropout(hidden, rates.hidden).reshape([tokens.batch, tokens.seq, self.config.hidden_size])
     }
 
-    /// BERT counts positions from 0. RoBERTa counts them from `pad_token_id + 1` and skips padding, which has the position
-    /// `pad_token_id` (Hugging Face's `create_position_ids_from_input_ids`).
+    /// BERT counts positions from 0. RoBERTa counts them from `pad_token_id + 1` and skips padding, which has the
+    /// position `pad_token_id` (Hugging Face's `create_position_ids_from_input_ids`).
     fn position_ids(&self, tokens: &TokenBatch) -> Vec<i64> {
         let pad = self.config.pad_token_id.filter(|_| !self.config.is_bert());
         let mut ids = Vec::with_capacity(tokens.ids.len());

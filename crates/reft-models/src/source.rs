@@ -37,8 +37,8 @@ pub trait Pretrained<B: Backend>: Sized {
 
     /// Whether a tensor may be in a checkpoint although the model does not use it.
     ///
-    /// `name` is one that [`tensor_name`](Self::tensor_name) returned; `exists` says whether the checkpoint has a tensor
-    /// of such a name.
+    /// `name` is one that [`tensor_name`](Self::tensor_name) returned; `exists` says whether the checkpoint has a
+    /// tensor of such a name.
     fn ignores(config: &Self::Config, name: &str, exists: &dyn Fn(&str) -> bool) -> bool;
 
     /// Builds the model from its tensors.

@@ -44,7 +44,8 @@ pub struct SpecialToken {
     pub id: u32,
 }
 
-/// The tokenizer of a model: `tokenizer.json` with the special tokens and the chat template of `tokenizer_config.json`.
+/// The tokenizer of a model: `tokenizer.json` with the special tokens and the chat template of
+/// `tokenizer_config.json`.
 ///
 /// Truncation and padding configured in `tokenizer.json` are disabled.
 #[derive(Debug, Clone)]

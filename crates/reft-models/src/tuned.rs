@@ -1,7 +1,7 @@
 //! Trained weights: the baselines to which interventions are compared.
 //!
-//! A model is a function of its named tensors ([`Pretrained::from_source`]). BitFit and full fine-tuning replace frozen
-//! tensors with trained ones, LoRA adds low-rank factors; the models are the same.
+//! A model is a function of its named tensors ([`Pretrained::from_source`]). BitFit and full fine-tuning replace
+//! frozen tensors with trained ones, LoRA adds low-rank factors; the models are the same.
 
 use crate::{
     linear::{Linear, Lora},
@@ -42,8 +42,8 @@ pub struct LoraConfig {
     /// Dropout on the input of an update, during training.
     #[serde(rename = "lora_dropout")]
     pub dropout: f64,
-    /// The updated maps, by the last parts of their names, such as `q_proj` or `attention.output.dense`; empty for every
-    /// map within the blocks.
+    /// The updated maps, by the last parts of their names, such as `q_proj` or `attention.output.dense`; empty for
+    /// every map within the blocks.
     #[serde(rename = "target_modules")]
     pub targets: Vec<String>,
 }

@@ -146,8 +146,8 @@ impl Weights {
         largest.and_then(|(_, info)| model_dtype(info)).unwrap_or_default()
     }
 
-    /// Identifies a model: a hash of its configuration, of the name, dtype and shape of every tensor, and of samples of
-    /// their values.
+    /// Identifies a model: a hash of its configuration, of the name, dtype and shape of every tensor, and of samples
+    /// of their values.
     pub(crate) fn fingerprint(&self, config_json: &[u8]) -> String {
         // These keys do not affect what the model computes.
         const VOLATILE: [&str; 5] =
@@ -386,8 +386,8 @@ impl Bytes {
         }
     }
 
-    /// Tells the system that mapped pages are no longer needed, so that a model's file and its tensors are never both in
-    /// memory.
+    /// Tells the system that mapped pages are no longer needed, so that a model's file and its tensors are never both
+    /// in memory.
     fn release(&self, _range: std::ops::Range<usize>) {
         #[cfg(unix)]
         if let Bytes::Mapped(map) = self {
@@ -399,5 +399,129 @@ impl Bytes {
                 let _ = unsafe { map.unchecked_advise_range(advice, start, _range.end - start) };
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn_flex::Flex;
+    use reft_core::files::write_tensors;
+    use std::{fs, path::Path};
+
+    fn write(folder: &Path, file: &str, tensors: &[(&str, &[usize], Vec<f32>)]) {
+        let named =
+            tensors.iter().map(|(name, shape, values)| (name.to_string(), (shape.to_vec(), values.clone())));
+        write_tensors(&folder.join(file), named.collect()).expect("written");
+    }
+
+    fn open(folder: &Path) -> Result<Weights, FileError> {
+        Weights::open(&ModelFiles::Folder(folder.into()))
+    }
+
+    /// The message of an error, with the folder's name replaced.
+    fn message<T>(result: Result<T, FileError>, folder: &Path) -> String {
+        let Err(error) = result else { panic!("must be an error") };
+        error.to_string().replace(&folder.display().to_string(), "folder")
+    }
+
+    fn small_model(folder: &Path) {
+        let weight = (0..80).map(|i| i as f32 / 8.0).collect();
+        write(folder, SINGLE, &[("a.weight", &[2, 40], weight), ("b.bias", &[2], vec![1.0, -2.0])]);
+    }
+
+    #[test]
+    fn fingerprints_stay_the_same_between_versions() {
+        let folder = tempfile::tempdir().expect("a folder");
+        small_model(folder.path());
+        let weights = open(folder.path()).expect("opened");
+        // Computed with Python's hashlib.
+        let expected = "a6455fe4b0a1a64811d49f86091c8d97";
+        for config in [
+            r#"{"model_type": "llama", "hidden_size": 2}"#,
+            r#"{"hidden_size": 2, "torch_dtype": "float32", "model_type": "llama"}"#,
+        ] {
+            assert_eq!(weights.fingerprint(config.as_bytes()), expected);
+        }
+        assert_ne!(weights.fingerprint(br#"{"hidden_size": 3, "model_type": "llama"}"#), expected);
+    }
+
+    #[test]
+    fn all_mismatches_are_listed_in_one_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        small_model(folder.path());
+        let mut weights = open(folder.path()).expect("opened");
+        {
+            let device = Default::default();
+            let mut source = weights.on::<Flex>(Precision::default(), &device);
+            source.take("a.weight", [40, 2]);
+            source.take("c.weight", [3]);
+        }
+        assert_eq!(
+            message(weights.finish(), folder.path()),
+            "folder: the tensors do not match the configuration:\n  \
+             a.weight: shape [2, 40], expected [40, 2]\n  \
+             missing: c.weight [3]\n  \
+             unexpected: b.bias"
+        );
+    }
+
+    #[test]
+    fn values_outside_the_range_of_f16_are_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        write(folder.path(), SINGLE, &[("a", &[3], vec![1.0, 7e4, -7e4])]);
+        let mut weights = open(folder.path()).expect("opened");
+        let precision = Precision { dtype: Dtype::F16, quant: None };
+        weights.on::<Flex>(precision, &Default::default()).take("a", [3]);
+        assert_eq!(
+            message(weights.finish(), folder.path()),
+            "folder: the tensors do not match the configuration:\n  \
+             a: 2 values are out of range for f16; use dtype bf16 or f32"
+        );
+    }
+
+    #[test]
+    fn folders_without_usable_weights_are_errors() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let index = |json: &str| {
+            fs::write(folder.path().join(INDEX), json).expect("written");
+            message(open(folder.path()), folder.path())
+        };
+        fs::write(folder.path().join("pytorch_model.bin"), "").expect("written");
+        assert_eq!(
+            message(open(folder.path()), folder.path()),
+            "folder: no weights: expected model.safetensors or model.safetensors.index.json, found \
+             pytorch_model.bin; convert other formats with transformers' save_pretrained"
+        );
+        write(folder.path(), "one.safetensors", &[("a", &[1], vec![0.0])]);
+        assert_eq!(
+            index(
+                r#"{"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}}"#
+            ),
+            "folder: the tensors do not match the configuration:\n  \
+             missing file: two.safetensors, named in model.safetensors.index.json\n  \
+             missing: b in one.safetensors, where model.safetensors.index.json places it"
+        );
+        assert_eq!(
+            index(r#"{"weight_map": {"a": "../one.safetensors"}}"#),
+            "folder/model.safetensors.index.json: weight_map names \"../one.safetensors\", expected a file in the \
+             folder of the index"
+        );
+        assert_eq!(index("{}"), "folder/model.safetensors.index.json: has no weight_map");
+        assert_eq!(
+            index(r#"{"weight_map": {}}"#),
+            "folder/model.safetensors.index.json: weight_map is empty"
+        );
+        let mut bytes = fs::read(folder.path().join("one.safetensors")).expect("read");
+        bytes.push(0);
+        fs::write(folder.path().join("one.safetensors"), &bytes).expect("written");
+        assert_eq!(
+            index(r#"{"weight_map": {"a": "one.safetensors"}}"#),
+            format!(
+                "folder/one.safetensors: has {} bytes, expected {}; download it again",
+                bytes.len(),
+                bytes.len() - 1
+            )
+        );
     }
 }
