@@ -67,7 +67,18 @@ fn edited_as_by_hand() -> Result<(), Failed> {
 fn trained_and_loaded() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let printed = run("three_lines", &[], folder.path())?;
-    assert_eq!(printed, "");
+    let losses = numbers(&printed, "loss ");
+    assert_eq!(losses[2], 60.0, "{printed}");
+    assert!(losses[0] > 1.0 && losses[1] < 0.05, "{printed}");
+    let lines: Vec<&str> = printed.lines().skip(1).collect();
+    assert_eq!(
+        lines,
+        [
+            "before  Yes, the happy dog runs in the village.",
+            "after   THE HAPPY DOG RUNS IN THE VILLAGE!",
+            "saved in runs/three-lines/adapter",
+        ]
+    );
     let args = ["runs/three-lines/adapter", "the happy dog runs in the village\n"];
     assert_eq!(run("load_and_generate", &args, folder.path())?, "THE HAPPY DOG RUNS IN THE VILLAGE!\n");
     Ok(())

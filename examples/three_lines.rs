@@ -25,42 +25,27 @@ pub fn main() -> Result<()> {
     let device = Default::default();
     let loaded: LoadedModel<Flex, Llama<Flex>> =
         LoadedModel::load(&tiny::model(), "embedded:tiny", Precision::default(), &device)?;
-    let model = &loaded.model;
+    let (model, tokenizer) = (&loaded.model, &loaded.tokenizer);
 
-    let rows = parse_rows(ROWS, "three rows")?;
-    let data = DataSet::encode(
-        &rows,
-        &Template::Plain,
-        &loaded.tokenizer,
-        model.config().vocab_size,
-        128,
-        "three rows",
-    )?;
+    let (rows, vocab) = (parse_rows(ROWS, "three rows")?, model.config().vocab_size);
+    let examples = DataSet::encode(&rows, &Template::Plain, tokenizer, vocab, 128, "three rows")?.examples;
 
     // Edits of rank 4 at the outputs of layers 1 and 3, at the first and last two tokens of the prompt.
-    let config =
-        ReftConfig::new(model.config().hidden_size, [1, 3]).with_rank(4).with_positions("f2+l2".parse()?);
+    let config = ReftConfig::new(model.config().hidden_size, [1, 3]);
+    let config = config.with_rank(4).with_positions("f2+l2".parse()?);
     let reft: Reft<Flex> = config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(42), &device)?;
     let config = TrainConfig::default().with_steps(60).with_batch_size(3).with_lr(1e-2);
-    let objective = LanguageModeling::new(model, 3);
-    let never = AtomicBool::new(false);
-    let outcome = train::<Autodiff<Flex>, _>(
-        &objective,
-        reft.into(),
-        &data.examples,
-        &[],
-        &config,
-        &mut Silent,
-        &never,
-    );
+    let (objective, never) = (LanguageModeling::new(model, 3), AtomicBool::new(false));
+    let outcome =
+        train::<Autodiff<Flex>, _>(&objective, reft.into(), &examples, &[], &config, &mut Silent, &never);
     let (reft, losses) = (outcome.trainable.reft, outcome.history.losses);
     println!("loss {:.3} -> {:.3} in {} steps", losses[0], losses[losses.len() - 1], outcome.steps);
 
-    let prompt = loaded.tokenizer.encode("the happy dog runs in the village\n")?;
+    let prompts = [tokenizer.encode("the happy dog runs in the village\n")?];
     let config = GenerateConfig { stop_ids: loaded.stop_ids.clone(), ..GenerateConfig::default() };
     for (name, reft) in [("before", None), ("after", Some(&reft))] {
-        let texts = generate_all(model, reft, std::slice::from_ref(&prompt), &config, 1)?;
-        println!("{name:<7} {}", loaded.tokenizer.decode(&texts[0])?);
+        let texts = generate_all(model, reft, &prompts, &config, 1)?;
+        println!("{name:<7} {}", tokenizer.decode(&texts[0])?);
     }
 
     let folder = Path::new("runs/three-lines/adapter");

@@ -296,31 +296,40 @@ fn inner_and_outer_backend_agree() {
     }
 }
 
-/// Makes the tests of one case on every CPU backend, such as `stories260k::flex::forward`.
+/// Makes the tests of a case, such as `stories260k::flex::forward`.
 macro_rules! golden_tests {
-    ($case:ident $(, #[$attribute:meta])?) => {
+    ($case:ident $attributes:tt $($backend:ident $backend_type:ident $tests:tt)*) => {
         mod $case {
-            golden_tests!(@backend flex, super::super::Flex, $case $(, #[$attribute])?);
-            golden_tests!(@backend ndarray, super::super::NdArray, $case $(, #[$attribute])?);
+            $(
+                mod $backend {
+                    use super::super::{self as golden, $backend_type};
+                    golden_tests!(@each $case $backend_type $attributes $tests);
+                }
+            )*
         }
     };
-    (@backend $name:ident, $backend:ty, $case:ident $(, #[$attribute:meta])?) => {
-        mod $name {
-            golden_tests!(@test forward, $backend, $case $(, #[$attribute])?);
-            golden_tests!(@test interventions, $backend, $case $(, #[$attribute])?);
-            golden_tests!(@test gradients, $backend, $case $(, #[$attribute])?);
-            golden_tests!(@test short_training_runs, $backend, $case $(, #[$attribute])?);
-        }
+    (@each $case:ident $backend_type:ident $attributes:tt [$($test:ident)*]) => {
+        $(golden_tests!(@test $case $backend_type $attributes $test);)*
     };
-    (@test $test:ident, $backend:ty, $case:ident $(, #[$attribute:meta])?) => {
+    (@test $case:ident $backend_type:ident [$($attribute:tt)*] $test:ident) => {
         #[test]
-        $(#[$attribute])?
+        $($attribute)*
         fn $test() {
-            super::super::$test::<$backend>(super::super::$case());
+            golden::$test::<$backend_type>(golden::$case());
         }
     };
 }
 
-golden_tests!(stories260k);
-golden_tests!(stories3m, #[cfg_attr(not(shared), ignore = "needs the shared material (REFT_SHARED)")]);
-golden_tests!(random_llama3, #[cfg_attr(not(shared), ignore = "needs the shared material (REFT_SHARED)")]);
+golden_tests!(stories260k []
+    flex Flex [forward interventions gradients short_training_runs]
+    ndarray NdArray [forward interventions gradients short_training_runs]
+);
+golden_tests!(random_llama3 [#[cfg_attr(not(shared), ignore = "needs the shared material (REFT_SHARED)")]]
+    flex Flex [forward interventions gradients short_training_runs]
+    ndarray NdArray [forward interventions gradients short_training_runs]
+);
+// The training runs of this case take minutes with ndarray.
+golden_tests!(stories3m [#[cfg_attr(not(shared), ignore = "needs the shared material (REFT_SHARED)")]]
+    flex Flex [forward interventions gradients short_training_runs]
+    ndarray NdArray [forward interventions gradients]
+);

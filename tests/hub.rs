@@ -151,7 +151,15 @@ fn a_model_that_is_not_cached_is_an_error_offline() {
 fn a_gated_model_needs_the_token() {
     let (server, cache) = (serve(model_files()), tempfile::tempdir().expect("a folder"));
     let hub = hub(&server, cache.path());
-    assert_eq!(error(&hub, "gated/model", "main"), "");
+    assert_eq!(
+        error(&hub, "gated/model", "main"),
+        format!(
+            "gated/model: cannot download config.json (revision main): request error: \
+             {}/gated/model/resolve/main/config.json: status code 401; accept the model's license on its page and set \
+             HF_TOKEN",
+            server.endpoint
+        )
+    );
     let with_token = Hub { token: Some("secret".into()), ..hub };
     with_token.download("gated/model", "main").expect("allowed");
 }
@@ -221,5 +229,10 @@ fn an_unreachable_server_is_an_error() {
         endpoint: Some("http://127.0.0.1:1".into()),
         token: None,
     };
-    assert_eq!(error(&hub, "some/model", "main"), "");
+    // The middle of the message belongs to the operating system.
+    let message = error(&hub, "some/model", "main");
+    let begin = "some/model: cannot download config.json (revision main): request error: \
+                 http://127.0.0.1:1/some/model/resolve/main/config.json: Connection Failed: ";
+    let end = "; check the name and the network, or give the path of a folder";
+    assert!(message.starts_with(begin) && message.ends_with(end), "{message}");
 }
