@@ -171,7 +171,9 @@ fn oldest_rust_of_dependencies() -> Outcome {
     for path in paths.map(|path| path.replace(r"\\", r"\")) {
         let manifest = fs::read_to_string(&path).unwrap_or_default();
         match value(&manifest, "rust-version") {
-            Some(theirs) if version(theirs) > version(&ours) => newer.push(format!("{path} needs Rust {theirs}")),
+            Some(theirs) if version(theirs) > version(&ours) => {
+                newer.push(format!("{path} needs Rust {theirs}"))
+            }
             _ => {}
         }
     }

@@ -1,9 +1,10 @@
 //! Files that are complete or absent: atomic writes, and safetensors files that are loaded strictly.
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+#[cfg(unix)]
+use std::fs;
 use std::{
     collections::BTreeMap,
-    fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };

@@ -74,6 +74,25 @@ pub fn dropout<B: Backend, const D: usize>(x: Tensor<B, D>, rate: f64) -> Tensor
     if rate == 0.0 {
         return x;
     }
-    let kept = Tensor::random(x.dims(), Distribution::Bernoulli(1.0 - rate), &x.device());
+    // Drawn in the backend's default dtype, which not every model has.
+    let kept =
+        to_dtype(Tensor::random(x.dims(), Distribution::Bernoulli(1.0 - rate), &x.device()), x.dtype());
     x * kept.mul_scalar(1.0 / (1.0 - rate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn_flex::Flex;
+    use reft_core::host_values;
+
+    #[test]
+    fn dropout_works_in_half_precision() {
+        let ones = Tensor::<Flex, 1>::ones([1000], &Default::default()).cast(DType::BF16);
+        let dropped = dropout(ones, 0.5);
+        assert_eq!(dropped.dtype(), DType::BF16);
+        let values = host_values(dropped);
+        assert!(values.iter().all(|x| [0.0, 2.0].contains(x)));
+        assert!(values.contains(&0.0) && values.contains(&2.0));
+    }
 }

@@ -192,7 +192,7 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of token ids, without special tokens.
+    /// Decodes token ids to text, without special tokens.
     ///
     /// # Errors
     /// If an id does not exist.

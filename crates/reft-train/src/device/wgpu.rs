@@ -1,4 +1,4 @@
-//! WGPU: Vulkan, Metal, DirectX 12.
+//! WGPU: Vulkan, or Metal on macOS.
 
 use super::{
     guard::catch_panic,
