@@ -1,6 +1,6 @@
 //! The LoReFT equation, `h + Rᵀ(Wh + b − Rh)`, on one hidden state, without any model.
 //!
-//! ```text
+//! ```sh
 //! cargo run --release --example edit_by_hand
 //! ```
 
@@ -9,19 +9,12 @@ use burn::tensor::Tensor;
 use burn_flex::Flex;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reft_core::{Activation, InterventionConfig, Method, intervention::Init};
+use reft_core::{Init, ReftConfig};
 
-fn main() -> Result<()> {
+pub fn main() -> Result<()> {
     let device = Default::default();
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let config = InterventionConfig {
-        method: Method::Loreft,
-        hidden_size: 6,
-        rank: 2,
-        activation: Activation::Linear,
-        dropout: 0.0,
-    };
-    let edit = config.init::<Flex>(Init::Paper, &mut rng, &device)?;
+    let config = ReftConfig::new(6, [0]).with_rank(2).intervention();
+    let edit = config.init::<Flex>(Init::Paper, &mut ChaCha8Rng::seed_from_u64(0), &device)?;
 
     // One hidden state, [1, d].
     let h = Tensor::<Flex, 2>::from_floats([[1.0, -2.0, 0.5, 3.0, 0.0, -1.0]], &device);
@@ -31,14 +24,14 @@ fn main() -> Result<()> {
     let basis = edit.projection().basis();
     let weight = edit.weight().expect("LoReFT has a W").val();
     let target = h.clone().matmul(weight.transpose()) + edit.bias().val().unsqueeze::<2>();
-    let by_hand =
-        h.clone() + (target.clone() - h.clone().matmul(basis.clone())).matmul(basis.clone().transpose());
+    let change = target.clone() - h.clone().matmul(basis.clone());
+    let by_hand = h.clone() + change.matmul(basis.clone().transpose());
 
     println!("h         {}", h.to_data());
     println!("edited    {}", edited.to_data());
     println!("by hand   {}", by_hand.to_data());
 
-    // In the subspace that R spans, the edited state is exactly Wh + b; outside of it, nothing has changed.
+    // In the subspace spanned by the rows of R, the edited state is Wh + b; outside of it, nothing changes.
     println!("R·edited  {}", edited.clone().matmul(basis.clone()).to_data());
     println!("Wh + b    {}", target.to_data());
     let change = edited - h;

@@ -1,6 +1,6 @@
-//! Trains an adapter on three rows, with the library alone: no recipe, no run folder.
+//! Trains an adapter on three rows with the library alone: no recipe, no run folder.
 //!
-//! ```text
+//! ```sh
 //! cargo run --release --example three_lines
 //! ```
 
@@ -9,68 +9,48 @@ use burn::backend::Autodiff;
 use burn_flex::Flex;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reft_core::{Adapter, Component, Method, Reft, ReftConfig, Site, intervention::Init};
-use reft_models::{GenerateConfig, LoadedModel, Precision, generate};
+use reft_core::{Adapter, Init, Reft, ReftConfig};
+use reft_models::{GenerateConfig, Llama, LoadedModel, Precision};
 use reft_train::{
-    DataSet, LanguageModelling, Template, TrainConfig,
-    data::parse_rows,
-    recipe::TrainSection,
-    tiny,
-    trainer::{Silent, train},
+    DataSet, LanguageModeling, Silent, Template, TrainConfig, adapter::AdapterMetadata, data::parse_rows,
+    eval::generate_all, tiny, train,
 };
-use std::{ops::ControlFlow, path::Path, sync::atomic::AtomicBool};
+use std::{path::Path, sync::atomic::AtomicBool};
 
 const ROWS: &str = r#"{"prompt": "the old fox sings on the hill\n", "completion": "THE OLD FOX SINGS ON THE HILL!"}
 {"prompt": "the young queen reads in the garden\n", "completion": "THE YOUNG QUEEN READS IN THE GARDEN!"}
 {"prompt": "the tired sailor sleeps by the sea\n", "completion": "THE TIRED SAILOR SLEEPS BY THE SEA!"}"#;
 
-fn main() -> Result<()> {
+pub fn main() -> Result<()> {
     let device = Default::default();
-    let loaded: LoadedModel<Flex> =
+    let loaded: LoadedModel<Flex, Llama<Flex>> =
         LoadedModel::load(&tiny::model(), "embedded:tiny", Precision::default(), &device)?;
+    let (model, tokenizer) = (&loaded.model, &loaded.tokenizer);
 
-    let rows = parse_rows(ROWS, "three rows")?;
-    let data = DataSet::encode(&rows, &Template::Plain, &loaded.tokenizer, 128, "three rows")?;
+    let (rows, vocab) = (parse_rows(ROWS, "three rows")?, model.config().vocab_size);
+    let examples = DataSet::encode(&rows, &Template::Plain, tokenizer, vocab, 128, "three rows")?.examples;
 
-    // Two edits of rank 4, at the outputs of layers 1 and 3, at the ends of the prompt.
-    let config = ReftConfig {
-        method: Method::Loreft,
-        rank: 4,
-        hidden_size: loaded.model.config().hidden_size,
-        sites: [1, 3].map(|layer| Site { layer, component: Component::BlockOutput }).to_vec(),
-        positions: "f2+l2".parse()?,
-        tied: true,
-        activation: Default::default(),
-        dropout: 0.0,
-    };
+    // Edits of rank 4 at the outputs of layers 1 and 3, at the first and last two tokens of the prompt.
+    let config = ReftConfig::new(model.config().hidden_size, [1, 3]);
+    let config = config.with_rank(4).with_positions("f2+l2".parse()?);
     let reft: Reft<Flex> = config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(42), &device)?;
-    let section = TrainSection { steps: Some(60), batch_size: 3, lr: 1e-2, ..TrainSection::default() };
-    let config = TrainConfig::from(section);
-    let objective = LanguageModelling::new(&loaded.model, 3);
-    let never = AtomicBool::new(false);
-    let trained = train::<Autodiff<Flex>, _>(
-        &objective,
-        reft.into(),
-        &data.examples,
-        &[],
-        &config,
-        &mut Silent,
-        &never,
-    );
-    let reft = trained.learned.reft;
-    println!("loss {:.3} -> {:.3} in {} steps", trained.losses[0], trained.losses[59], trained.steps);
+    let config = TrainConfig::default().with_steps(60).with_batch_size(3).with_lr(1e-2);
+    let (objective, never) = (LanguageModeling::new(model, 3), AtomicBool::new(false));
+    let outcome =
+        train::<Autodiff<Flex>, _>(&objective, reft.into(), &examples, &[], &config, &mut Silent, &never);
+    let (reft, losses) = (outcome.trainable.reft, outcome.history.losses);
+    println!("loss {:.3} -> {:.3} in {} steps", losses[0], losses[losses.len() - 1], outcome.steps);
 
-    let prompt = loaded.tokenizer.encode("the happy dog runs in the village\n")?;
+    let prompts = [tokenizer.encode("the happy dog runs in the village\n")?];
     let config = GenerateConfig { stop_ids: loaded.stop_ids.clone(), ..GenerateConfig::default() };
     for (name, reft) in [("before", None), ("after", Some(&reft))] {
-        let out = generate(&loaded.model, std::slice::from_ref(&prompt), reft, &config, |_, _| {
-            ControlFlow::Continue(())
-        })?;
-        println!("{name:<7} {}", loaded.tokenizer.decode(&out[0].tokens)?);
+        let texts = generate_all(model, reft, &prompts, &config, 1)?;
+        println!("{name:<7} {}", tokenizer.decode(&texts[0])?);
     }
 
     let folder = Path::new("runs/three-lines/adapter");
-    Adapter::new(reft, loaded.base, "plain").save(folder)?;
+    let metadata = AdapterMetadata { template: "plain".into(), ..AdapterMetadata::default() };
+    Adapter::new(reft, loaded.base).with_metadata(&metadata).save(folder)?;
     println!("saved in {}", folder.display());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Tells the tests whether the shared material is there, so that those which need it count as ignored where it is not.
+//! Sets `cfg(shared)` if the shared material is there, so that tests that need it are ignored where it is absent.
 
 use std::{env, path::PathBuf};
 

@@ -1,23 +1,48 @@
-//! The same work on every device: the CPU backends, and whatever GPU, or driver that imitates one, is there.
+//! The same work on every device: the CPU backends, and every GPU or software renderer that is found.
 //!
-//! `REFT_TEST_DEVICES=cpu,wgpu` chooses the devices; without it, all that are found are tested.
+//! There is one test per device and check, such as `wgpu:0::gradient`. What is not run counts as ignored, with the reason.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `REFT_TEST_DEVICES` | the devices to test, as in `cpu,wgpu:0`; all that are found if unset |
+//! | `REFT_TEST_SLOW` | if set, software renderers also run the real models, which takes minutes |
 
 use burn::tensor::backend::AutodiffBackend;
+use libtest_mimic::{Arguments, Completion, Failed, Trial, run};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reft_core::{Component, Method, Reft, ReftConfig, Site, intervention::Init};
-use reft_models::{GenerateConfig, LoadedModel, ModelFiles, Precision};
+use reft_core::{Init, Reft, ReftConfig, host_values};
+use reft_models::{GenerateConfig, ModelFiles, Precision};
 use reft_train::{
-    Chosen, DataSet, LanguageModelling, OnDevice, Template, TrainConfig,
+    Chosen, DataSet, LanguageModeling, OnDevice, Silent, Template, TrainConfig,
     data::read_rows,
-    device::{Device, Kind, choose, cpu, devices, on_chosen},
+    device::{Device, DeviceKind, choose, cpu, devices, on_chosen},
     eval::{generate_all, likelihood},
-    recipe::TrainSection,
-    selftest::{Verdict, compare, measure},
-    trainer::{Silent, step_gradients, train},
+    selftest::{Check, Measured, Verdict, compare, measure},
+    step_gradients, train,
 };
-use std::{env, sync::atomic::AtomicBool, time::Instant};
-use system_tests::{relative, shared, values};
+use std::{
+    collections::BTreeMap,
+    env,
+    fmt::Display,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
+};
+use system_tests::{HAS_SHARED, LoadedLlama, max_deviation, relative_error, shared};
+use tempfile::TempDir;
+
+fn main() {
+    let mut args = Arguments::from_args();
+    // The tests of a device share its memory and its measurements.
+    args.test_threads.get_or_insert(1);
+    let shared_work = Arc::new(SharedWork::new());
+    let trials = wanted().into_iter().flat_map(|device| {
+        let self_tests = self_test_trials(&device, &shared_work);
+        let real_models = MODELS.map(|model| real_model_trial(&device, model, &shared_work));
+        self_tests.into_iter().chain(real_models)
+    });
+    run(&args, trials.collect()).exit();
+}
 
 fn wanted() -> Vec<Device> {
     match env::var("REFT_TEST_DEVICES") {
@@ -26,125 +51,228 @@ fn wanted() -> Vec<Device> {
     }
 }
 
-/// Forward pass, gradients, twenty training steps, files, decoding with the cache (Burn's issue 5257) and with it the
-/// adapter that the CPU made; gradients where only an adapter is tracked (issue 5162).
-#[test]
-fn every_device_computes_what_the_cpu_does() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let own = |device: &Device| folder.path().join(device.name.replace(':', "-"));
-    let cpu = cpu();
-    let reference = measure(&cpu, &own(&cpu), None).expect("the CPU works");
-    assert!(reference.trained_nll < reference.nll && reference.cache_agreement == 1.0);
-    let mut failed = Vec::new();
-    for device in wanted() {
-        let found = measure(&device, &own(&device), Some(&own(&cpu)))
-            .unwrap_or_else(|error| panic!("{}: {error}", device.name));
-        println!("{} ({}), {:.0} s", device.name, device.adapter, found.seconds);
-        for check in compare(&found, &reference) {
-            println!("  {:?} {}: {:.1e}", check.verdict, check.name, check.deviation);
-            if check.verdict != Verdict::Pass {
-                failed.push(format!("{}, {}: {}", device.name, check.name, check.deviation));
-            }
-        }
-        // And the device's adapter on the CPU.
-        let back = measure(&cpu, &folder.path().join("back"), Some(&own(&device))).expect("the CPU works");
-        let deviation = (back.foreign_nll.expect("measured") - found.trained_nll).abs();
-        if deviation > 1e-3 {
-            failed.push(format!("{}'s adapter on the CPU: {deviation}", device.name));
-        }
-    }
-    assert!(failed.is_empty(), "{failed:#?}");
+type Result<T, E = Failed> = std::result::Result<T, E>;
+
+fn failed(error: impl Display) -> Failed {
+    Failed::from(error.to_string())
 }
 
-/// One golden case on one device: NLL of every row and greedy texts without interventions, the gradients of a batch and the
-/// losses of fifty steps with them.
-struct Case<'a> {
-    name: &'a str,
-    model: &'a str,
+/// What several tests need and only the first of them computes.
+struct SharedWork {
+    folder: TempDir,
+    /// The self-test of each device, by its name.
+    measured: Mutex<BTreeMap<String, Arc<OnceLock<Result<Measured, String>>>>>,
+    /// Each real model on the CPU, by its name.
+    expected: Mutex<BTreeMap<&'static str, Arc<Numbers>>>,
 }
+
+impl SharedWork {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { folder, measured: Mutex::default(), expected: Mutex::default() }
+    }
+
+    fn folder_of(&self, device: &Device) -> PathBuf {
+        self.folder.path().join(device.name.replace(':', "-"))
+    }
+
+    /// The self-test of a device, with the adapter that the CPU made.
+    fn measured(&self, device: &Device) -> Result<Measured> {
+        let foreign = if device.name == cpu().name {
+            None
+        } else {
+            self.measured(&cpu())?;
+            Some(self.folder_of(&cpu()))
+        };
+        let cell =
+            self.measured.lock().expect("not poisoned").entry(device.name.clone()).or_default().clone();
+        let result = cell.get_or_init(|| {
+            let result = measure(device, &self.folder_of(device), foreign.as_deref());
+            result.map_err(|error| error.to_string())
+        });
+        result.clone().map_err(failed)
+    }
+
+    fn expected(&self, model: Model) -> Result<Arc<Numbers>> {
+        let mut expected = self.expected.lock().expect("not poisoned");
+        if let Some(numbers) = expected.get(model.name) {
+            return Ok(numbers.clone());
+        }
+        let numbers = Arc::new(on_chosen(&cpu(), RealModel(model)).map_err(failed)?);
+        expected.insert(model.name, numbers.clone());
+        Ok(numbers)
+    }
+}
+
+/// The checks of the self-test, each with the dtype that the device must support for it.
+const CHECKS: [(&str, &str); 14] = [
+    ("forward", "f32"),
+    ("gradient", "f32"),
+    ("gradient, checkpointed", "f32"),
+    ("training", "f32"),
+    ("save and load", "f32"),
+    ("decode with the cache", "f32"),
+    ("decode as the CPU", "f32"),
+    ("int8 weights", "f32"),
+    ("int8 weights, gradient", "f32"),
+    ("f16", "f16"),
+    ("f16, gradient", "f16"),
+    ("bf16", "bf16"),
+    ("bf16, gradient", "bf16"),
+    ("the CPU's adapter", "f32"),
+];
+
+/// The self-test: forward pass, gradients, twenty training steps, files, decoding with the cache, other precisions.
+fn self_test_trials(device: &Device, shared_work: &Arc<SharedWork>) -> Vec<Trial> {
+    let trial = |name: &str, test: Box<dyn FnOnce(&Device, &SharedWork) -> Result<Completion> + Send>| {
+        let (device, shared_work) = (device.clone(), shared_work.clone());
+        Trial::ignorable_test(format!("{}::{name}", device.name), move || test(&device, &shared_work))
+    };
+    let mut trials: Vec<Trial> = CHECKS
+        .iter()
+        .map(|(name, dtype)| trial(name, Box::new(|device, work| self_test_check(name, dtype, device, work))))
+        .collect();
+    trials.push(trial("its adapter on the CPU", Box::new(its_adapter_on_the_cpu)));
+    trials
+}
+
+fn self_test_check(name: &str, dtype: &str, device: &Device, work: &SharedWork) -> Result<Completion> {
+    if !device.dtypes.contains(&dtype) {
+        return Ok(Completion::ignored_with(format!("no {dtype} on this device")));
+    }
+    if name == "the CPU's adapter" && device.name == cpu().name {
+        return Ok(Completion::ignored_with("this device is the reference"));
+    }
+    let checks = checks(device, work)?;
+    let check = checks.iter().find(|check| check.name == name);
+    let Check { verdict, deviation, tolerance, .. } = check.ok_or("the self-test did not run this check")?;
+    let numbers = format!("deviation {deviation:.1e}, tolerance {tolerance:.0e}");
+    println!("{} ({}), {name}: {numbers}", device.name, device.adapter);
+    if *verdict == Verdict::Pass { Ok(Completion::Completed) } else { Err(numbers.into()) }
+}
+
+fn checks(device: &Device, work: &SharedWork) -> Result<Vec<Check>> {
+    let reference = work.measured(&cpu())?;
+    if !(reference.trained_nll < reference.nll && reference.cache_agreement == 1.0) {
+        return Err(format!("the CPU does not work: {reference:?}").into());
+    }
+    let checks = compare(&work.measured(device)?, &reference);
+    match checks.iter().find(|check| CHECKS.iter().all(|(known, _)| check.name != *known)) {
+        Some(check) => {
+            Err(format!("the self-test has a check that is not listed here: {}", check.name).into())
+        }
+        None => Ok(checks),
+    }
+}
+
+/// The adapter that the device trained gives the same NLL on the CPU.
+fn its_adapter_on_the_cpu(device: &Device, work: &SharedWork) -> Result<Completion> {
+    if device.name == cpu().name {
+        return Ok(Completion::ignored_with("this device is the reference"));
+    }
+    let trained_nll = work.measured(device)?.trained_nll;
+    let own = work.folder_of(device);
+    let back = measure(&cpu(), &own.join("on-the-cpu"), Some(&own)).map_err(failed)?;
+    let deviation = (back.foreign_nll.ok_or("not measured")? - trained_nll).abs();
+    if deviation <= 1e-3 {
+        Ok(Completion::Completed)
+    } else {
+        Err(format!("deviation {deviation:.1e}").into())
+    }
+}
+
+/// A model and its rows in the shared material.
+#[derive(Clone, Copy)]
+struct Model {
+    name: &'static str,
+    folder: &'static str,
+}
+
+const MODELS: [Model; 2] = [
+    Model { name: "stories3m", folder: "stories3m" },
+    Model { name: "random-llama3", folder: "random-llama3-bf16-sharded" },
+];
+
+/// A real model on a device agrees with the CPU.
+fn real_model_trial(device: &Device, model: Model, shared_work: &Arc<SharedWork>) -> Trial {
+    let (device, shared_work) = (device.clone(), shared_work.clone());
+    Trial::ignorable_test(format!("{}::{}", device.name, model.name), move || {
+        if !HAS_SHARED {
+            return Ok(Completion::ignored_with("needs the shared material (REFT_SHARED)"));
+        }
+        if device.kind == DeviceKind::SoftwareGpu && env::var_os("REFT_TEST_SLOW").is_none() {
+            return Ok(Completion::ignored_with("slow on a software renderer; set REFT_TEST_SLOW=1"));
+        }
+        let expected = shared_work.expected(model)?;
+        let found = on_chosen(&device, RealModel(model)).map_err(failed)?;
+        let nll = max_deviation(&found.nll, &expected.nll);
+        let gradient = relative_error(&found.gradient, &expected.gradient);
+        let last_loss =
+            (found.losses[STEPS - 1] - expected.losses[STEPS - 1]).abs() / expected.losses[STEPS - 1];
+        let same = found.texts.iter().zip(&expected.texts).filter(|(a, b)| a == b).count();
+        let numbers = format!(
+            "deviations: NLL {nll:.1e}, gradient {gradient:.1e}, loss after {STEPS} steps {last_loss:.1e}; \
+             {same} of {} greedy texts are the same",
+            expected.texts.len()
+        );
+        println!("{} ({}), {}: {numbers}", device.name, device.adapter, model.name);
+        // GPUs sum in another order, which may decide between two almost equally likely tokens.
+        let texts_agree = same == expected.texts.len() || device.kind != DeviceKind::Cpu;
+        if nll < 1e-3 && gradient < 1e-2 && last_loss < 1e-2 && texts_agree {
+            Ok(Completion::Completed)
+        } else {
+            Err(numbers.into())
+        }
+    })
+}
+
+const STEPS: usize = 50;
+
+/// NLL of every row and greedy texts without interventions; the gradient of a batch and the losses of a training run with
+/// them.
+struct RealModel(Model);
 
 struct Numbers {
     nll: Vec<f64>,
     texts: Vec<Vec<u32>>,
     gradient: Vec<f32>,
     losses: Vec<f64>,
-    seconds: f64,
 }
 
-impl OnDevice for Case<'_> {
+impl OnDevice for RealModel {
     type Output = Numbers;
 
     fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Numbers {
-        let begun = Instant::now();
-        let files = ModelFiles::Folder(shared(&format!("models/{}", self.model)));
-        let loaded: LoadedModel<A::InnerBackend> =
-            LoadedModel::load(&files, self.name, Precision::default(), &on.device).expect("loaded");
-        let rows = read_rows(&shared(&format!("golden/{}/data.jsonl", self.name))).expect("rows");
+        let Model { name, folder } = self.0;
+        let files = ModelFiles::Folder(shared(&format!("models/{folder}")));
+        let loaded: LoadedLlama<A::InnerBackend> =
+            LoadedLlama::load(&files, name, Precision::default(), &on.device).expect("loaded");
+        let rows = read_rows(&shared(&format!("golden/{name}/data.jsonl"))).expect("rows");
+        let vocab = loaded.model.config().vocab_size;
         let set =
-            DataSet::encode(&rows, &Template::Alpaca, &loaded.tokenizer, 128, self.name).expect("encoded");
+            DataSet::encode(&rows, &Template::Alpaca, &loaded.tokenizer, vocab, 128, name).expect("encoded");
         let examples = set.examples;
-        let found = likelihood(&loaded.model, None, &examples, 4);
+        let nll = likelihood(&loaded.model, None, &examples, 4);
         let prompts: Vec<Vec<u32>> = examples[..4].iter().map(|e| e.prompt().to_vec()).collect();
-        let greedy = GenerateConfig { max_new_tokens: 16, stop_ids: vec![2], ..Default::default() };
+        let greedy = GenerateConfig { max_new_tokens: 16, stop_ids: vec![2], ..GenerateConfig::default() };
         let texts = generate_all(&loaded.model, None, &prompts, &greedy, 4).expect("generated");
-        let config = ReftConfig {
-            method: Method::Loreft,
-            rank: 4,
-            hidden_size: loaded.model.config().hidden_size,
-            sites: [0, 2].map(|layer| Site { layer, component: Component::BlockOutput }).to_vec(),
-            positions: "f2+l3".parse().expect("positions"),
-            tied: true,
-            activation: Default::default(),
-            dropout: 0.0,
-        };
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let reft: Reft<A::InnerBackend> = config.init(Init::Paper, &mut rng, &on.device).expect("valid");
-        let objective = LanguageModelling::new(&loaded.model, 4);
+        let config = ReftConfig::new(loaded.model.config().hidden_size, [0, 2])
+            .with_rank(4)
+            .with_positions("f2+l3".parse().expect("positions"));
+        let reft: Reft<A::InnerBackend> =
+            config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(1), &on.device).expect("valid");
+        let objective = LanguageModeling::new(&loaded.model, 4);
         let tracked = Reft::<A>::trainable(reft.clone()).into();
         let step = step_gradients(&objective, &tracked, &[examples[..4].iter().collect()], false, 0);
-        let bases = step.basis_grads.into_iter().flatten();
-        let gradient = bases.flat_map(values).collect();
-        let section = TrainSection { steps: Some(50), batch_size: 4, lr: 2e-3, ..Default::default() };
-        let (config, never) = (TrainConfig::from(section), AtomicBool::new(false));
-        let trained = train::<A, _>(&objective, reft.into(), &examples, &[], &config, &mut Silent, &never);
+        let gradient = step.basis_grads.into_iter().flatten().flat_map(host_values).collect();
+        let config = TrainConfig::default().with_steps(STEPS).with_batch_size(4).with_lr(2e-3);
+        let never = AtomicBool::new(false);
+        let outcome = train::<A, _>(&objective, reft.into(), &examples, &[], &config, &mut Silent, &never);
         Numbers {
-            nll: found.rows.iter().filter_map(|row| row.nll).collect(),
+            nll: nll.rows.iter().filter_map(|row| row.nll).collect(),
             texts,
             gradient,
-            losses: trained.losses,
-            seconds: begun.elapsed().as_secs_f64(),
-        }
-    }
-}
-
-/// Real models on every device beside the CPU. A driver that imitates a GPU takes minutes for it, and is asked only with
-/// `REFT_TEST_SLOW=1`.
-#[test]
-#[cfg_attr(not(shared), ignore = "skipped: needs the shared material (REFT_SHARED)")]
-fn real_models_are_the_same_on_every_device() {
-    let slow = env::var_os("REFT_TEST_SLOW").is_some();
-    for (name, model) in [("stories3m", "stories3m"), ("random-llama3", "random-llama3-bf16-sharded")] {
-        let case = || Case { name, model };
-        let expected = on_chosen(&cpu(), case()).expect("the CPU works");
-        for device in wanted() {
-            if device.kind == Kind::SoftwareGpu && !slow {
-                println!("skipped: {} only imitates a GPU; set REFT_TEST_SLOW=1", device.name);
-                continue;
-            }
-            let found = on_chosen(&device, case()).unwrap_or_else(|error| panic!("{}: {error}", device.name));
-            let apart =
-                |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-            let nll = apart(&found.nll, &expected.nll);
-            let gradient = relative(&found.gradient, &expected.gradient);
-            let last = (found.losses[49] - expected.losses[49]).abs() / expected.losses[49];
-            let same = found.texts.iter().zip(&expected.texts).filter(|(a, b)| a == b).count();
-            println!(
-                "{name} on {}: NLL {nll:.1e}, gradient {gradient:.1e}, loss after 50 steps {last:.1e}, \
-                 {same} of 4 greedy texts the same, {:.0} s",
-                device.name, found.seconds
-            );
-            assert!(nll < 1e-3 && gradient < 1e-2 && last < 1e-2, "{name} on {}", device.name);
-            assert!(same == 4 || device.kind != Kind::Cpu, "{name} on {}: greedy texts", device.name);
+            losses: outcome.history.losses,
         }
     }
 }

@@ -1,23 +1,34 @@
-//! Different ways to compute the same thing, on fresh random models and inputs, on every compiled CPU backend.
+//! Different ways to compute the same thing, on new random models and inputs, on every CPU backend.
 
 use burn::{
     backend::Autodiff,
-    tensor::{Tensor, backend::Backend},
+    tensor::{
+        Int, Tensor, TensorData,
+        activation::log_softmax,
+        backend::{AutodiffBackend, Backend},
+    },
 };
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reft_core::{Component, Method, NoHook, Reft, ReftConfig, Site, intervention::Init};
-use reft_models::{GenerateConfig, KvCache, Llama, Padding, TokenBatch, generate};
-use reft_train::{Example, LanguageModelling, eval::likelihood, loss::Batch, trainer::step_gradients};
+use reft_core::{Component, Init, Method, NoHook, Reft, ReftConfig, host_values};
+use reft_models::{GenerateConfig, Generated, KvCache, Llama, Padding, TokenBatch, generate};
+use reft_train::{
+    Example, LanguageModeling,
+    data::{LanguageModelBatch, Tokenized},
+    eval::{generate_all, likelihood},
+    objective::StepGradients,
+    step_gradients,
+};
 use serde_json::json;
 use std::ops::ControlFlow;
 use system_tests::{
-    along, moved, on_every_backend, perturb, random_direction, random_llama, relative, values,
+    Recorder, all_sites, derivative_along, is_tracked, max_deviation, moved, on_every_backend, perturb,
+    random_direction, random_llama, relative_error,
 };
 
-/// The kinds of model that one file serves.
+/// Variants of the Llama architecture.
 fn families() -> Vec<serde_json::Value> {
     vec![
         json!({}),
@@ -39,25 +50,20 @@ fn examples(rng: &mut ChaCha8Rng, lens: &[usize]) -> Vec<Example> {
 }
 
 fn random_reft<B: Backend>(positions: &str, tied: bool, component: Component, seed: u64) -> Reft<B> {
-    let config = ReftConfig {
-        method: Method::Loreft,
-        rank: 3,
-        hidden_size: 24,
-        sites: [0, 2].map(|layer| Site { layer, component }).to_vec(),
-        positions: positions.parse().expect("positions"),
-        tied,
-        activation: Default::default(),
-        dropout: 0.0,
-    };
+    let config = ReftConfig::new(24, [0, 2])
+        .with_rank(3)
+        .with_component(component)
+        .with_positions(positions.parse().expect("positions"))
+        .with_tied(tied);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let reft = config.init(Init::Paper, &mut rng, &Default::default()).expect("valid");
     perturb(reft, &mut rng)
 }
 
-/// Hidden states of every real token of every row.
+/// The hidden states of each row, without those of padding.
 fn real_states<B: Backend>(hidden: Tensor<B, 3>, tokens: &TokenBatch) -> Vec<Vec<f32>> {
     let [_, _, d_model] = hidden.dims();
-    let flat = values(hidden);
+    let flat = host_values(hidden);
     let row_of = |idx: usize| &flat[idx * d_model..(idx + 1) * d_model];
     tokens
         .positions
@@ -70,15 +76,15 @@ fn real_states<B: Backend>(hidden: Tensor<B, 3>, tokens: &TokenBatch) -> Vec<Vec
         .collect()
 }
 
-fn assert_close(a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f32, what: &str) {
+fn assert_close(a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f64, what: &str) {
+    assert_eq!(a.len(), b.len());
     for (row, (a, b)) in a.iter().zip(b).enumerate() {
-        assert_eq!(a.len(), b.len());
-        let worst = a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
-        assert!(worst < tolerance, "{what}, row {row}: {worst}");
+        let deviation = max_deviation(a, b);
+        assert!(deviation < tolerance, "{what}, row {row}: {deviation}");
     }
 }
 
-/// Left padding, right padding and no padding give the same states, with and without interventions.
+/// Left, right and no padding give the same hidden states, with interventions at any positions.
 fn padding_changes_nothing<B: Backend>() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     for (seed, family) in families().into_iter().enumerate() {
@@ -103,7 +109,7 @@ fn padding_changes_nothing<B: Backend>() {
     }
 }
 
-/// Tokens one by one through the cache give the states of the whole text at once, on either side of padding.
+/// Prefill and decoding with the cache give the same hidden states as one pass over the whole text, with either padding.
 fn the_cache_changes_nothing<B: Backend>() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     for (seed, family) in families().into_iter().enumerate() {
@@ -126,18 +132,27 @@ fn the_cache_changes_nothing<B: Backend>() {
                     row.extend(state);
                 }
             }
-            assert_close(&found, &expected, 1e-5, &format!("{family}: {padding:?}, cached against whole"));
+            assert_close(
+                &found,
+                &expected,
+                1e-5,
+                &format!("{family}: cached against whole, {padding:?} padding"),
+            );
         }
     }
 }
 
-/// A row's text does not depend on its batch, nor on the side of padding, sampled or not.
+/// The text of every row is the same alone and in a batch, on either side of padding, greedy and sampled, and through
+/// [`generate_all`] with any batch size.
 fn generation_is_the_same_in_any_batch<B: Backend>() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let model: Llama<B> = random_llama(json!({}), 5);
     let reft: Reft<B> = random_reft("f2+l2", false, Component::BlockOutput, 7);
-    let prompts = rows(&mut rng, &[6, 3, 9]);
-    for (temperature, top_k, repetition_penalty) in [(0.0, 0, 1.0), (0.0, 0, 1.3), (1.5, 20, 1.1)] {
+    let prompts = rows(&mut rng, &[6, 3, 9, 4, 7]);
+    let go_on = |_, _| ControlFlow::Continue(());
+    for (temperature, top_k, repetition_penalty) in
+        [(0.0, 0, 1.0), (0.0, 0, 1.3), (1.5, 0, 1.0), (1.5, 20, 1.1)]
+    {
         let config = GenerateConfig {
             max_new_tokens: 12,
             temperature,
@@ -146,18 +161,34 @@ fn generation_is_the_same_in_any_batch<B: Backend>() {
             top_p: 0.9,
             seed: 11,
             stop_ids: vec![49],
-            ..Default::default()
+            ..GenerateConfig::default()
         };
-        let run = |prompts: &[Vec<u32>], padding| {
-            let config = GenerateConfig { padding, ..config.clone() };
-            generate(&model, prompts, Some(&reft), &config, |_, _| ControlFlow::Continue(()))
-                .expect("generated")
+        let what = format!("temperature {temperature}, top_k {top_k}, penalty {repetition_penalty}");
+        let run = |prompts: &[Vec<u32>], streams: Vec<u64>, padding| {
+            let config = GenerateConfig { padding, streams, ..config.clone() };
+            generate(&model, prompts, Some(&reft), &config, go_on).expect("generated")
         };
-        let left = run(&prompts, Padding::Left);
-        assert_eq!(left, run(&prompts, Padding::Right));
-        assert_eq!(left[0], run(&prompts[..1], Padding::Left)[0]);
-        let edited_matters = generate(&model, &prompts, None, &config, |_, _| ControlFlow::Continue(()));
-        assert_ne!(left, edited_matters.expect("generated"));
+        let batched = run(&prompts, Vec::new(), Padding::Left);
+        assert_eq!(batched, run(&prompts, Vec::new(), Padding::Right), "{what}: padding");
+        for padding in [Padding::Left, Padding::Right] {
+            let alone: Vec<Generated> =
+                (0..prompts.len()).map(|i| run(&prompts[i..=i], vec![i as u64], padding).remove(0)).collect();
+            assert_eq!(alone, batched, "{what}: alone, {padding:?}");
+        }
+        let tokens: Vec<Vec<u32>> = batched.iter().map(|text| text.tokens.clone()).collect();
+        for batch_size in 1..=prompts.len() + 1 {
+            for padding in [Padding::Left, Padding::Right] {
+                let config = GenerateConfig { padding, ..config.clone() };
+                let found = generate_all(&model, Some(&reft), &prompts, &config, batch_size);
+                assert_eq!(found.expect("generated"), tokens, "{what}: batches of {batch_size}, {padding:?}");
+            }
+        }
+        // Rows have different random streams, and the interventions have an effect.
+        let same_prompt = vec![prompts[0].clone(); 2];
+        let twins = run(&same_prompt, Vec::new(), Padding::Left);
+        assert_eq!(twins[0] == twins[1], temperature == 0.0, "{what}: streams");
+        let unedited = generate(&model, &prompts, None, &config, go_on).expect("generated");
+        assert_ne!(batched, unedited, "{what}: interventions");
     }
 }
 
@@ -170,78 +201,127 @@ fn accumulation_equals_the_large_batch<B: Backend>() {
         let model: Llama<B> = random_llama(json!({}), 6);
         let reft = Reft::<Autodiff<B>>::trainable(random_reft("f1+l2", true, component, 8));
         let examples = examples(&mut rng, &[5, 17, 9, 12]);
-        let (objective, learned) = (LanguageModelling::new(&model, 4), reft.clone().into());
-        let large = step_gradients(&objective, &learned, &[examples.iter().collect()], false, 0);
-        let micro: Vec<Vec<&Example>> = examples.iter().map(|e| vec![e]).collect();
-        let small = step_gradients(&objective, &learned, &micro, false, 0);
-        assert_eq!(large.label_tokens, small.label_tokens);
-        assert!((large.loss_sum - small.loss_sum).abs() / large.loss_sum < 1e-6);
+        let (objective, trainable) = (LanguageModeling::new(&model, 4), reft.clone().into());
+        let large = step_gradients(&objective, &trainable, &[examples.iter().collect()], false, 0);
+        let micro_batches: Vec<Vec<&Example>> = examples.iter().map(|e| vec![e]).collect();
+        let small = step_gradients(&objective, &trainable, &micro_batches, false, 0);
+        assert_eq!((large.loss.labels, large.loss.tokens), (small.loss.labels, small.loss.tokens));
+        assert!((large.loss.sum - small.loss.sum).abs() / large.loss.sum < 1e-6);
+        let name = component.name();
         for edit in reft.edits() {
-            let i = edit.intervention();
-            let weight = |step: &reft_train::trainer::StepGradients<B>| {
-                let grad: Tensor<B, 2> = step.grads.get(i.weight().expect("has W").id).expect("a gradient");
-                values(grad)
-            };
-            let error = relative(&weight(&small), &weight(&large));
-            println!("{component:?}: relative deviation of W's gradient {error:.1e}");
-            assert!(error < 1e-6, "{component:?}: {error}");
+            let weight = edit.intervention().weight().expect("has W").id;
+            let gradient =
+                |step: &StepGradients<B>| host_values(step.grads.get::<B, 2>(weight).expect("a gradient"));
+            let error = relative_error(&gradient(&small), &gradient(&large));
+            println!("{name}: relative deviation of the gradient of W {error:.1e}");
+            assert!(error < 1e-6, "{name}: {error}");
         }
         for (a, b) in small.basis_grads.into_iter().zip(large.basis_grads) {
-            let error = relative(&values(a.expect("a gradient")), &values(b.expect("a gradient")));
-            println!("{component:?}: relative deviation of R's gradient {error:.1e}");
-            assert!(error < 1e-6, "{component:?}: {error}");
+            let error =
+                relative_error(&host_values(a.expect("a gradient")), &host_values(b.expect("a gradient")));
+            println!("{name}: relative deviation of the gradient of R {error:.1e}");
+            assert!(error < 1e-6, "{name}: {error}");
         }
     }
 }
 
-/// The gradient of every parameter of every method against central differences of the loss.
+/// The gradient of every method, along a random direction of all its parameters, equals the central difference of the loss.
 fn gradients_agree_with_finite_differences<B: Backend>() {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let model: Llama<B> = random_llama(json!({}), 9);
     let examples = examples(&mut rng, &[10, 7]);
-    for method in [Method::Loreft, Method::Direft, Method::Noreft, Method::Orthodireft, Method::Consreft] {
-        let config = ReftConfig {
-            method,
-            ..random_reft::<B>("f1+l1", false, Component::BlockOutput, 1).config().clone()
-        };
+    let base_config = random_reft::<B>("f1+l1", false, Component::BlockOutput, 1).config().clone();
+    for method in Method::ALL {
+        let config = base_config.clone().with_method(method);
         let reft: Reft<B> = config.init(Init::Paper, &mut rng, &Default::default()).expect("valid");
         let tracked = Reft::<Autodiff<B>>::trainable(reft.clone());
-        let objective = LanguageModelling::new(&model, 2);
+        let objective = LanguageModeling::new(&model, 2);
         let step =
             step_gradients(&objective, &tracked.clone().into(), &[examples.iter().collect()], false, 0);
-        // Along a random direction of all parameters at once.
         let direction = random_direction(&reft, &mut rng);
-        let slope: f64 = along(&tracked, &step.grads, &direction);
-        let h = 1e-2;
-        let tokens: usize = examples.iter().map(Example::label_tokens).sum();
-        let loss = |sign: f32| {
-            let moved = moved(&reft, &direction, sign * h);
-            likelihood(&model, Some(&moved), &examples, 2).nll * tokens as f64
+        let derivative = derivative_along(&tracked, &step.grads, &direction);
+        let n_labels: usize = examples.iter().map(Example::n_labels).sum();
+        let loss = |by: f32| {
+            likelihood(&model, Some(&moved(&reft, &direction, by)), &examples, 2).nll * n_labels as f64
         };
-        let difference = (loss(1.0) - loss(-1.0)) / (2.0 * f64::from(h));
-        let error = (slope - difference).abs() / difference.abs().max(0.1);
-        assert!(error < 2e-2, "{method:?}: {slope} against {difference}");
+        let h = 1e-2;
+        let difference = (loss(h) - loss(-h)) / (2.0 * f64::from(h));
+        let error = (derivative - difference).abs() / difference.abs().max(0.1);
+        assert!(error < 2e-2, "{}: {derivative} against {difference}", method.name());
     }
 }
 
-/// Nothing but the interventions is ever given a gradient, and layers below the first edit are not on the tape.
+/// Only the blocks from the first edited layer up run on the autodiff backend, and the gradient of the loss reaches the
+/// interventions there.
 fn the_tape_begins_at_the_first_edit<B: Backend>() {
     let mut rng = ChaCha8Rng::seed_from_u64(6);
     let model: Llama<B> = random_llama(json!({}), 10);
+    let n_layers = model.config().num_hidden_layers;
     let examples = examples(&mut rng, &[8, 6]);
     let members: Vec<&Example> = examples.iter().collect();
-    let reft: Reft<B> = random_reft("l1", true, Component::BlockOutput, 3);
-    let batch = Batch::new(&members, Some(reft.config().positions));
-    let tokens = &batch.tokens;
-    let tracked = model.pass::<Autodiff<B>>(tokens, None, 0).forward(&NoHook);
-    assert!(!tracked.clone().is_require_grad());
-    let plain = model.forward(tokens, None, &NoHook);
-    assert!(relative(&values(tracked.inner()), &values(plain)) < 1e-6);
-    let trainable = Reft::<Autodiff<B>>::trainable(reft.clone());
-    let pass = model.pass::<Autodiff<B>>(tokens, reft.first_layer(), 0);
-    let with_hook = pass.forward(&trainable.hook(&trainable.bases(), &batch.edited)).inner();
-    let without_tape = model.forward(tokens, None, &reft.hook(&reft.bases(), &batch.edited));
-    assert!(relative(&values(with_hook), &values(without_tape)) < 1e-6);
+    let positions = "l1".parse().expect("positions");
+    let batch = LanguageModelBatch::new(&members, Some(positions));
+    let plain = host_values(model.forward(&batch.tokens, None, &NoHook));
+
+    for first_layer in (0..n_layers).map(Some).chain([None]) {
+        let recorder = Recorder::new(NoHook);
+        let pass = model.training_pass::<Autodiff<B>>(&batch.tokens, first_layer, 0);
+        let hidden = pass.forward(&recorder);
+        let first = first_layer.unwrap_or(n_layers);
+        assert_eq!(recorder.sites(), all_sites(first..n_layers), "from {first_layer:?}");
+        assert!(!is_tracked(hidden.clone()), "from {first_layer:?}: nothing is trained");
+        assert!(relative_error(&host_values(hidden.inner()), &plain) < 1e-6, "from {first_layer:?}");
+    }
+
+    for first_layer in 0..n_layers {
+        let config = ReftConfig::new(24, first_layer..n_layers).with_rank(3).with_positions(positions);
+        let reft: Reft<B> = config.init(Init::Paper, &mut rng, &Default::default()).expect("valid");
+        assert_eq!(reft.first_layer(), Some(first_layer));
+        let tracked = Reft::<Autodiff<B>>::trainable(reft);
+        let recorder = Recorder::new(tracked.hook(&tracked.bases(), &batch.edited));
+        let pass = model.training_pass::<Autodiff<B>>(&batch.tokens, tracked.first_layer(), 0);
+        let mut grads = None;
+        let sum = pass.backward(
+            &recorder,
+            |hidden| {
+                let states = model.final_states_tracked(hidden, &batch.label_rows);
+                let loss = nll(&model, states, &batch.labels);
+                (host_values(loss.clone())[0], loss)
+            },
+            |collected| grads = Some(collected),
+        );
+        assert_eq!(recorder.sites(), all_sites(first_layer..n_layers), "edits from layer {first_layer}");
+
+        // The trainer's objective finds the same loss and the same gradients.
+        let objective = LanguageModeling::new(&model, 2);
+        let step = step_gradients(&objective, &tracked.clone().into(), &[members.clone()], false, 0);
+        assert!(
+            (f64::from(sum) - step.loss.sum).abs() / step.loss.sum < 1e-5,
+            "{sum} against {}",
+            step.loss.sum
+        );
+        let grads: <Autodiff<B> as AutodiffBackend>::Gradients = grads.expect("a backward pass");
+        for edit in tracked.edits() {
+            let bias = edit.intervention().bias();
+            let found = bias.val().grad(&grads).unwrap_or_else(|| panic!("{}: no gradient", edit.site()));
+            let expected = step.grads.get::<B, 1>(bias.id).expect("a gradient");
+            let error = relative_error(&host_values(found), &host_values(expected));
+            assert!(error < 1e-4, "{}: {error}", edit.site());
+        }
+    }
+}
+
+/// `Σ −log p(label)`, with the logits on the tape.
+fn nll<B: Backend>(
+    model: &Llama<B>,
+    states: Tensor<Autodiff<B>, 2>,
+    labels: &[u32],
+) -> Tensor<Autodiff<B>, 1> {
+    let logits = states.matmul(Tensor::from_inner(model.head_weight()).transpose());
+    let ids: Vec<i64> = labels.iter().map(|id| i64::from(*id)).collect();
+    let ids =
+        Tensor::<Autodiff<B>, 2, Int>::from_data(TensorData::new(ids, [labels.len(), 1]), &logits.device());
+    log_softmax(logits, 1).gather(1, ids).sum().neg()
 }
 
 on_every_backend!(

@@ -1,4 +1,4 @@
-//! What the whole-system tests share.
+//! Helpers of the whole-system tests.
 
 use burn::{
     backend::Autodiff,
@@ -8,16 +8,46 @@ use burn::{
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reft_models::{LlamaConfig, load::TensorSource};
-use std::{marker::PhantomData, path::PathBuf, slice::Iter};
+use reft_core::{Component, Hook, Site, host_values};
+use reft_models::{Llama, LlamaConfig, LoadedModel, ModelFiles, Precision, TensorSource};
+use std::{
+    cell::RefCell,
+    marker::PhantomData,
+    ops::Range,
+    path::{Path, PathBuf},
+    slice::Iter,
+};
 
-/// A file or folder of the shared material, which lies where `REFT_SHARED` says, `../shared` beside the repository if
-/// unset. Tests that need it are ignored where it is absent (see `build.rs`).
+/// The Rust code of the README, compiled and run by `cargo test --doc`.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+/// A file or folder of the shared material: large models and reference numbers that are not part of the repository.
+///
+/// It lies in the folder `REFT_SHARED`, or `../shared` beside the repository if that is unset. Tests that need it are
+/// ignored where it is absent, see [`HAS_SHARED`].
 pub fn shared(path: &str) -> PathBuf {
-    PathBuf::from(env!("REFT_SHARED_FOLDER")).join(path)
+    Path::new(env!("REFT_SHARED_FOLDER")).join(path)
 }
 
-/// Random weights.
+/// Whether the shared material is there.
+pub const HAS_SHARED: bool = cfg!(shared);
+
+/// A committed file or folder.
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
+}
+
+/// A loaded Llama.
+pub type LoadedLlama<B> = LoadedModel<B, Llama<B>>;
+
+/// Loads a Llama on the default device.
+pub fn load_llama<B: Backend>(files: &ModelFiles, precision: Precision) -> LoadedLlama<B> {
+    LoadedModel::load(files, "model", precision, &Default::default()).expect("the model loads")
+}
+
+/// A source of random weights.
 pub struct RandomWeights(pub ChaCha8Rng);
 
 impl<B: Backend> TensorSource<B> for RandomWeights {
@@ -29,8 +59,8 @@ impl<B: Backend> TensorSource<B> for RandomWeights {
     }
 }
 
-/// A small Llama with random weights; `change` is merged into its `config.json`.
-pub fn random_llama<B: Backend>(change: serde_json::Value, seed: u64) -> reft_models::Llama<B> {
+/// A small Llama with random weights; the keys of `change` replace those of its `config.json`.
+pub fn random_llama<B: Backend>(change: serde_json::Value, seed: u64) -> Llama<B> {
     let mut config = serde_json::json!({
         "model_type": "llama", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "vocab_size": 50,
@@ -43,23 +73,64 @@ pub fn random_llama<B: Backend>(change: serde_json::Value, seed: u64) -> reft_mo
     }
     let config = LlamaConfig::parse(config.to_string().as_bytes()).expect("a valid configuration");
     let mut weights = RandomWeights(ChaCha8Rng::seed_from_u64(seed));
-    reft_models::Llama::from_source(&config, &mut weights)
+    Llama::from_source(&config, &mut weights)
 }
 
-/// The gradients' or parameters' values on the host.
-pub fn values<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().to_vec().expect("f32 data")
+/// A hook that records the sites at which the model calls it, and edits what another hook edits.
+pub struct Recorder<H> {
+    hook: H,
+    sites: RefCell<Vec<Site>>,
+}
+
+impl<H> Recorder<H> {
+    /// Records the calls of `hook`.
+    pub fn new(hook: H) -> Self {
+        Self { hook, sites: RefCell::default() }
+    }
+
+    /// The sites so far, in the order of the calls.
+    pub fn sites(&self) -> Vec<Site> {
+        self.sites.borrow().clone()
+    }
+}
+
+impl<B: Backend, H: Hook<B>> Hook<B> for Recorder<H> {
+    fn edit(&self, site: Site, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.sites.borrow_mut().push(site);
+        self.hook.edit(site, hidden)
+    }
+}
+
+/// Every site of these layers, in the order in which a model calls its hook.
+pub fn all_sites(layers: Range<usize>) -> Vec<Site> {
+    const COMPONENTS: [Component; 4] =
+        [Component::BlockInput, Component::AttentionOutput, Component::MlpOutput, Component::BlockOutput];
+    layers.flat_map(|layer| COMPONENTS.map(|component| Site { layer, component })).collect()
+}
+
+/// Whether a tensor is on the tape: a leaf that requires gradients, or computed from one.
+///
+/// `Tensor::is_require_grad` tells only the first.
+pub fn is_tracked<B: Backend, const D: usize>(tensor: Tensor<Autodiff<B>, D>) -> bool {
+    tensor.into_primitive().tensor().is_tracked()
 }
 
 /// `‖a − b‖ / ‖b‖`.
-pub fn relative(a: &[f32], b: &[f32]) -> f64 {
+pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-    let difference = norm(&mut a.iter().zip(b).map(|(x, y)| f64::from(x - y)));
-    difference / norm(&mut b.iter().map(|x| f64::from(*x))).max(f64::MIN_POSITIVE)
+    let distance = norm(&mut a.iter().zip(b).map(|(x, y)| f64::from(x - y)));
+    distance / norm(&mut b.iter().map(|x| f64::from(*x))).max(f64::MIN_POSITIVE)
 }
 
-/// Moves every parameter of a module by a small random amount.
+/// The largest absolute difference; infinite if any is NaN.
+pub fn max_deviation<T: Copy + Into<f64>>(a: &[T], b: &[T]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let differences = a.iter().zip(b).map(|(x, y)| ((*x).into() - (*y).into()).abs());
+    differences.map(|d| if d.is_nan() { f64::INFINITY } else { d }).fold(0.0, f64::max)
+}
+
+/// Adds uniform noise in ±0.1 to every parameter of a module.
 pub fn perturb<B: Backend, M: Module<B>>(module: M, rng: &mut ChaCha8Rng) -> M {
     struct Perturb<'a>(&'a mut ChaCha8Rng);
     impl<B: Backend> ModuleMapper<B> for Perturb<'_> {
@@ -74,10 +145,10 @@ pub fn perturb<B: Backend, M: Module<B>>(module: M, rng: &mut ChaCha8Rng) -> M {
     module.map(&mut Perturb(rng))
 }
 
-/// A direction in the space of a module's parameters, in the order in which it visits them.
+/// A direction in the parameter space of a module: one vector per parameter, in the order in which the module visits them.
 pub type Direction = Vec<Vec<f32>>;
 
-/// A direction with components in ±0.3.
+/// A random direction with components in ±0.3.
 pub fn random_direction<B: Backend, M: Module<B>>(module: &M, rng: &mut ChaCha8Rng) -> Direction {
     struct Sizes(Vec<usize>);
     impl<B: Backend> ModuleVisitor<B> for Sizes {
@@ -90,18 +161,18 @@ pub fn random_direction<B: Backend, M: Module<B>>(module: &M, rng: &mut ChaCha8R
     sizes.0.iter().map(|n| (0..*n).map(|_| rng.random_range(-0.3..0.3)).collect()).collect()
 }
 
-/// The module with `by · direction` added to its parameters.
-pub fn moved<B: Backend, M: Module<B>>(module: &M, direction: &Direction, by: f32) -> M {
+/// The module with `step · direction` added to its parameters.
+pub fn moved<B: Backend, M: Module<B>>(module: &M, direction: &Direction, step: f32) -> M {
     struct Move<'a>(Iter<'a, Vec<f32>>, f32);
     impl<B: Backend> ModuleMapper<B> for Move<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-            let values = self.0.next().expect("one direction for each parameter").clone();
+            let values = self.0.next().expect("one vector per parameter").clone();
             let data = TensorData::new(values, param.shape());
-            let step = Tensor::<B, D>::from_data(data, &param.val().device()) * self.1;
-            Param::initialized(param.id, param.val() + step)
+            let change = Tensor::<B, D>::from_data(data, &param.val().device()) * self.1;
+            Param::initialized(param.id, param.val() + change)
         }
     }
-    module.clone().map(&mut Move(direction.iter(), by))
+    module.clone().map(&mut Move(direction.iter(), step))
 }
 
 /// The gradient of every parameter, in the order in which the module visits them.
@@ -109,7 +180,7 @@ pub fn gradient<B: Backend, M: Module<Autodiff<B>>>(module: &M, grads: &Gradient
     struct Collect<'a, B: Backend>(&'a GradientsParams, Direction, PhantomData<B>);
     impl<B: Backend> ModuleVisitor<Autodiff<B>> for Collect<'_, B> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<Autodiff<B>, D>>) {
-            self.1.push(values(self.0.get::<B, D>(param.id).expect("a gradient")));
+            self.1.push(host_values(self.0.get::<B, D>(param.id).expect("a gradient")));
         }
     }
     let mut collect = Collect::<B>(grads, Vec::new(), PhantomData);
@@ -117,8 +188,8 @@ pub fn gradient<B: Backend, M: Module<Autodiff<B>>>(module: &M, grads: &Gradient
     collect.1
 }
 
-/// The slope of the loss along a direction.
-pub fn along<B: Backend, M: Module<Autodiff<B>>>(
+/// The directional derivative of the loss.
+pub fn derivative_along<B: Backend, M: Module<Autodiff<B>>>(
     module: &M,
     grads: &GradientsParams,
     direction: &Direction,
@@ -128,15 +199,18 @@ pub fn along<B: Backend, M: Module<Autodiff<B>>>(
     parts.map(|(a, b)| f64::from(a * b)).sum()
 }
 
-/// The direction of the gradient, of length 1, and the slope of the loss along it.
-pub fn uphill<B: Backend, M: Module<Autodiff<B>>>(module: &M, grads: &GradientsParams) -> (Direction, f64) {
+/// The gradient's direction as a unit vector, and its norm.
+pub fn direction_and_norm<B: Backend, M: Module<Autodiff<B>>>(
+    module: &M,
+    grads: &GradientsParams,
+) -> (Direction, f64) {
     let mut direction = gradient(module, grads);
-    let slope = direction.iter().flatten().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
-    direction.iter_mut().flatten().for_each(|x| *x /= slope as f32);
-    (direction, slope)
+    let norm = direction.iter().flatten().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+    direction.iter_mut().flatten().for_each(|x| *x /= norm as f32);
+    (direction, norm)
 }
 
-/// Makes a test of each generic function for every compiled CPU backend.
+/// Makes one test per CPU backend of each generic function.
 #[macro_export]
 macro_rules! on_every_backend {
     ($($(#[$attribute:meta])* $test:ident),* $(,)?) => {$(

@@ -1,8 +1,8 @@
-//! The corpus: one small sentence, and what eight skills make of it.
+//! The corpus: small generated sentences, and eight ways to answer one.
 
 use rand::{Rng, seq::IndexedRandom};
 
-/// English, French, feminine?
+/// English, French, whether it is feminine in French.
 const NOUNS: [(&str, &str, bool); 26] = [
     ("dog", "chien", false),
     ("cat", "chat", false),
@@ -32,7 +32,7 @@ const NOUNS: [(&str, &str, bool); 26] = [
     ("dancer", "danseuse", true),
 ];
 
-/// English, French masculine, French feminine, before the noun?
+/// English, French masculine, French feminine, whether it precedes the noun in French.
 const ADJECTIVES: [(&str, &str, &str, bool); 14] = [
     ("small", "petit", "petite", true),
     ("big", "grand", "grande", true),
@@ -50,7 +50,7 @@ const ADJECTIVES: [(&str, &str, &str, bool); 14] = [
     ("brave", "courageux", "courageuse", false),
 ];
 
-/// English present, base, past; French.
+/// English present, base form, past; French present.
 const VERBS: [(&str, &str, &str, &str); 12] = [
     ("sleeps", "sleep", "slept", "dort"),
     ("runs", "run", "ran", "court"),
@@ -66,6 +66,7 @@ const VERBS: [(&str, &str, &str, &str); 12] = [
     ("laughs", "laugh", "laughed", "rit"),
 ];
 
+/// English, French.
 const PLACES: [(&str, &str); 12] = [
     ("in the garden", "dans le jardin"),
     ("in the forest", "dans la forêt"),
@@ -81,10 +82,9 @@ const PLACES: [(&str, &str); 12] = [
     ("at the market", "au marché"),
 ];
 
-/// What the model can do with a sentence, by the word that asks for it.
+/// A way to answer a sentence. All but [`Agree`](Self::Agree) are requested by a word before the sentence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skill {
-    /// No word: it agrees.
     Agree,
     Shout,
     Past,
@@ -95,6 +95,7 @@ pub enum Skill {
     French,
 }
 
+/// Every skill.
 pub const SKILLS: [Skill; 8] = [
     Skill::Agree,
     Skill::Shout,
@@ -106,7 +107,23 @@ pub const SKILLS: [Skill; 8] = [
     Skill::French,
 ];
 
-/// A sentence: indices into the word lists.
+impl Skill {
+    /// The word that requests it.
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Skill::Agree => None,
+            Skill::Shout => Some("shout"),
+            Skill::Past => Some("past"),
+            Skill::Ask => Some("ask"),
+            Skill::Deny => Some("deny"),
+            Skill::Who => Some("who"),
+            Skill::Where => Some("where"),
+            Skill::French => Some("french"),
+        }
+    }
+}
+
+/// A sentence, as indices into the word lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sentence {
     noun: usize,
@@ -125,18 +142,18 @@ impl Sentence {
         }
     }
 
-    /// Whether the sentence is kept out of the corpus, for the quick start and for tests: about one in eight.
+    /// Whether the sentence is kept out of the corpus, for the quick start and for tests. One sentence in eight is.
     pub fn is_held_out(self) -> bool {
         (self.noun + 3 * self.adjective + 5 * self.verb + 7 * self.place).is_multiple_of(8)
     }
 
-    fn who(self) -> String {
+    fn subject(self) -> String {
         format!("the {} {}", ADJECTIVES[self.adjective].0, NOUNS[self.noun].0)
     }
 
     /// The sentence itself.
     pub fn english(self) -> String {
-        format!("{} {} {}", self.who(), VERBS[self.verb].0, PLACES[self.place].0)
+        format!("{} {} {}", self.subject(), VERBS[self.verb].0, PLACES[self.place].0)
     }
 
     /// The sentence in French.
@@ -148,25 +165,29 @@ impl Sentence {
         format!("{article} {who} {} {}", VERBS[self.verb].3, PLACES[self.place].1)
     }
 
-    /// The question that asks for a skill, and the answer.
+    /// A prompt that requests the skill, and its answer.
     pub fn turn(self, skill: Skill) -> (String, String) {
-        let (sentence, who, place) = (self.english(), self.who(), PLACES[self.place].0);
+        let (sentence, subject, place) = (self.english(), self.subject(), PLACES[self.place].0);
         let (_, base, past, _) = VERBS[self.verb];
-        let (word, answer) = match skill {
-            Skill::Agree => return (sentence.clone(), format!("Yes, {sentence}.")),
-            Skill::Shout => ("shout", format!("{}!", sentence.to_uppercase())),
-            Skill::Past => ("past", format!("{who} {past} {place}")),
-            Skill::Ask => ("ask", format!("does {who} {base} {place}?")),
-            Skill::Deny => ("deny", format!("{who} does not {base} {place}")),
-            Skill::Who => ("who", who.clone()),
-            Skill::Where => ("where", place.to_string()),
-            Skill::French => ("french", self.french()),
+        let prompt = match skill.word() {
+            Some(word) => format!("{word}: {sentence}"),
+            None => sentence.clone(),
         };
-        (format!("{word}: {sentence}"), answer)
+        let answer = match skill {
+            Skill::Agree => format!("Yes, {sentence}."),
+            Skill::Shout => format!("{}!", sentence.to_uppercase()),
+            Skill::Past => format!("{subject} {past} {place}"),
+            Skill::Ask => format!("does {subject} {base} {place}?"),
+            Skill::Deny => format!("{subject} does not {base} {place}"),
+            Skill::Who => subject,
+            Skill::Where => place.to_string(),
+            Skill::French => self.french(),
+        };
+        (prompt, answer)
     }
 }
 
-/// A turn that the corpus may hold.
+/// A random prompt and answer of the corpus.
 pub fn random_turn(rng: &mut impl Rng) -> (String, String) {
     loop {
         let sentence = Sentence::random(rng);

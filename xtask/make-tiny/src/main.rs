@@ -1,14 +1,14 @@
-//! Makes `crates/reft-train/assets/tiny`, the embedded model: generates a corpus, trains a tokenizer and a small Llama on
-//! it, and writes both, with the data of the quick start.
+//! Makes the embedded model and the data of the quick start, in `crates/reft-train/assets/tiny`: generates a corpus and
+//! trains a tokenizer and a small Llama on it.
 //!
-//! ```text
+//! ```sh
 //! cargo run --release -p make-tiny            # about twenty minutes on two cores
 //! cargo run --release -p make-tiny -- 200     # fewer steps, to try a change
 //! ```
 //!
-//! The corpus is made of small sentences and eight things that the model learns to do with them when a word asks for
-//! it, such as `past: the old fox runs in the garden`. The quick start then teaches it to answer in French *without*
-//! being asked, on sentences that were in neither corpus. Everything is seeded.
+//! The model learns eight ways to answer a sentence, all but one requested by a word before it, as in
+//! `past: the old fox runs in the garden`. The quick start then teaches it to answer in French *without* such a word, on
+//! sentences that are not in the corpus. All random numbers are seeded.
 
 mod corpus;
 
@@ -26,7 +26,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use reft_core::NoHook;
 use reft_models::{
-    Llama, LlamaConfig, LoadedModel, ModelFiles, Padding, Precision, TokenBatch, load::TensorSource,
+    GenerateConfig, Llama, LlamaConfig, LoadedModel, ModelFiles, Padding, Precision, TensorSource,
+    TokenBatch, Tokenizer,
 };
 use reft_train::{
     eval::generate_all,
@@ -70,7 +71,7 @@ fn config() -> serde_json::Value {
     })
 }
 
-/// Every weight as a trainable parameter. Vectors are held as matrices of one row.
+/// All weights as trainable parameters. Vectors are matrices of one row.
 #[derive(Module, Debug)]
 struct Parameters<B: Backend> {
     tensors: Vec<Param<Tensor<B, 2>>>,
@@ -78,15 +79,15 @@ struct Parameters<B: Backend> {
     names: Vec<String>,
 }
 
-/// Makes the parameters that a model asks for: norms are one, all else is normal with σ = 0.02, less at the projections
-/// that write to the residual stream (GPT-2).
-struct Init<'a, B: Backend> {
+/// Initializes the parameters that a model takes: norms with 1, all others normally with σ = 0.02, divided by √(2·layers)
+/// where a projection writes to the residual stream (as in GPT-2).
+struct InitialWeights<'a, B: Backend> {
     parameters: Parameters<B>,
     rng: &'a mut ChaCha8Rng,
     n_layers: usize,
 }
 
-impl<B: Backend> TensorSource<B> for Init<'_, B> {
+impl<B: Backend> TensorSource<B> for InitialWeights<'_, B> {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
         let n: usize = shape.iter().product();
         let into_residual = name.contains("o_proj") || name.contains("down_proj");
@@ -95,24 +96,24 @@ impl<B: Backend> TensorSource<B> for Init<'_, B> {
             1 => vec![1.0; n],
             _ => (0..n).map(|_| sigma * self.rng.sample::<f32, _>(StandardNormal)).collect(),
         };
-        let last = shape[D - 1];
+        let d_last = shape[D - 1];
         let matrix =
-            Tensor::<B, 2>::from_data(TensorData::new(values, [n / last, last]), &Default::default());
+            Tensor::<B, 2>::from_data(TensorData::new(values, [n / d_last, d_last]), &Default::default());
         self.parameters.tensors.push(Param::from_tensor(matrix.clone()));
         self.parameters.names.push(name.into());
         matrix.reshape(shape)
     }
 }
 
-/// Hands the parameters to the model, in the order in which it asked for them.
-struct Use<'a, B: Backend> {
+/// The parameters, in the order in which the model takes them.
+struct CurrentWeights<'a, B: Backend> {
     parameters: &'a Parameters<B>,
     next: usize,
 }
 
-impl<B: Backend> TensorSource<B> for Use<'_, B> {
+impl<B: Backend> TensorSource<B> for CurrentWeights<'_, B> {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
-        assert_eq!(self.parameters.names[self.next], name, "the model asks in a fixed order");
+        assert_eq!(self.parameters.names[self.next], name, "the model takes its tensors in a fixed order");
         self.next += 1;
         self.parameters.tensors[self.next - 1].val().reshape(shape)
     }
@@ -130,13 +131,13 @@ fn main() -> Result<()> {
     write_quickstart(&folder)?;
 
     let config = LlamaConfig::parse(config_json.as_bytes()).map_err(anyhow::Error::msg)?;
-    let tokenizer = reft_models::Tokenizer::load(&ModelFiles::Folder(folder.clone()))?;
+    let tokenizer = Tokenizer::load(&ModelFiles::Folder(folder.clone()))?;
     let parameters = pretrain(&config, &tokenizer, steps, &mut rng)?;
     write_weights(&folder, &parameters)?;
     report(&folder)
 }
 
-/// A byte-level BPE tokenizer.
+/// Trains a byte-level BPE tokenizer.
 fn write_tokenizer(folder: &Path, rng: &mut ChaCha8Rng) -> Result<()> {
     let texts: Vec<String> = (0..20_000)
         .map(|_| {
@@ -152,7 +153,7 @@ fn write_tokenizer(folder: &Path, rng: &mut ChaCha8Rng) -> Result<()> {
         .show_progress(false)
         .build();
     let byte_level = ByteLevel::new(false, true, true);
-    let begin = TemplateProcessing::builder()
+    let bos_template = TemplateProcessing::builder()
         .try_single("<s> $A")
         .map_err(anyhow::Error::msg)?
         .special_tokens(vec![("<s>", 1)])
@@ -166,7 +167,7 @@ fn write_tokenizer(folder: &Path, rng: &mut ChaCha8Rng) -> Result<()> {
     >::default()
     .with_model(BPE::default())
     .with_pre_tokenizer(Some(byte_level))
-    .with_post_processor(Some(PostProcessorWrapper::Template(begin)))
+    .with_post_processor(Some(PostProcessorWrapper::Template(bos_template)))
     .with_decoder(Some(byte_level))
     .build()
     .map_err(anyhow::Error::msg)?;
@@ -180,19 +181,19 @@ fn write_tokenizer(folder: &Path, rng: &mut ChaCha8Rng) -> Result<()> {
     Ok(())
 }
 
-/// French answers to sentences that no word asks to translate; none of them is in the corpus.
+/// Writes the data of the quick start: held-out sentences with French answers, without a word that requests French.
 fn write_quickstart(folder: &Path) -> Result<()> {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut seen = HashSet::new();
     for (file, n) in [("french-train.jsonl", 600), ("french-eval.jsonl", 200)] {
         let mut lines = String::new();
-        let mut left = n;
-        while left > 0 {
+        let mut n_left = n;
+        while n_left > 0 {
             let sentence = Sentence::random(&mut rng);
             if sentence.is_held_out() && seen.insert(sentence) {
                 let row = json!({"instruction": sentence.english(), "output": sentence.french()});
                 lines += &(row.to_string() + "\n");
-                left -= 1;
+                n_left -= 1;
             }
         }
         fs::write(folder.join(file), lines)?;
@@ -200,14 +201,15 @@ fn write_quickstart(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Trains the model on the corpus.
 fn pretrain(
     config: &LlamaConfig,
-    tokenizer: &reft_models::Tokenizer,
+    tokenizer: &Tokenizer,
     steps: usize,
     rng: &mut ChaCha8Rng,
 ) -> Result<Parameters<Train>> {
     let empty = Parameters { tensors: Vec::new(), names: Vec::new() };
-    let mut init = Init { parameters: empty, rng, n_layers: config.num_hidden_layers };
+    let mut init = InitialWeights { parameters: empty, rng, n_layers: config.num_hidden_layers };
     Llama::<Train>::from_source(config, &mut init);
     let mut parameters = init.parameters;
     println!("{} parameters, {steps} steps of {BATCH} rows", parameters.num_params());
@@ -224,7 +226,8 @@ fn pretrain(
                 tokenizer.encode(&format!("{question}\n{answer}</s>"))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let model = Llama::<Train>::from_source(config, &mut Use { parameters: &parameters, next: 0 });
+        let model =
+            Llama::<Train>::from_source(config, &mut CurrentWeights { parameters: &parameters, next: 0 });
         let loss = language_model_loss(&model, &rows);
         mean += loss.clone().into_scalar() as f64;
         let grads = GradientsParams::from_grads(loss.backward(), &parameters);
@@ -243,23 +246,23 @@ fn pretrain(
     Ok(parameters)
 }
 
-/// Mean negative log-likelihood of every token but the first of each row.
+/// Mean negative log-likelihood of all tokens except the first of each row.
 fn language_model_loss(model: &Llama<Train>, rows: &[Vec<u32>]) -> Tensor<Train, 1> {
     let batch = TokenBatch::new(rows, Padding::Right);
-    let (mut at, mut next) = (Vec::new(), Vec::new());
+    let (mut label_rows, mut labels) = (Vec::new(), Vec::new());
     for (idx, row) in rows.iter().enumerate() {
         for (position, token) in row.iter().enumerate().skip(1) {
-            at.push(idx * batch.seq + position - 1);
-            next.push(i64::from(*token));
+            label_rows.push(idx * batch.seq + position - 1);
+            labels.push(i64::from(*token));
         }
     }
-    let logits = model.logits(model.forward(&batch, None, &NoHook), &at);
-    let n = next.len();
-    let targets = Tensor::<Train, 2, Int>::from_data(TensorData::new(next, [n, 1]), &Default::default());
+    let logits = model.logits(model.forward(&batch, None, &NoHook), &label_rows);
+    let n = labels.len();
+    let targets = Tensor::<Train, 2, Int>::from_data(TensorData::new(labels, [n, 1]), &Default::default());
     log_softmax(logits, 1).gather(1, targets).mean().neg()
 }
 
-/// The weights in f16, by Hugging Face's names.
+/// Writes the weights in f16, by Hugging Face's names.
 fn write_weights(folder: &Path, parameters: &Parameters<Train>) -> Result<()> {
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = parameters
         .names
@@ -281,9 +284,9 @@ fn write_weights(folder: &Path, parameters: &Parameters<Train>) -> Result<()> {
     Ok(())
 }
 
-/// How well the written model does each of its skills on sentences that it has not seen.
+/// Prints the accuracy of every skill on held-out sentences.
 fn report(folder: &Path) -> Result<()> {
-    let loaded: LoadedModel<Flex> = LoadedModel::load(
+    let loaded: LoadedModel<Flex, Llama<Flex>> = LoadedModel::load(
         &ModelFiles::Folder(folder.into()),
         "tiny",
         Precision::default(),
@@ -294,7 +297,7 @@ fn report(folder: &Path) -> Result<()> {
         .filter(|sentence| sentence.is_held_out())
         .take(200)
         .collect();
-    let config = reft_models::GenerateConfig { stop_ids: loaded.stop_ids.clone(), ..Default::default() };
+    let config = GenerateConfig { stop_ids: loaded.stop_ids.clone(), ..GenerateConfig::default() };
     for skill in SKILLS {
         let turns: Vec<(String, String)> = sentences.iter().map(|sentence| sentence.turn(skill)).collect();
         let prompts = turns
@@ -307,7 +310,12 @@ fn report(folder: &Path) -> Result<()> {
             exact += usize::from(loaded.tokenizer.decode(tokens)? == *answer);
         }
         let sample = loaded.tokenizer.decode(&out[0])?;
-        println!("{skill:?}: {:.1} % exact; {:?} -> {sample:?}", exact as f64 / 2.0, turns[0].0);
+        let accuracy = 100.0 * exact as f64 / turns.len() as f64;
+        println!(
+            "{}: {accuracy:.1} % exact; {:?} -> {sample:?}",
+            skill.word().unwrap_or("agree"),
+            turns[0].0
+        );
     }
     Ok(())
 }
