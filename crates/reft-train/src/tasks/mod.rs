@@ -3,10 +3,10 @@
 mod classifier;
 mod glue;
 mod language_model;
-pub(crate) mod spec;
+mod spec;
 mod task;
 
 pub use classifier::{Classification, ClassifierTask, Report, predict, probabilities};
 pub use language_model::{LanguageModelTask, LanguageModeling};
-pub use spec::{TaskSpec, read_task_rows};
+pub use spec::{TaskSpec, check_name, read_task_rows};
 pub use task::{ConfigOf, DataSets, DataSummary, FinalEvaluation, Task, Trained};
