@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         // A reader that closes the pipe, such as `head`, is not an error.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {}", message(&error));
             ExitCode::FAILURE
         }
     }
@@ -78,6 +78,14 @@ fn silence_device_select() {
         // SAFETY: called before any thread is started.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
+}
+
+/// The message of an error and of its causes, without those that it already includes.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| match cause.to_string() {
+        cause if text.contains(&cause) => text,
+        cause => format!("{text}: {cause}"),
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
