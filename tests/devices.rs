@@ -53,6 +53,12 @@ fn wanted() -> Vec<Device> {
 
 type Result<T, E = Failed> = std::result::Result<T, E>;
 
+/// A self-test that the first test to need it computes.
+type SelfTest = Arc<OnceLock<Result<Measured, String>>>;
+
+/// The body of a test on a device.
+type Body = Box<dyn FnOnce(&Device, &SharedWork) -> Result<Completion> + Send>;
+
 fn failed(error: impl Display) -> Failed {
     Failed::from(error.to_string())
 }
@@ -61,7 +67,7 @@ fn failed(error: impl Display) -> Failed {
 struct SharedWork {
     folder: TempDir,
     /// The self-test of each device, by its name.
-    measured: Mutex<BTreeMap<String, Arc<OnceLock<Result<Measured, String>>>>>,
+    measured: Mutex<BTreeMap<String, SelfTest>>,
     /// Each real model on the CPU, by its name.
     expected: Mutex<BTreeMap<&'static str, Arc<Numbers>>>,
 }
@@ -124,7 +130,7 @@ const CHECKS: [(&str, &str); 14] = [
 
 /// The self-test: forward pass, gradients, twenty training steps, files, decoding with the cache, other precisions.
 fn self_test_trials(device: &Device, shared_work: &Arc<SharedWork>) -> Vec<Trial> {
-    let trial = |name: &str, test: Box<dyn FnOnce(&Device, &SharedWork) -> Result<Completion> + Send>| {
+    let trial = |name: &str, test: Body| {
         let (device, shared_work) = (device.clone(), shared_work.clone());
         Trial::ignorable_test(format!("{}::{name}", device.name), move || test(&device, &shared_work))
     };

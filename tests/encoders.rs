@@ -531,7 +531,8 @@ fn the_tape_begins_at_the_first_edit<B: Backend>() {
 
             // The trainer's objective finds the same loss and the same gradients.
             let spec = spec(&["a", "b", "c"]);
-            let step = step_gradients(&objective(&loaded, &spec), &tracked, &[members.clone()], false, 0);
+            let objective = objective(&loaded, &spec);
+            let step = step_gradients(&objective, &tracked, std::slice::from_ref(&members), false, 0);
             assert!((f64::from(sum) - step.loss.sum).abs() < 1e-5, "{name}: {sum} against {}", step.loss.sum);
             let grads: <Autodiff<B> as AutodiffBackend>::Gradients = grads.expect("a backward pass");
             for edit in reft.edits() {

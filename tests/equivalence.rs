@@ -294,7 +294,8 @@ fn the_tape_begins_at_the_first_edit<B: Backend>() {
 
         // The trainer's objective finds the same loss and the same gradients.
         let objective = LanguageModeling::new(&model, 2);
-        let step = step_gradients(&objective, &tracked.clone().into(), &[members.clone()], false, 0);
+        let step =
+            step_gradients(&objective, &tracked.clone().into(), std::slice::from_ref(&members), false, 0);
         assert!(
             (f64::from(sum) - step.loss.sum).abs() / step.loss.sum < 1e-5,
             "{sum} against {}",
