@@ -76,7 +76,7 @@ impl<'a, A: AutodiffBackend> GradientSum<'a, A> {
     /// The summed gradients of all parameters, and those of `Pᵀ` itself, `[d, r]` for each intervention that edited a row.
     ///
     /// `bases` are the bases as functions of their parameters.
-    pub(crate) fn finish(
+    pub fn finish(
         mut self,
         bases: Vec<Tensor<A, 2>>,
     ) -> (GradientsParams, Vec<Option<Tensor<A::InnerBackend, 2>>>) {
