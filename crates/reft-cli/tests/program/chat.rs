@@ -11,7 +11,9 @@ const SECOND: &str = "the old queen sings";
 
 fn chatting_model(folder: &Path) {
     let model = model_folder(folder);
-    change_json(&model.join("tokenizer_config.json"), |config| config["chat_template"] = CHAT_TEMPLATE.into());
+    change_json(&model.join("tokenizer_config.json"), |config| {
+        config["chat_template"] = CHAT_TEMPLATE.into()
+    });
 }
 
 fn generate(folder: &Path, args: &[&str]) -> String {
@@ -46,7 +48,8 @@ fn a_conversation_in_a_file_is_continued_in_the_same_way() {
     chatting_model(folder.path());
     let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
     let messages = [turn("user", FIRST), turn("assistant", "quack"), turn("user", SECOND)];
-    fs::write(folder.path().join("chat.jsonl"), json!({ "messages": messages }).to_string()).expect("written");
+    fs::write(folder.path().join("chat.jsonl"), json!({ "messages": messages }).to_string())
+        .expect("written");
     let prompt = format!("user: {FIRST}\nassistant: quack\nuser: {SECOND}\nassistant: ");
     let expected = generate(folder.path(), &["--template", "plain", "--prompt", &prompt]);
     let text = generate(folder.path(), &["--data", "chat.jsonl"]);

