@@ -1,6 +1,6 @@
 //! The arguments for model, adapter and device that several verbs share.
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use clap::Args;
 use reft_core::Reft;
@@ -71,7 +71,9 @@ impl ModelArgs {
             Some(adapter) => read_adapter(adapter)?.0.base_model.quant,
             None => None,
         };
-        let of_adapter = of_adapter.map_or(Ok(None), |quant| parse_quant(&quant)).map_err(Error::msg)?;
+        let of_adapter = of_adapter
+            .map_or(Ok(None), |quant| parse_quant(&quant))
+            .map_err(|reason| anyhow!("the adapter's base_model.quant: {reason}"))?;
         Ok(PrecisionRequest { dtype: self.dtype, quant: self.quant.unwrap_or(of_adapter) })
     }
 
