@@ -47,14 +47,14 @@ fn devices_are_listed_with_what_is_missing() {
 }
 
 /// The backends that no build for this system has.
-#[cfg(all(target_os = "linux", not(feature = "cuda"), not(feature = "ndarray")))]
+#[cfg(all(target_os = "linux", not(feature = "cuda")))]
 #[test]
 fn a_missing_backend_is_explained() {
     let folder = workplace();
     let text = stdout(&reft(folder.path(), &["devices"]));
     let lines: Vec<&str> = text.lines().collect();
     let mut said = Transcript::new(folder.path());
-    for backend in ["cuda", "metal", "ndarray"] {
+    for backend in ["cuda", "metal"] {
         let at = lines.iter().position(|line| line.starts_with(&format!("{backend} "))).expect("listed");
         said.add(&format!("devices: {backend}"), &lines[at..at + 2].join("\n"));
         let device = format!("device={backend}");

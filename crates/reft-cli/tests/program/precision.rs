@@ -142,7 +142,6 @@ fn impossible_precisions_are_refused() {
 }
 
 /// `ndarray` computes in f32 only.
-#[cfg(feature = "ndarray")]
 #[test]
 fn precisions_that_a_backend_does_not_support_are_refused() {
     let folder = workplace();
