@@ -106,7 +106,8 @@ fn a_run_whose_output_nobody_reads_goes_on() {
     drop(reader);
     let output = child.wait_with_output().expect("ended");
     assert!(first.starts_with("model "), "{first}");
-    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+    let message = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!((output.status.code(), message.as_str()), (Some(0), ""));
     let summary = json(&folder.path().join("runs/quickstart/summary.json"));
     assert_eq!((summary["ended"].as_str(), summary["steps"].as_u64()), (Some("done"), Some(6)));
     let text = stdout(&reft(folder.path(), &["inspect", ADAPTER]));
