@@ -117,15 +117,15 @@ const CHECKS: [(&str, &str); 14] = [
     ("gradient, checkpointed", "f32"),
     ("training", "f32"),
     ("save and load", "f32"),
-    ("decode with the cache", "f32"),
-    ("decode as the CPU", "f32"),
+    ("decoding with the KV cache", "f32"),
+    ("decoding matches the CPU", "f32"),
     ("int8 weights", "f32"),
     ("int8 weights, gradient", "f32"),
     ("f16", "f16"),
     ("f16, gradient", "f16"),
     ("bf16", "bf16"),
     ("bf16, gradient", "bf16"),
-    ("the CPU's adapter", "f32"),
+    ("adapter from the CPU", "f32"),
 ];
 
 /// The self-test: forward pass, gradients, twenty training steps, files, decoding with the cache, other precisions.
@@ -146,7 +146,7 @@ fn self_test_check(name: &str, dtype: &str, device: &Device, work: &SharedWork) 
     if !device.dtypes.contains(&dtype) {
         return Ok(Completion::ignored_with(format!("no {dtype} on this device")));
     }
-    if name == "the CPU's adapter" && device.name == cpu().name {
+    if name == "adapter from the CPU" && device.name == cpu().name {
         return Ok(Completion::ignored_with("this device is the reference"));
     }
     let checks = checks(device, work)?;

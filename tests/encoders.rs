@@ -572,7 +572,7 @@ fn a_metric_of_another_task_is_refused() {
         spec(&["a", "b"]).selection_metric(Some(Metric::Pearson)).expect_err("not a metric of the task");
     assert_eq!(
         error.to_string(),
-        "classification: eval.metric is \"pearson\", the task has accuracy, f1, matthews"
+        "classification: eval.metric is \"pearson\"; this task supports accuracy, f1, matthews"
     );
 }
 

@@ -97,6 +97,10 @@ fn examine_in_process(device: &Device) -> Result<Findings> {
     })
 }
 
+fn tolerance(value: f64) -> String {
+    if value == 0.0 { "0".into() } else { format!("{value:e}") }
+}
+
 fn show(findings: &Findings) {
     say!("{} ({})", findings.device, findings.adapter);
     for check in &findings.checks {
@@ -106,10 +110,10 @@ fn show(findings: &Findings) {
             Verdict::Fail => "FAIL",
         };
         say!(
-            "  {verdict}  {:<23} deviation {:.1e}, tolerance {:.0e}",
+            "  {verdict}  {:<26} deviation {:.1e}, tolerance {}",
             check.name,
             check.deviation,
-            check.tolerance
+            tolerance(check.tolerance)
         );
         if let Some(hint) = &check.hint {
             say!("        hint: {hint}");

@@ -34,7 +34,7 @@ pub struct EvalArgs {
     /// Maximum tokens of a generated answer
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
-    /// Print everything as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

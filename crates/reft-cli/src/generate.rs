@@ -24,7 +24,7 @@ pub struct SamplingArgs {
     /// Sample from this many of the most likely tokens; 0 for all
     #[arg(long, default_value_t = 0)]
     pub top_k: usize,
-    /// Sample from the most likely tokens that together have this probability
+    /// Sample from the smallest set of tokens whose total probability reaches this value
     #[arg(long, default_value_t = 0.95)]
     pub top_p: f64,
     /// Values above 1 make repetition less likely
@@ -59,10 +59,10 @@ pub struct GenerateArgs {
     /// JSON or JSON Lines file with prompts
     #[arg(long, conflicts_with = "prompt")]
     data: Option<String>,
-    /// Prompts that are continued together
+    /// Prompts per batch
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Print everything as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

@@ -16,7 +16,7 @@ use std::{io::Write, path::PathBuf};
 pub struct InspectArgs {
     /// The adapter's folder
     adapter: PathBuf,
-    /// Print everything as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

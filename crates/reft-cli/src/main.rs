@@ -38,7 +38,7 @@ enum Verb {
     Generate(generate::GenerateArgs),
     /// Chat with a model interactively.
     Chat(chat::ChatArgs),
-    /// List the devices that this program can run on.
+    /// List available devices.
     Devices(devices::DevicesArgs),
     /// Test whether the devices compute correctly.
     Doctor(doctor::DoctorArgs),

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use clap::Args;
-use reft_core::Reft;
+use reft_core::{Reft, adapter::CONFIG_FILE};
 use reft_models::{Dtype, Llama, LoadedModel, Quant};
 use reft_train::{
     Chosen, Template,
@@ -19,7 +19,7 @@ type Choice<T> = Option<T>;
 
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Folder, name on the Hugging Face Hub, or `embedded:tiny`; the adapter's model if absent
+    /// Folder, name on the Hugging Face Hub, or `embedded:tiny` [default: the adapter's model]
     #[arg(long)]
     pub model: Option<String>,
     /// Branch, tag or commit on the Hub
@@ -28,10 +28,10 @@ pub struct ModelArgs {
     /// Folder of the adapter
     #[arg(long)]
     pub adapter: Option<PathBuf>,
-    /// `alpaca`, `chat`, `plain`, or a Jinja template such as `Q: {{ instruction }}`; the adapter's template if absent
+    /// `alpaca`, `chat`, `plain`, or a Jinja template such as `Q: {{ instruction }}` [default: the adapter's template]
     #[arg(long)]
     pub template: Option<String>,
-    /// Maximum tokens per row; the smaller of 512 and the model's context if absent
+    /// Maximum tokens per row [default: the smaller of 512 and the model's context]
     #[arg(long)]
     pub max_length: Option<usize>,
     /// `auto`, `cpu`, `ndarray`, `wgpu`, `vulkan`, `metal` or `cuda`, with an optional index as in `cuda:1`; see `reft devices`
@@ -40,10 +40,10 @@ pub struct ModelArgs {
     /// Dtype of the model: `auto`, `f32`, `f16` or `bf16`
     #[arg(long, default_value = "auto", value_parser = parse_dtype)]
     pub dtype: Choice<Dtype>,
-    /// Quantization of the model: `none`, `int8` or `int4`; the one that the adapter was trained with if absent
+    /// Quantization of the model: `none`, `int8` or `int4` [default: the one that the adapter was trained with]
     #[arg(long, value_parser = parse_quant)]
     pub quant: Option<Choice<Quant>>,
-    /// Seed of every random number
+    /// Random seed
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
 }
@@ -61,19 +61,22 @@ impl ModelArgs {
         match (&self.model, &self.adapter) {
             (Some(name), _) => Ok(name.clone()),
             (None, Some(adapter)) => Ok(read_adapter(adapter)?.0.base_model.name),
-            (None, None) => bail!("no model: pass --model or --adapter"),
+            (None, None) => bail!("no model given: pass --model or --adapter"),
         }
     }
 
     /// The requested precision; the quantization is the adapter's unless requested otherwise.
     pub fn precision(&self) -> Result<PrecisionRequest> {
         let of_adapter = match &self.adapter {
-            Some(adapter) => read_adapter(adapter)?.0.base_model.quant,
+            Some(folder) => match read_adapter(folder)?.0.base_model.quant {
+                Some(quant) => parse_quant(&quant).map_err(|reason| {
+                    let file = folder.join(CONFIG_FILE);
+                    anyhow!("{}: base_model.quant: {reason}", file.display())
+                })?,
+                None => None,
+            },
             None => None,
         };
-        let of_adapter = of_adapter
-            .map_or(Ok(None), |quant| parse_quant(&quant))
-            .map_err(|reason| anyhow!("the adapter's base_model.quant: {reason}"))?;
         Ok(PrecisionRequest { dtype: self.dtype, quant: self.quant.unwrap_or(of_adapter) })
     }
 

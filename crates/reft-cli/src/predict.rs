@@ -27,7 +27,7 @@ pub struct PredictArgs {
     /// JSON, JSON Lines, CSV or TSV with the texts; labels are not needed
     #[arg(long)]
     data: String,
-    /// Output file: CSV if its name ends in .csv, else JSON Lines; standard output if absent
+    /// Output file: CSV if its name ends in .csv, else JSON Lines [default: standard output]
     #[arg(long)]
     output: Option<PathBuf>,
     /// Rows per forward pass
@@ -50,7 +50,7 @@ pub fn classify<B: Backend>(
     labeled: bool,
     on: &Chosen<B::Device>,
 ) -> Result<Classified> {
-    let Some(folder) = &model.adapter else { bail!("no classifier: pass --adapter") };
+    let Some(folder) = &model.adapter else { bail!("no classifier given: pass --adapter") };
     let revision = model.revision.as_deref();
     let classifier = load_classifier::<B>(folder, &model.name()?, revision, model.precision()?, on)?;
     let (loaded, spec) = (&classifier.loaded, classifier.spec);

@@ -25,7 +25,7 @@ pub struct TrainArgs {
     /// Overrides of recipe keys, such as train.lr=4e-4
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Only show what would be done and the memory that it needs
+    /// Show the plan and the memory it needs, without training
     #[arg(long)]
     dry_run: bool,
     /// With --dry-run, print JSON

@@ -99,7 +99,7 @@ pub enum AdapterError {
     #[error(transparent)]
     File(#[from] FileError),
     /// A newer format.
-    #[error("{}: format version {found}, this version reads up to {FORMAT_VERSION}; update reft", path.display())]
+    #[error("{}: format version {found} is newer than this version supports ({FORMAT_VERSION}); update reft", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -226,6 +226,7 @@ impl AdapterConfig {
         if let Some((_, site)) = sites.iter().enumerate().find(|(idx, site)| sites[..*idx].contains(site)) {
             return Err(format!("sites: {site} is listed twice"));
         }
+        self.reft.intervention().check().map_err(|error| error.to_string())?;
         let Some(head) = &self.head else { return Ok(()) };
         for (key, rate) in [("input_dropout", head.input_dropout), ("inner_dropout", head.inner_dropout)] {
             if !(0.0..1.0).contains(&rate) {
@@ -234,11 +235,12 @@ impl AdapterConfig {
                 ));
             }
         }
-        if head.outputs == 0 || head.hidden_size != self.reft.hidden_size {
-            return Err(format!(
-                "head: {} outputs from hidden states of size {}, expected at least 1 from size {}",
-                head.outputs, head.hidden_size, self.reft.hidden_size
-            ));
+        if head.outputs == 0 {
+            return Err("head.outputs is 0, expected at least 1".into());
+        }
+        let (found, expected) = (head.hidden_size, self.reft.hidden_size);
+        if found != expected {
+            return Err(format!("head.hidden_size is {found}, expected hidden_size, {expected}"));
         }
         Ok(())
     }
@@ -394,7 +396,7 @@ mod tests {
         fs::write(&json, text.replace("\"format_version\": 1", "\"format_version\": 9")).expect("written");
         assert_eq!(
             refusal(folder.path()),
-            "folder/adapter.json: format version 9, this version reads up to 1; update reft"
+            "folder/adapter.json: format version 9 is newer than this version supports (1); update reft"
         );
         fs::write(&json, "{").expect("written");
         let message = refusal(folder.path());

@@ -242,7 +242,7 @@ pub struct InterventionValues {
 }
 
 impl InterventionConfig {
-    fn check(&self) -> Result<(), InterventionError> {
+    pub(crate) fn check(&self) -> Result<(), InterventionError> {
         if self.rank == 0 {
             return Err(InterventionError::RankZero);
         }

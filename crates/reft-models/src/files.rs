@@ -61,7 +61,7 @@ impl ModelFiles {
 
     /// The names of all files, for messages.
     pub fn listing(&self) -> String {
-        let names: Vec<String> = match self {
+        let mut names: Vec<String> = match self {
             ModelFiles::Folder(folder) => match fs::read_dir(folder) {
                 Ok(entries) => {
                     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
@@ -70,6 +70,7 @@ impl ModelFiles {
             },
             ModelFiles::Embedded(files) => files.iter().map(|(name, _)| name.to_string()).collect(),
         };
+        names.sort();
         if names.is_empty() { "an empty folder".into() } else { names.join(", ") }
     }
 }

@@ -72,7 +72,7 @@ pub enum GenerateError {
     },
     /// A prompt that leaves no room in the context.
     #[error(
-        "prompt {row} has {tokens} tokens; the model's context of {context} must have room for at least one new token"
+        "prompt {row} has {tokens} tokens; the model's context of {context} must leave room for at least one new token"
     )]
     PromptTooLong {
         /// Index of the prompt.
@@ -84,7 +84,7 @@ pub enum GenerateError {
     },
     /// A token id outside the model's vocabulary.
     #[error(
-        "prompt {row} has the token id {id}, but the model has only {vocab} ids; is this the model's tokenizer?"
+        "prompt {row}: token id {id} is outside the model's vocabulary of {vocab}; does the tokenizer belong to another model?"
     )]
     UnknownToken {
         /// Index of the prompt.
@@ -113,10 +113,10 @@ impl GenerateConfig {
             return out_of_range("temperature", self.temperature, "0 (greedy) or more");
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return out_of_range("top_p", self.top_p, "above 0 and at most 1");
+            return out_of_range("top_p", self.top_p, "a value above 0 and at most 1");
         }
         if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
-            return out_of_range("repetition_penalty", self.repetition_penalty, "above 0");
+            return out_of_range("repetition_penalty", self.repetition_penalty, "a value above 0");
         }
         Ok(())
     }
@@ -327,11 +327,11 @@ mod tests {
         );
         assert_eq!(
             message(GenerateConfig { top_p: 0.0, ..Default::default() }),
-            "top_p is 0, expected above 0 and at most 1"
+            "top_p is 0, expected a value above 0 and at most 1"
         );
         assert_eq!(
             message(GenerateConfig { repetition_penalty: f64::NAN, ..Default::default() }),
-            "repetition_penalty is NaN, expected above 0"
+            "repetition_penalty is NaN, expected a value above 0"
         );
     }
 }

@@ -200,7 +200,7 @@ impl LlamaConfig {
         let heads = config.num_attention_heads;
         let kv_heads = config.kv_heads();
         if config.hidden_act != "silu" {
-            problems.push(format!("hidden_act is {:?}, supported is \"silu\"", config.hidden_act));
+            problems.push(format!("hidden_act is {:?}; only \"silu\" is supported", config.hidden_act));
         }
         if heads == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             problems.push(format!(
@@ -213,7 +213,7 @@ impl LlamaConfig {
             problems.push(format!("head_dim is {}, expected an even number", config.head_dim()));
         }
         if config.use_sliding_window && config.model_type.starts_with("qwen") {
-            problems.push("use_sliding_window is true, supported is false".into());
+            problems.push("use_sliding_window is true; only false is supported".into());
         }
         if problems.is_empty() { Ok(config) } else { Err(problems.join("; ")) }
     }
@@ -638,7 +638,7 @@ mod tests {
                 r#"{"model_type": "gpt2"}"#,
                 r#"model_type is "gpt2"; supported language models are llama, mistral, qwen2, qwen3"#,
             ),
-            (r#"{"hidden_act": "gelu"}"#, r#"hidden_act is "gelu", supported is "silu""#),
+            (r#"{"hidden_act": "gelu"}"#, r#"hidden_act is "gelu"; only "silu" is supported"#),
             (
                 r#"{"rope_scaling": {"rope_type": "yarn", "factor": 2}}"#,
                 r#"rope_scaling.rope_type is "yarn", supported are default, linear, llama3"#,
@@ -655,7 +655,7 @@ mod tests {
             (r#"{"hidden_size": 10}"#, "hidden_size is 10, expected a multiple of 4 heads"),
             (
                 r#"{"model_type": "qwen2", "use_sliding_window": true}"#,
-                "use_sliding_window is true, supported is false",
+                "use_sliding_window is true; only false is supported",
             ),
             (r#"{"vocab_size": "many"}"#, r#"invalid type: string "many", expected usize"#),
         ] {
@@ -668,7 +668,7 @@ mod tests {
         assert_eq!(
             parse(r#"{"rope_scaling": {"rope_type": "yarn"}, "hidden_act": "gelu", "head_dim": 3}"#),
             Err("rope_scaling.rope_type is \"yarn\", supported are default, linear, llama3; \
-                 hidden_act is \"gelu\", supported is \"silu\"; head_dim is 3, expected an even number"
+                 hidden_act is \"gelu\"; only \"silu\" is supported; head_dim is 3, expected an even number"
                 .into())
         );
     }

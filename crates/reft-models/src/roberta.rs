@@ -114,20 +114,18 @@ impl RobertaConfig {
             problems.push(format!("hidden_size is {d}, expected a multiple of num_attention_heads, {heads}"));
         }
         if config.hidden_act != "gelu" {
-            problems.push(format!("hidden_act is {:?}, supported is \"gelu\"", config.hidden_act));
+            problems.push(format!("hidden_act is {:?}; only \"gelu\" is supported", config.hidden_act));
         }
         if config.position_embedding_type != "absolute" {
             let found = &config.position_embedding_type;
-            problems.push(format!("position_embedding_type is {found:?}, supported is \"absolute\""));
+            problems.push(format!("position_embedding_type is {found:?}; only \"absolute\" is supported"));
         }
         if config.is_decoder {
-            problems.push("is_decoder is true, supported is false".into());
+            problems.push("is_decoder is true; only false is supported".into());
         }
         match config.pad_token_id {
             None if !config.is_bert() => {
-                problems.push(
-                    "pad_token_id is absent, but positions are counted from it (RoBERTa's is 1)".into(),
-                );
+                problems.push("pad_token_id is missing; position ids start after it (RoBERTa uses 1)".into());
             }
             Some(pad) if pad as usize >= config.vocab_size => {
                 problems.push(format!(

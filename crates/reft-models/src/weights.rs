@@ -217,6 +217,7 @@ impl Weights {
         shard.bytes.release(start..end);
         match values.iter().filter(|x| !x.is_finite()).count() {
             0 => Ok(values),
+            1 => Err(format!("{name}: 1 value is NaN or infinite")),
             n => Err(format!("{name}: {n} values are NaN or infinite")),
         }
     }

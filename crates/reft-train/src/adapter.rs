@@ -1,6 +1,6 @@
 //! What this crate stores in an adapter: the prompt template, the task, and the weights of a baseline.
 
-use crate::{method::Baseline, trainable::Trainable};
+use crate::{count::count, method::Baseline, trainable::Trainable};
 use burn::tensor::backend::Backend;
 use reft_core::{
     Adapter, AdapterConfig, AdapterError, BaseModel, FileError, HeadConfig,
@@ -85,10 +85,14 @@ fn typed(
     let n_outputs = task.labels.len().max(1);
     let reason = match head {
         Some(head) if head.outputs != n_outputs => {
-            format!("task.labels needs {n_outputs} outputs, the head has {}", head.outputs)
+            format!(
+                "task.labels lists {}, but the head has {}",
+                count(task.labels.len(), "label"),
+                count(head.outputs, "output")
+            )
         }
         _ if !(1..=2).contains(&task.text.len()) => {
-            format!("task.text names {} columns, expected one or two", task.text.len())
+            format!("task.text lists {}, expected 1 or 2", count(task.text.len(), "column"))
         }
         _ => return Ok(metadata),
     };

@@ -56,14 +56,14 @@ pub enum RunError {
     #[error("interrupted before the first update; nothing was written")]
     Interrupted,
     /// The run folder exists.
-    #[error("{}: this run exists; choose another run.name, or replace it with run.overwrite=true", .0.display())]
+    #[error("{}: this run already exists; choose another run.name, or replace it with run.overwrite=true", .0.display())]
     Exists(PathBuf),
     /// `run.overwrite` on a folder that is not a run.
-    #[error("{}: not the folder of a run (no recipe.toml in it), so run.overwrite does not replace it", .0.display())]
+    #[error("{}: not a run folder (it has no recipe.toml), so run.overwrite does not replace it", .0.display())]
     NotARun(PathBuf),
     /// More memory than the device has.
     #[error(
-        "the run needs {} on {device}, which has {}: weights {}, activations {}\nany of these would help:\n{}",
+        "this needs {} on {device}, which has {}: weights {}, activations {}\nthese settings need less memory:\n{}",
         format_bytes(needs.total), format_bytes(*capacity), format_bytes(needs.weights),
         format_bytes(needs.activations), list_remedies(remedies)
     )]
@@ -79,7 +79,7 @@ pub enum RunError {
     },
     /// A tensor larger than the device's buffers.
     #[error(
-        "the run needs a tensor of {} on {device}, whose buffers hold {}; use a smaller train.batch_size with a larger \
+        "this needs a tensor of {} on {device}, whose buffers hold {}; use a smaller train.batch_size with a larger \
          train.accumulation, a smaller data.max_length, a smaller dtype, or another device",
         format_bytes(*needed), format_bytes(*max)
     )]

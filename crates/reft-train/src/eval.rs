@@ -100,7 +100,7 @@ pub struct AnswerConfig<'a> {
     pub template: &'a Template,
     /// Maximum tokens of a prompt.
     pub max_length: usize,
-    /// Prompts that are continued together.
+    /// Prompts per batch.
     pub batch_size: usize,
     /// Maximum tokens of an answer.
     pub max_new_tokens: usize,

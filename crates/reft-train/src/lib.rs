@@ -28,6 +28,7 @@
 
 pub mod adapter;
 pub mod checkpoint;
+mod count;
 pub mod data;
 pub mod device;
 pub mod error;

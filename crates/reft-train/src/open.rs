@@ -102,7 +102,10 @@ pub fn check_generates(folder: &Path, task: Option<&TaskConfig>) -> Result<(), R
         None => Ok(()),
         Some(task) => Err(RunError::WrongModel {
             adapter: folder.display().to_string(),
-            reason: format!("a classifier for {}; use it with `reft eval` or `reft predict`", task.name),
+            reason: format!(
+                "this adapter is a classifier (task: {}); use it with `reft eval` or `reft predict`",
+                task.name
+            ),
         }),
     }
 }
@@ -132,7 +135,7 @@ pub fn load_classifier<B: Backend>(
     let device = &on.device;
     let (adapter, metadata) = load_typed::<B>(folder, device)?;
     let (Some(task), Some(head)) = (metadata.task, adapter.head.clone()) else {
-        let reason = "not the adapter of a classifier: it has no head".into();
+        let reason = "not a classifier: the adapter has no head".into();
         return Err(RunError::WrongModel { adapter: folder.display().to_string(), reason });
     };
     let loaded: LoadedModel<B, Roberta<B>> = load_model(model, revision, request, on)?;
@@ -153,18 +156,21 @@ fn check_adapter<B: Backend>(
     let config = adapter.reft.config();
     let (hidden_size, n_layers) = (model.hidden_size(), model.n_layers());
     let reason = if config.hidden_size != hidden_size {
-        format!("edits hidden states of size {}, {} has {hidden_size}", config.hidden_size, base.name)
+        format!(
+            "edits hidden states of size {}, but those of {} have size {hidden_size}",
+            config.hidden_size, base.name
+        )
     } else if let Some(site) = config.sites.iter().find(|site| site.layer >= n_layers) {
-        format!("edits layer {}, {} has {n_layers} layers", site.layer, base.name)
+        format!("edits layer {}, but {} has {n_layers} layers", site.layer, base.name)
     } else if adapter.base_model.fingerprint != base.fingerprint {
-        let trained_on = &adapter.base_model.fingerprint;
-        format!("trained on a model with fingerprint {trained_on}, {} has {}", base.name, base.fingerprint)
+        let expected = &adapter.base_model.fingerprint;
+        format!("expects a model with fingerprint {expected}, but {} has {}", base.name, base.fingerprint)
     } else {
         return Ok(());
     };
     let name = &adapter.base_model.name;
     Err(RunError::WrongModel {
         adapter: folder.display().to_string(),
-        reason: format!("{reason}; it was trained on {name}: pass that with --model"),
+        reason: format!("{reason}; pass the model it was trained on, {name}, with --model"),
     })
 }

@@ -236,8 +236,8 @@ pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
         check("gradient, checkpointed", gradient(&found.checkpointed), 1e-2, WRONG),
         check("training", losses, 2e-2, CLOSE),
         check("save and load", distance(found.loaded_nll, found.trained_nll), 1e-4, WRONG),
-        check("decode with the cache", 1.0 - found.cache_agreement, 0.0, WRONG),
-        check("decode as the CPU", different, 0.25, CLOSE),
+        check("decoding with the KV cache", 1.0 - found.cache_agreement, 0.0, WRONG),
+        check("decoding matches the CPU", different, 0.25, CLOSE),
     ];
     for (precision, nll, gradient) in &found.other_precisions {
         let of_cpu = cpu.other_precisions.iter().find(|(of_cpu, ..)| of_cpu == precision);
@@ -254,7 +254,7 @@ pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
         }
     }
     if let Some(foreign) = found.foreign_nll {
-        checks.push(check("the CPU's adapter", distance(foreign, cpu.trained_nll), 1e-3, WRONG));
+        checks.push(check("adapter from the CPU", distance(foreign, cpu.trained_nll), 1e-3, WRONG));
     }
     checks
 }

@@ -28,7 +28,7 @@ pub struct TrainConfig {
     /// Largest global gradient norm; 0 disables clipping.
     #[serde(alias = "max_grad_norm")]
     pub clip: f64,
-    /// Seed of every random number: initialization, shuffling, dropout.
+    /// Random seed: initialization, shuffling, dropout.
     pub seed: u64,
     /// Whether rows are shuffled in every epoch; otherwise they stay in file order.
     pub shuffle: bool,

@@ -62,7 +62,9 @@ fn a_model_larger_than_the_memory_is_refused_before_it_is_loaded() {
     assert!(!folder.path().join("runs").exists(), "a refused run must leave nothing behind");
     let args = ["generate", "--model", text_of(&model), "--device", "cpu", "--prompt", "x"];
     said.add("generate", &refusal(&reft(folder.path(), &args)));
-    said.check("refused_memory", &[(r"which has [^:]+:", "which has [memory]:")]);
+    // What the program itself needs is measured, and varies.
+    let filters = [(r"which has [^:]+:", "which has [memory]:"), (r"needs +[\d.]+ GiB", "needs [size]")];
+    said.check("refused_memory", &filters);
 }
 
 #[cfg(target_os = "linux")]

@@ -147,7 +147,7 @@ mod tests {
             .expect_err("nothing left");
         assert_eq!(
             error.to_string(),
-            "d: none of the 1 rows has an answer token within max_length = 16; raise data.max_length"
+            "d: no row has an answer token within the first 16 tokens (1 row); raise data.max_length"
         );
     }
 }

@@ -1,5 +1,6 @@
 //! Errors of data files.
 
+use crate::count::count;
 use reft_models::TokenizerError;
 use std::io;
 
@@ -21,12 +22,14 @@ pub enum DataError {
         file: String,
     },
     /// Not JSON.
-    #[error("{file}, line {line}: invalid JSON: {reason}")]
+    #[error("{file}, line {line}, column {column}: invalid JSON: {reason}")]
     Json {
         /// The file.
         file: String,
         /// The line, from 1.
         line: usize,
+        /// The column, from 1.
+        column: usize,
         /// The parser's message.
         reason: String,
     },
@@ -56,7 +59,7 @@ pub enum DataError {
     },
     /// Every row was dropped.
     #[error(
-        "{file}: none of the {rows} rows has an answer token within max_length = {max_length}; raise data.max_length"
+        "{file}: no row has an answer token within the first {max_length} tokens ({}); raise data.max_length", count(*rows, "row")
     )]
     NothingLeft {
         /// The file.
@@ -67,7 +70,7 @@ pub enum DataError {
         max_length: usize,
     },
     /// Too few rows to hold some out.
-    #[error("data.eval_rows is {held_out}, {file} has {rows} rows; leave some to train on")]
+    #[error("data.eval_rows is {held_out}, but {file} has only {}; leave some for training", count(*rows, "row"))]
     TooFewRows {
         /// The file.
         file: String,
@@ -78,7 +81,7 @@ pub enum DataError {
     },
     /// `data.max_length` beyond the model's context.
     #[error(
-        "data.max_length is {max_length}, the model's context holds {context} tokens; choose at most {context}"
+        "data.max_length is {max_length}, but the model's context is {context} tokens; choose at most {context}"
     )]
     MaxLength {
         /// The requested length.
@@ -88,7 +91,7 @@ pub enum DataError {
     },
     /// A token id that the model does not have.
     #[error(
-        "{place}: the tokenizer gives the token id {id}, the model has {vocab}; the tokenizer belongs to another model"
+        "{place}: token id {id} is outside the model's vocabulary of {vocab}; does the tokenizer belong to another model?"
     )]
     UnknownToken {
         /// File and row.

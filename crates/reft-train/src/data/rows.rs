@@ -42,10 +42,11 @@ pub fn parse_rows(text: &str, file: &str) -> Result<Vec<Row>, DataError> {
             Err(DataError::Row { reason: format!("expected an object, found {}", kind_of(&other)), place })
         }
     };
-    let json_error = |line: usize, e: serde_json::Error| DataError::Json {
-        file: file.into(),
-        line,
-        reason: e.to_string(),
+    let json_error = |line: usize, e: serde_json::Error| {
+        let message = e.to_string();
+        let place = format!(" at line {} column {}", e.line(), e.column());
+        let reason = message.strip_suffix(&place).unwrap_or(&message);
+        DataError::Json { file: file.into(), line, column: e.column(), reason: reason.into() }
     };
     let rows = if text.trim_start().starts_with('[') {
         let values: Vec<Value> = serde_json::from_str(text).map_err(|e| json_error(e.line(), e))?;
@@ -97,7 +98,7 @@ mod tests {
         assert_eq!(error("[]"), no_rows);
         assert_eq!(
             error("{\"a\": 1}\n{oops}"),
-            "d.json, line 2: invalid JSON: key must be a string at line 1 column 2"
+            "d.json, line 2, column 2: invalid JSON: key must be a string"
         );
         assert_eq!(error("{\"a\": 1}\n3"), "d.json, line 2: expected an object, found a number");
     }

@@ -1,6 +1,7 @@
 //! Rows of CSV and TSV files.
 
 use super::{error::DataError, rows::Row};
+use crate::count::count;
 use serde_json::{Map, Value};
 
 /// How the fields of a line are separated.
@@ -57,8 +58,12 @@ pub fn parse_table(
             let place = format!("{file}, line {line}");
             let fits = fields.len() == names.len() || (allows_surplus && fields.len() > names.len());
             if !fits {
-                let reason =
-                    format!("{} fields, expected {}: {}", fields.len(), names.len(), names.join(", "));
+                let reason = format!(
+                    "{}, expected {}: {}",
+                    count(fields.len(), "field"),
+                    names.len(),
+                    names.join(", ")
+                );
                 return Err(DataError::Row { place, reason });
             }
             let values = fields.into_iter().map(Value::String);
@@ -123,9 +128,9 @@ mod tests {
         let error = |text: &str, separator| {
             parse_table(text, "d", separator, None).expect_err("malformed").to_string()
         };
-        assert_eq!(error("a\tb\n1\n", Separator::Tab), "d, line 2: 1 fields, expected 2: a, b");
+        assert_eq!(error("a\tb\n1\n", Separator::Tab), "d, line 2: 1 field, expected 2: a, b");
         assert_eq!(error("a,b\n1,2\n1,2,3\n", Separator::Comma), "d, line 3: 3 fields, expected 2: a, b");
-        assert_eq!(error("a,b\n\"1,2\n3,4\n", Separator::Comma), "d, line 2: 1 fields, expected 2: a, b");
+        assert_eq!(error("a,b\n\"1,2\n3,4\n", Separator::Comma), "d, line 2: 1 field, expected 2: a, b");
         let no_rows = "d: no rows; expected JSON Lines or a JSON array of objects";
         assert_eq!(error("a,b\n", Separator::Comma), no_rows);
         assert_eq!(error("", Separator::Tab), no_rows);

@@ -103,7 +103,13 @@ impl Template {
                 environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
                 environment.set_keep_trailing_newline(true);
                 let prompt = environment.render_str(text, &row.fields);
-                prompt.map_err(|e| row.error(format!("the template fails: {e}")))
+                prompt.map_err(|e| {
+                    let fields: Vec<&str> = row.fields.keys().map(String::as_str).collect();
+                    row.error(format!(
+                        "cannot render the template: {e}; the fields are {}",
+                        fields.join(", ")
+                    ))
+                })
             }
             Template::Chat => {
                 let mut messages = messages(row)?;
@@ -285,7 +291,10 @@ mod tests {
             "d.json, line 1: has `messages`, which the template `plain` cannot show; use `chat`"
         );
         let message = error(&Template::Custom("{{ x }}".into()), "{\"y\": 1}");
-        assert!(message.starts_with("d.json, line 1: the template fails: undefined value"), "{message}");
+        assert!(
+            message.starts_with("d.json, line 1: cannot render the template: undefined value"),
+            "{message}"
+        );
         assert_eq!(
             Template::parse("alpacca").expect_err("unknown").to_string(),
             "template \"alpacca\": expected `auto`, `alpaca`, `chat`, `plain`, or a text with `{{ field }}`"

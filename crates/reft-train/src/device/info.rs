@@ -60,7 +60,7 @@ pub struct MissingBackend {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// No such device.
-    #[error("device {found:?}: expected auto, {}, with an optional index as in wgpu:0", BACKENDS.join(", "))]
+    #[error("unknown device {found:?}; expected auto, {}, with an optional index as in wgpu:0", BACKENDS.join(", "))]
     Unknown {
         /// What was requested.
         found: String,

@@ -170,8 +170,8 @@ fn of_backend(backend: &'static str) -> Result<Vec<Device>, MissingBackend> {
             Err(MissingBackend {
                 backend,
                 compiled: false,
-                reason: format!("this program was built without the backend {other}"),
-                hint: format!("build it with --features {feature}"),
+                reason: format!("this program was built without the {other} backend"),
+                hint: format!("rebuild it with --features {feature}"),
             })
         }
     }
@@ -252,7 +252,7 @@ mod tests {
             assert_eq!(
                 error(unknown),
                 format!(
-                    "device {unknown:?}: expected auto, cuda, metal, vulkan, wgpu, cpu, ndarray, with an optional index \
+                    "unknown device {unknown:?}; expected auto, cuda, metal, vulkan, wgpu, cpu, ndarray, with an optional index \
                      as in wgpu:0"
                 )
             );
@@ -267,7 +267,7 @@ mod tests {
                 assert_eq!(
                     error(backend),
                     format!(
-                        "device {backend:?}: this program was built without the backend {backend}; build it with \
+                        "device {backend:?}: this program was built without the {backend} backend; rebuild it with \
                          --features {backend}"
                     )
                 );

@@ -1,6 +1,7 @@
 //! Values of a recipe that parse but make no sense.
 
 use super::sections::{Protocol, Recipe};
+use crate::count::count;
 use crate::method::{Baseline, TrainMethod};
 use std::fmt::Display;
 
@@ -30,8 +31,8 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
     expect(head_lr > 0.0 && head_lr.is_finite(), "head.lr", &head_lr, "a number above 0");
     expect(is_rate(recipe.lora.dropout), "lora.dropout", &recipe.lora.dropout, "a share below 1");
     let n_columns = recipe.data.text.as_ref().map_or(1, Vec::len);
-    let found = format!("a list of {n_columns}");
-    expect((1..=2).contains(&n_columns), "data.text", &found, "one or two columns");
+    let found = format!("a list of {}", count(n_columns, "column"));
+    expect((1..=2).contains(&n_columns), "data.text", &found, "1 or 2");
 
     let (is_language_model, method) = (recipe.data.task.is_none(), recipe.reft.method);
     expect(
@@ -51,7 +52,7 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
         !(method.trains_weights() && recipe.quant.is_some()),
         "quant",
         &quant,
-        "none: the baseline trains the weights themselves",
+        "none; this baseline trains the weights themselves, which cannot be quantized",
     );
     let has_held_out = recipe.data.eval.is_some() || recipe.data.eval_rows.is_some();
     expect(
@@ -65,6 +66,11 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
     expect(recipe.data.train_rows != Some(0), "data.train_rows", &0, "at least 1");
     let name = &recipe.run.name;
     let is_plain = !name.is_empty() && !name.contains(['/', '\\']) && name != "." && name != "..";
-    expect(is_plain, "run.name", &format!("{name:?}"), "the name of a folder; its parent is run.folder");
+    expect(
+        is_plain,
+        "run.name",
+        &format!("{name:?}"),
+        "a folder name without path separators; run.folder sets the parent folder",
+    );
     if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
 }

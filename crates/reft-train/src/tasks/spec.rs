@@ -145,7 +145,8 @@ impl TaskSpec {
             return Ok(requested);
         }
         let known: Vec<&str> = self.metrics.iter().map(|metric| metric.name()).collect();
-        let reason = format!("eval.metric is {:?}, the task has {}", requested.name(), known.join(", "));
+        let reason =
+            format!("eval.metric is {:?}; this task supports {}", requested.name(), known.join(", "));
         Err(DataError::Task { task: self.config.name.clone(), reason })
     }
 
@@ -163,7 +164,10 @@ impl TaskSpec {
         const MOST: usize = 1000;
         let column = &self.config.label;
         let reason = match labels.len() {
-            1 => format!("column {column:?} has only the label {:?}; at least two are needed", labels[0]),
+            1 => format!(
+                "column {column:?} has a single label, {:?}; classification needs at least two",
+                labels[0]
+            ),
             n if n > MOST => format!(
                 "column {column:?} has {n} different labels, more than {MOST}; for numbers use data.task = \"regression\""
             ),
@@ -191,7 +195,7 @@ impl TaskSpec {
     /// The index of a row's label, or its number.
     ///
     /// # Errors
-    /// If the label is missing, was not seen in training, or is not a number although the task is a regression.
+    /// If the label is missing, does not occur in the training data, or is not a number although the task is a regression.
     pub fn target(&self, row: &Row) -> Result<f64, DataError> {
         let text = self.label_text(row)?;
         if self.is_regression() {
@@ -209,7 +213,7 @@ impl TaskSpec {
             None => {
                 let shown: Vec<&str> = labels.iter().take(20).map(String::as_str).collect();
                 Err(row.error(format!(
-                    "label {text:?} was not seen in training; known are {}",
+                    "label {text:?} does not occur in the training data; the labels are {}",
                     shown.join(", ")
                 )))
             }
@@ -324,7 +328,7 @@ fn missing(row: &Row, candidates: &[Vec<&str>], key: &str) -> DataError {
     let expected: Vec<String> = candidates.iter().map(|names| names.join(" and ")).collect();
     let found: Vec<&str> = row.fields.keys().map(String::as_str).collect();
     row.error(format!(
-        "no column {}; the columns are {}; set {key}",
+        "no column named {}; the columns are {}; set {key}",
         expected.join(", or "),
         found.join(", ")
     ))
@@ -358,7 +362,7 @@ mod tests {
         let error = discover("classification", "{\"text\":\"a\",\"label\":1}").expect_err("one label");
         assert_eq!(
             error,
-            "classification: column \"label\" has only the label \"1\"; at least two are needed"
+            "classification: column \"label\" has a single label, \"1\"; classification needs at least two"
         );
     }
 
@@ -372,7 +376,7 @@ mod tests {
         };
         assert_eq!(
             bad("{\"text\":\"a\",\"label\":2}"),
-            "d.jsonl, line 1: label \"2\" was not seen in training; known are 0, 1"
+            "d.jsonl, line 1: label \"2\" does not occur in the training data; the labels are 0, 1"
         );
         assert_eq!(
             bad("{\"text\":\" \",\"label\":1}"),
@@ -380,7 +384,7 @@ mod tests {
         );
         assert_eq!(
             bad("{\"body\":\"a\",\"label\":1}"),
-            "d.jsonl, line 1: no column text; the columns are body, label; set data.text and data.label"
+            "d.jsonl, line 1: no column named text; the columns are body, label; set data.text and data.label"
         );
         assert_eq!(bad("{\"text\":3,\"label\":1}"), "d.jsonl, line 1: column \"text\" is not text");
         assert_eq!(
@@ -411,6 +415,6 @@ mod tests {
         assert!(spec.target(unlabeled).expect_err("hidden").to_string().contains("\"-1\""));
         assert_eq!(spec.selection_metric(None).expect("one"), Metric::Accuracy);
         let error = spec.selection_metric(Some(Metric::Pearson)).expect_err("other").to_string();
-        assert_eq!(error, "glue/mnli: eval.metric is \"pearson\", the task has accuracy");
+        assert_eq!(error, "glue/mnli: eval.metric is \"pearson\"; this task supports accuracy");
     }
 }
