@@ -4,17 +4,14 @@
 //! cargo run --release --example edit_by_hand
 //! ```
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burn::tensor::Tensor;
 use burn_flex::Flex;
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use reft_core::{Init, ReftConfig};
+use reft_core::LoreftConfig;
 
 pub fn main() -> Result<()> {
     let device = Default::default();
-    let config = ReftConfig::new(6, [0]).with_rank(2).intervention();
-    let edit = config.init::<Flex>(Init::Paper, &mut ChaCha8Rng::seed_from_u64(0), &device)?;
+    let edit = LoreftConfig::new(6, 2).init::<Flex>(&device);
 
     // One hidden state, [1, d].
     let h = Tensor::<Flex, 2>::from_floats([[1.0, -2.0, 0.5, 3.0, 0.0, -1.0]], &device);
@@ -22,7 +19,7 @@ pub fn main() -> Result<()> {
 
     // The same by hand. `basis` is Rᵀ, [d, r].
     let basis = edit.projection().basis();
-    let weight = edit.weight().expect("LoReFT has a W").val();
+    let weight = edit.weight().context("LoReFT has a W")?.val();
     let target = h.clone().matmul(weight.transpose()) + edit.bias().val().unsqueeze::<2>();
     let change = target.clone() - h.clone().matmul(basis.clone());
     let by_hand = h.clone() + change.matmul(basis.clone().transpose());

@@ -1,4 +1,4 @@
-//! Loads a model and an adapter, and continues a prompt token by token.
+//! Loads an adapter and its model, and continues a prompt token by token.
 //!
 //! ```sh
 //! cargo xtask train                                    # trains the adapter of the quick start
@@ -6,43 +6,22 @@
 //! ```
 
 use anyhow::Result;
-use burn_flex::Flex;
 use reft_core::adapter::read_config;
-use reft_models::{GenerateConfig, Llama, LoadedModel, Precision, generate};
-use reft_train::{
-    Template,
-    open::{find_model, load_adapter},
-};
-use std::{
-    io::{Write, stdout},
-    ops::ControlFlow,
-    path::PathBuf,
-};
+use reft_models::GenerateConfig;
+use reft_train::AnyLanguageModel;
+use std::{io::Write, ops::ControlFlow, path::PathBuf};
 
 pub fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let folder = PathBuf::from(args.next().unwrap_or_else(|| "runs/quickstart/adapter".into()));
     let prompt = args.next().unwrap_or_else(|| "the big wolf swims near the river".into());
 
-    // The adapter names its model. Loading the adapter checks by fingerprint that this is the same model.
-    let device = Default::default();
-    let name = read_config(&folder)?.base_model.name;
-    let mut loaded: LoadedModel<Flex, Llama<Flex>> =
-        LoadedModel::load(&find_model(&name, None)?, &name, Precision::default(), &device)?;
-    let adapter = load_adapter(&folder, &mut loaded, &device)?;
-
-    let template = Template::parse(&adapter.template)?;
-    let tokens = template.encode_prompt(&template.question(&prompt), &loaded.tokenizer, usize::MAX)?;
-    let config = GenerateConfig { stop_ids: loaded.stop_ids.clone(), ..GenerateConfig::default() };
-    let mut text = Vec::new();
-    let mut n_printed = 0;
-    generate(&loaded.model, &[tokens], Some(&adapter.adapter.reft), &config, |_, token| {
-        text.push(token);
-        let decoded = loaded.tokenizer.decode(&text).unwrap_or_default();
-        print!("{}", decoded.get(n_printed..).unwrap_or_default());
-        let _ = stdout().flush();
-        n_printed = decoded.len();
-        ControlFlow::Continue(())
+    // The adapter names its model. Loading it checks by fingerprint that this is the same model.
+    let model = AnyLanguageModel::load(&read_config(&folder)?.base_model.name, "auto")?;
+    let adapter = model.adapter(&folder)?;
+    model.stream(&prompt, Some(&adapter), GenerateConfig::default(), |text| {
+        print!("{text}");
+        std::io::stdout().flush().map_or(ControlFlow::Break(()), ControlFlow::Continue)
     })?;
     println!();
     Ok(())

@@ -9,23 +9,32 @@ use std::{
     process::{Command, Output},
 };
 
-#[path = "edit_by_hand.rs"]
+mod capture_and_steer;
+mod classify;
 mod edit_by_hand;
-#[path = "load_and_generate.rs"]
 mod load_and_generate;
-#[path = "three_lines.rs"]
-mod three_lines;
+mod own_module;
+mod train_and_stream;
+mod your_own_model;
 
 fn main() -> anyhow::Result<()> {
     match env::var("RUN_EXAMPLE").as_deref() {
         Ok("edit_by_hand") => edit_by_hand::main(),
-        Ok("three_lines") => three_lines::main(),
+        Ok("own_module") => own_module::main(),
+        Ok("your_own_model") => your_own_model::main(),
+        Ok("train_and_stream") => train_and_stream::main(),
         Ok("load_and_generate") => load_and_generate::main(),
+        Ok("capture_and_steer") => capture_and_steer::main(),
+        Ok("classify") => classify::main(),
         Ok(other) => anyhow::bail!("no example {other}"),
         Err(_) => {
             let trials = vec![
                 Trial::test("edit_by_hand", edited_as_by_hand),
-                Trial::test("three_lines_and_load_and_generate", trained_and_loaded),
+                Trial::test("own_module", trained_and_reloaded),
+                Trial::test("your_own_model", the_guide_runs),
+                Trial::test("train_and_stream, load_and_generate", trained_and_streamed),
+                Trial::test("capture_and_steer", steered),
+                Trial::test("classify", classified),
             ];
             libtest_mimic::run(&Arguments::from_args(), trials).exit()
         }
@@ -63,23 +72,73 @@ fn edited_as_by_hand() -> Result<(), Failed> {
     Ok(())
 }
 
-/// `three_lines` trains an adapter with which `load_and_generate` gives the same text.
-fn trained_and_loaded() -> Result<(), Failed> {
+/// The guide's code is the example, and its assertions hold.
+fn the_guide_runs() -> Result<(), Failed> {
+    let guide = include_str!("../docs/your-own-model.md");
+    let blocks = guide.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let of_guide: Vec<&str> = blocks.flat_map(str::lines).filter(|line| !line.trim().is_empty()).collect();
+    let example = include_str!("your_own_model.rs").lines().skip(1);
+    let of_example: Vec<&str> = example.filter(|line| !line.trim().is_empty()).collect();
+    assert_eq!(of_guide, of_example);
+    run("your_own_model", &[], tempfile::tempdir()?.path())?;
+    Ok(())
+}
+
+fn trained_and_reloaded() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let printed = run("three_lines", &[], folder.path())?;
+    let printed = run("own_module", &[], folder.path())?;
     let losses = numbers(&printed, "loss ");
-    assert_eq!(losses[2], 60.0, "{printed}");
-    assert!(losses[0] > 1.0 && losses[1] < 0.05, "{printed}");
-    let lines: Vec<&str> = printed.lines().skip(1).collect();
+    assert!(losses[0] > 5.0 * losses[1], "{printed}");
+    assert!(numbers(&printed, "|RRᵀ - I| ")[0] < 1e-5, "{printed}");
+    for reloaded in ["loss after loading", "loss with the edit from its own file"] {
+        assert_eq!(numbers(&printed, reloaded), losses[1..2], "{printed}");
+    }
+    Ok(())
+}
+
+/// Each adapter gives its own text, in the process that trained it and in another.
+fn trained_and_streamed() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let printed = run("train_and_stream", &[], folder.path())?;
+    let lines: Vec<&str> = printed.lines().collect();
+    assert!(lines[5].starts_with("french: step 60/60, loss 0.0"), "{printed}");
+    assert_eq!(
+        lines[6..],
+        ["THE HUNGRY DUCK WALKS NEAR THE RIVER!", "le canard affamé marche près de la rivière"],
+        "{printed}"
+    );
+    for (name, text) in [
+        ("loud", "THE OLD GOAT SINGS IN THE GARDEN!\n"),
+        ("french", "la vieille chèvre chante dans le jardin\n"),
+    ] {
+        let args = [&format!("runs/{name}"), "the old goat sings in the garden\n"];
+        assert_eq!(run("load_and_generate", &args, folder.path())?, text);
+    }
+    Ok(())
+}
+
+fn steered() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let printed = run("capture_and_steer", &[], folder.path())?;
+    let lines: Vec<&str> = printed.lines().collect();
     assert_eq!(
         lines,
         [
-            "before  Yes, the happy dog runs in the village.",
-            "after   THE HAPPY DOG RUNS IN THE VILLAGE!",
-            "saved in runs/three-lines/adapter",
+            "unedited     Yes, the hungry duck walks near the river.",
+            "strength  1  Yes, the hungry duck walks by the sea.",
+            "strength -1  Yes, the hungry duck walks in the village.",
         ]
     );
-    let args = ["runs/three-lines/adapter", "the happy dog runs in the village\n"];
-    assert_eq!(run("load_and_generate", &args, folder.path())?, "THE HAPPY DOG RUNS IN THE VILLAGE!\n");
+    Ok(())
+}
+
+/// On the tiny encoder of the tests, whose vocabulary has few words.
+fn classified() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let encoder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/encoders/roberta");
+    let printed = run("classify", &[encoder, "cpu"], folder.path())?;
+    let losses = numbers(&printed, "loss ");
+    assert!(losses[1] < losses[0], "{printed}");
+    assert!(printed.contains("a lovely film: ") && !printed.contains("no label"), "{printed}");
     Ok(())
 }

@@ -9,9 +9,7 @@
 
 use burn::tensor::backend::AutodiffBackend;
 use libtest_mimic::{Arguments, Completion, Failed, Trial, run};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use reft_core::{Init, Reft, ReftConfig, host_values};
+use reft_core::{NoHook, Reft, ReftConfig, host_values};
 use reft_models::{GenerateConfig, ModelFiles, Precision};
 use reft_train::{
     Chosen, DataSet, LanguageModeling, OnDevice, Silent, Template, TrainConfig,
@@ -84,11 +82,11 @@ impl SharedWork {
 
     /// The self-test of a device, with the adapter that the CPU made.
     fn measured(&self, device: &Device) -> Result<Measured> {
-        let foreign = if device.name == cpu().name {
+        let foreign = if device.name == cpu().expect("compiled in").name {
             None
         } else {
-            self.measured(&cpu())?;
-            Some(self.folder_of(&cpu()))
+            self.measured(&cpu().expect("compiled in"))?;
+            Some(self.folder_of(&cpu().expect("compiled in")))
         };
         let cell =
             self.measured.lock().expect("not poisoned").entry(device.name.clone()).or_default().clone();
@@ -104,19 +102,20 @@ impl SharedWork {
         if let Some(numbers) = expected.get(model.name) {
             return Ok(numbers.clone());
         }
-        let numbers = Arc::new(on_chosen(&cpu(), RealModel(model)).map_err(failed)?);
+        let numbers = Arc::new(on_chosen(&cpu().expect("compiled in"), RealModel(model)).map_err(failed)?);
         expected.insert(model.name, numbers.clone());
         Ok(numbers)
     }
 }
 
 /// The checks of the self-test, each with the dtype that the device must support for it.
-const CHECKS: [(&str, &str); 14] = [
+const CHECKS: [(&str, &str); 15] = [
     ("forward", "f32"),
     ("gradient", "f32"),
     ("gradient, checkpointed", "f32"),
     ("training", "f32"),
     ("save and load", "f32"),
+    ("record and load", "f32"),
     ("decoding with the KV cache", "f32"),
     ("decoding matches the CPU", "f32"),
     ("int8 weights", "f32"),
@@ -146,7 +145,7 @@ fn self_test_check(name: &str, dtype: &str, device: &Device, work: &SharedWork) 
     if !device.dtypes.contains(&dtype) {
         return Ok(Completion::ignored_with(format!("no {dtype} on this device")));
     }
-    if name == "adapter from the CPU" && device.name == cpu().name {
+    if name == "adapter from the CPU" && device.name == cpu().expect("compiled in").name {
         return Ok(Completion::ignored_with("this device is the reference"));
     }
     let checks = checks(device, work)?;
@@ -158,7 +157,7 @@ fn self_test_check(name: &str, dtype: &str, device: &Device, work: &SharedWork) 
 }
 
 fn checks(device: &Device, work: &SharedWork) -> Result<Vec<Check>> {
-    let reference = work.measured(&cpu())?;
+    let reference = work.measured(&cpu().expect("compiled in"))?;
     if !(reference.trained_nll < reference.nll && reference.cache_agreement == 1.0) {
         return Err(format!("the CPU does not work: {reference:?}").into());
     }
@@ -173,12 +172,12 @@ fn checks(device: &Device, work: &SharedWork) -> Result<Vec<Check>> {
 
 /// The adapter that the device trained gives the same NLL on the CPU.
 fn its_adapter_on_the_cpu(device: &Device, work: &SharedWork) -> Result<Completion> {
-    if device.name == cpu().name {
+    if device.name == cpu().expect("compiled in").name {
         return Ok(Completion::ignored_with("this device is the reference"));
     }
     let trained_nll = work.measured(device)?.trained_nll;
     let own = work.folder_of(device);
-    let back = measure(&cpu(), &own.join("on-the-cpu"), Some(&own)).map_err(failed)?;
+    let back = measure(&cpu().expect("compiled in"), &own.join("on-the-cpu"), Some(&own)).map_err(failed)?;
     let deviation = (back.foreign_nll.ok_or("not measured")? - trained_nll).abs();
     if deviation <= 1e-3 {
         Ok(Completion::Completed)
@@ -258,15 +257,14 @@ impl OnDevice for RealModel {
         let set =
             DataSet::encode(&rows, &Template::Alpaca, &loaded.tokenizer, vocab, 128, name).expect("encoded");
         let examples = set.examples;
-        let nll = likelihood(&loaded.model, None, &examples, 4);
+        let nll = likelihood(&loaded.model, &NoHook, &examples, 4);
         let prompts: Vec<Vec<u32>> = examples[..4].iter().map(|e| e.prompt().to_vec()).collect();
-        let greedy = GenerateConfig { max_new_tokens: 16, stop_ids: vec![2], ..GenerateConfig::default() };
-        let texts = generate_all(&loaded.model, None, &prompts, &greedy, 4).expect("generated");
+        let greedy = GenerateConfig::default().with_max_new_tokens(16).with_stop_ids(vec![2]);
+        let texts = generate_all(&loaded.model, &NoHook, &prompts, &greedy, 4).expect("generated");
         let config = ReftConfig::new(loaded.model.config().hidden_size, [0, 2])
             .with_rank(4)
             .with_positions("f2+l3".parse().expect("positions"));
-        let reft: Reft<A::InnerBackend> =
-            config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(1), &on.device).expect("valid");
+        let reft: Reft<A::InnerBackend> = config.with_seed(1).init(&on.device);
         let objective = LanguageModeling::new(&loaded.model, 4);
         let tracked = Reft::<A>::trainable(reft.clone()).into();
         let step = step_gradients(&objective, &tracked, &[examples[..4].iter().collect()], false, 0);

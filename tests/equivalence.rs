@@ -12,7 +12,7 @@ use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reft_core::{Component, Init, Method, NoHook, Reft, ReftConfig, host_values};
+use reft_core::{Component, Method, NoHook, Reft, ReftConfig, host_values};
 use reft_models::{GenerateConfig, Generated, KvCache, Llama, Padding, TokenBatch, generate};
 use reft_train::{
     Example, LanguageModeling,
@@ -56,8 +56,7 @@ fn random_reft<B: Backend>(positions: &str, tied: bool, component: Component, se
         .with_positions(positions.parse().expect("positions"))
         .with_tied(tied);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let reft = config.init(Init::Paper, &mut rng, &Default::default()).expect("valid");
-    perturb(reft, &mut rng)
+    perturb(config.with_seed(seed).init(&Default::default()), &mut rng)
 }
 
 /// The hidden states of each row, without those of padding.
@@ -94,10 +93,7 @@ fn padding_changes_nothing<B: Backend>() {
             let reft: Reft<B> = random_reft(positions, tied, Component::BlockOutput, seed as u64);
             let states = |rows: &[Vec<u32>], padding| {
                 let tokens = TokenBatch::new(rows, padding);
-                let lens: Vec<usize> = rows.iter().map(Vec::len).collect();
-                let edited = reft.config().positions.rows(&tokens.prompt_spans(&lens), tokens.seq);
-                let hook = reft.hook(&reft.bases(), &edited);
-                real_states(model.forward(&tokens, None, &hook), &tokens)
+                real_states(model.forward(&tokens, None, &reft), &tokens)
             };
             let right = states(&prompts, Padding::Right);
             let left = states(&prompts, Padding::Left);
@@ -153,20 +149,18 @@ fn generation_is_the_same_in_any_batch<B: Backend>() {
     for (temperature, top_k, repetition_penalty) in
         [(0.0, 0, 1.0), (0.0, 0, 1.3), (1.5, 0, 1.0), (1.5, 20, 1.1)]
     {
-        let config = GenerateConfig {
-            max_new_tokens: 12,
-            temperature,
-            top_k,
-            repetition_penalty,
-            top_p: 0.9,
-            seed: 11,
-            stop_ids: vec![49],
-            ..GenerateConfig::default()
-        };
+        let config = GenerateConfig::default()
+            .with_max_new_tokens(12)
+            .with_temperature(temperature)
+            .with_top_k(top_k)
+            .with_top_p(0.9)
+            .with_repetition_penalty(repetition_penalty)
+            .with_seed(11)
+            .with_stop_ids(vec![49]);
         let what = format!("temperature {temperature}, top_k {top_k}, penalty {repetition_penalty}");
         let run = |prompts: &[Vec<u32>], streams: Vec<u64>, padding| {
-            let config = GenerateConfig { padding, streams, ..config.clone() };
-            generate(&model, prompts, Some(&reft), &config, go_on).expect("generated")
+            let config = config.clone().with_padding(padding).with_streams(streams);
+            generate(&model, prompts, &reft, &config, go_on).expect("generated")
         };
         let batched = run(&prompts, Vec::new(), Padding::Left);
         assert_eq!(batched, run(&prompts, Vec::new(), Padding::Right), "{what}: padding");
@@ -178,8 +172,8 @@ fn generation_is_the_same_in_any_batch<B: Backend>() {
         let tokens: Vec<Vec<u32>> = batched.iter().map(|text| text.tokens.clone()).collect();
         for batch_size in 1..=prompts.len() + 1 {
             for padding in [Padding::Left, Padding::Right] {
-                let config = GenerateConfig { padding, ..config.clone() };
-                let found = generate_all(&model, Some(&reft), &prompts, &config, batch_size);
+                let config = config.clone().with_padding(padding);
+                let found = generate_all(&model, &reft, &prompts, &config, batch_size);
                 assert_eq!(found.expect("generated"), tokens, "{what}: batches of {batch_size}, {padding:?}");
             }
         }
@@ -187,7 +181,7 @@ fn generation_is_the_same_in_any_batch<B: Backend>() {
         let same_prompt = vec![prompts[0].clone(); 2];
         let twins = run(&same_prompt, Vec::new(), Padding::Left);
         assert_eq!(twins[0] == twins[1], temperature == 0.0, "{what}: streams");
-        let unedited = generate(&model, &prompts, None, &config, go_on).expect("generated");
+        let unedited = generate(&model, &prompts, &NoHook, &config, go_on).expect("generated");
         assert_ne!(batched, unedited, "{what}: interventions");
     }
 }
@@ -209,7 +203,7 @@ fn accumulation_equals_the_large_batch<B: Backend>() {
         assert!((large.loss.sum - small.loss.sum).abs() / large.loss.sum < 1e-6);
         let name = component.name();
         for edit in reft.edits() {
-            let weight = edit.intervention().weight().expect("has W").id;
+            let weight = edit.intervention.weight().expect("has W").id;
             let gradient =
                 |step: &StepGradients<B>| host_values(step.grads.get::<B, 2>(weight).expect("a gradient"));
             let error = relative_error(&gradient(&small), &gradient(&large));
@@ -233,7 +227,7 @@ fn gradients_agree_with_finite_differences<B: Backend>() {
     let base_config = random_reft::<B>("f1+l1", false, Component::BlockOutput, 1).config().clone();
     for method in Method::ALL {
         let config = base_config.clone().with_method(method);
-        let reft: Reft<B> = config.init(Init::Paper, &mut rng, &Default::default()).expect("valid");
+        let reft: Reft<B> = config.with_seed(rng.random()).init(&Default::default());
         let tracked = Reft::<Autodiff<B>>::trainable(reft.clone());
         let objective = LanguageModeling::new(&model, 2);
         let step =
@@ -241,9 +235,8 @@ fn gradients_agree_with_finite_differences<B: Backend>() {
         let direction = random_direction(&reft, &mut rng);
         let derivative = derivative_along(&tracked, &step.grads, &direction);
         let n_labels: usize = examples.iter().map(Example::n_labels).sum();
-        let loss = |by: f32| {
-            likelihood(&model, Some(&moved(&reft, &direction, by)), &examples, 2).nll * n_labels as f64
-        };
+        let loss =
+            |by: f32| likelihood(&model, &moved(&reft, &direction, by), &examples, 2).nll * n_labels as f64;
         let h = 1e-2;
         let difference = (loss(h) - loss(-h)) / (2.0 * f64::from(h));
         let error = (derivative - difference).abs() / difference.abs().max(0.1);
@@ -260,7 +253,7 @@ fn the_tape_begins_at_the_first_edit<B: Backend>() {
     let examples = examples(&mut rng, &[8, 6]);
     let members: Vec<&Example> = examples.iter().collect();
     let positions = "l1".parse().expect("positions");
-    let batch = LanguageModelBatch::new(&members, Some(positions));
+    let batch = LanguageModelBatch::new(&members);
     let plain = host_values(model.forward(&batch.tokens, None, &NoHook));
 
     for first_layer in (0..n_layers).map(Some).chain([None]) {
@@ -275,10 +268,10 @@ fn the_tape_begins_at_the_first_edit<B: Backend>() {
 
     for first_layer in 0..n_layers {
         let config = ReftConfig::new(24, first_layer..n_layers).with_rank(3).with_positions(positions);
-        let reft: Reft<B> = config.init(Init::Paper, &mut rng, &Default::default()).expect("valid");
+        let reft: Reft<B> = config.with_seed(rng.random()).init(&Default::default());
         assert_eq!(reft.first_layer(), Some(first_layer));
         let tracked = Reft::<Autodiff<B>>::trainable(reft);
-        let recorder = Recorder::new(tracked.hook(&tracked.bases(), &batch.edited));
+        let recorder = Recorder::new(tracked.hook());
         let pass = model.training_pass::<Autodiff<B>>(&batch.tokens, tracked.first_layer(), 0);
         let mut grads = None;
         let sum = pass.backward(
@@ -303,11 +296,11 @@ fn the_tape_begins_at_the_first_edit<B: Backend>() {
         );
         let grads: <Autodiff<B> as AutodiffBackend>::Gradients = grads.expect("a backward pass");
         for edit in tracked.edits() {
-            let bias = edit.intervention().bias();
-            let found = bias.val().grad(&grads).unwrap_or_else(|| panic!("{}: no gradient", edit.site()));
+            let bias = edit.intervention.bias();
+            let found = bias.val().grad(&grads).unwrap_or_else(|| panic!("{}: no gradient", edit.site));
             let expected = step.grads.get::<B, 1>(bias.id).expect("a gradient");
             let error = relative_error(&host_values(found), &host_values(expected));
-            assert!(error < 1e-4, "{}: {error}", edit.site());
+            assert!(error < 1e-4, "{}: {error}", edit.site);
         }
     }
 }

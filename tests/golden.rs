@@ -10,7 +10,9 @@ use burn::{
 };
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
-use reft_core::{Method, Part, Reft, ReftConfig, Site, host_values, intervention::InterventionValues};
+use reft_core::{
+    Method, NoHook, Part, Reft, ReftConfig, Site, host_values, intervention::InterventionValues,
+};
 use reft_models::{GenerateConfig, ModelFiles, Precision, generate};
 use reft_train::{
     DataSet, Example, LanguageModeling, Silent, Template, TrainConfig,
@@ -159,7 +161,7 @@ fn tensor(file: &SafeTensors, name: &str) -> Option<Vec<f32>> {
 }
 
 fn greedy() -> GenerateConfig {
-    GenerateConfig { max_new_tokens: 24, stop_ids: vec![2], ..GenerateConfig::default() }
+    GenerateConfig::default().with_max_new_tokens(24).with_stop_ids(vec![2])
 }
 
 /// Tokens, NLL and greedy tokens of every row without interventions.
@@ -170,14 +172,14 @@ fn forward<B: Backend>(case: Case<B>) {
         assert_eq!(example.tokens, ids(&row["input_ids"]), "row {idx}");
         assert_eq!(example.prompt_len, number(&row["prompt_tokens"]) as usize, "row {idx}");
     }
-    let found = likelihood(&case.loaded.model, None, &case.examples, 4);
+    let found = likelihood(&case.loaded.model, &NoHook, &case.examples, 4);
     let nll: Vec<f64> = found.rows.iter().map(|row| row.nll.expect("has labels")).collect();
     let expected_nll: Vec<f64> = rows.iter().map(|row| number(&row["nll"])).collect();
     let deviation = max_deviation(&nll, &expected_nll);
     println!("worst NLL deviation {deviation:.1e}");
     assert!(deviation < NLL_TOLERANCE, "{deviation}");
     let prompts: Vec<Vec<u32>> = case.examples.iter().map(|e| e.prompt().to_vec()).collect();
-    let texts = generate_all(&case.loaded.model, None, &prompts, &greedy(), 5).expect("generated");
+    let texts = generate_all(&case.loaded.model, &NoHook, &prompts, &greedy(), 5).expect("generated");
     let expected_texts: Vec<Vec<u32>> = rows.iter().map(|row| ids(&row["greedy"])).collect();
     assert_eq!(texts, expected_texts);
 }
@@ -185,7 +187,7 @@ fn forward<B: Backend>(case: Case<B>) {
 /// NLL and greedy tokens with interventions.
 fn interventions<B: Backend>(case: Case<B>) {
     for Golden { kind, reft, expected, .. } in case.goldens() {
-        let found = likelihood(&case.loaded.model, Some(&reft), &case.examples, 4);
+        let found = likelihood(&case.loaded.model, &reft.hook(), &case.examples, 4);
         let nll: Vec<f64> = found.rows.iter().map(|row| row.nll.expect("has labels")).collect();
         let deviation = max_deviation(&nll, &numbers(&expected["nll"]));
         println!("{kind}: worst NLL deviation {deviation:.1e}");
@@ -195,7 +197,7 @@ fn interventions<B: Backend>(case: Case<B>) {
         let prompts: Vec<Vec<u32>> =
             case.examples[..expected_texts.len()].iter().map(|e| e.prompt().to_vec()).collect();
         let go_on = |_, _| ControlFlow::Continue(());
-        let texts = generate(&case.loaded.model, &prompts, Some(&reft), &greedy(), go_on).expect("generated");
+        let texts = generate(&case.loaded.model, &prompts, &reft, &greedy(), go_on).expect("generated");
         let texts: Vec<Vec<u32>> = texts.into_iter().map(|text| text.tokens).collect();
         assert_eq!(texts, expected_texts, "{kind}");
     }
@@ -224,9 +226,9 @@ fn gradients<B: Backend>(case: Case<B>) {
             worst = worst.max(error);
             n_compared += 1;
         };
-        for (edit, basis) in reft.edits().iter().zip(&step.basis_grads) {
-            let prefix = format!("{}.{}", edit.site().layer, edit.part().name());
-            let intervention = edit.intervention();
+        for (edit, basis) in reft.edits().zip(&step.basis_grads) {
+            let prefix = format!("{}.{}", edit.site.layer, edit.part.name());
+            let intervention = edit.intervention;
             if let Some(weight) = intervention.weight() {
                 let grad: Tensor<B, 2> = step.grads.get(weight.id).expect("a gradient");
                 check(format!("{prefix}.source.weight"), host_values(grad));
@@ -250,15 +252,14 @@ fn short_training_runs<B: Backend>(case: Case<B>) {
     for Golden { kind, reft, expected, .. } in case.goldens() {
         let golden = &expected["train"];
         let steps = number(&golden["steps"]) as usize;
-        let config = TrainConfig {
-            warmup: number(&golden["warmup_steps"]) / steps as f64,
-            clip: number(&golden["clip"]),
-            shuffle: false,
-            ..TrainConfig::default()
-        }
-        .with_steps(steps)
-        .with_batch_size(number(&golden["batch"]) as usize)
-        .with_lr(number(&golden["lr"]));
+        let mut config = TrainConfig::default();
+        config.warmup = number(&golden["warmup_steps"]) / steps as f64;
+        config.clip = number(&golden["clip"]);
+        config.shuffle = false;
+        let config = config
+            .with_steps(steps)
+            .with_batch_size(number(&golden["batch"]) as usize)
+            .with_lr(number(&golden["lr"]));
         let objective = LanguageModeling::new(&case.loaded.model, 4);
         let never = AtomicBool::new(false);
         let outcome = train::<Autodiff<B>, _>(
@@ -291,7 +292,7 @@ fn inner_and_outer_backend_agree() {
     let case = stories260k::<Flex>();
     for Golden { kind, reft, .. } in case.goldens() {
         let tracked = Reft::<Autodiff<Flex>>::trainable(reft.clone());
-        let nll = |reft: &Reft<Flex>| likelihood(&case.loaded.model, Some(reft), &case.examples, 4).nll;
+        let nll = |reft: &Reft<Flex>| likelihood(&case.loaded.model, &reft.hook(), &case.examples, 4).nll;
         assert_eq!(nll(&reft), nll(&tracked.valid()), "{kind}");
     }
 }

@@ -8,7 +8,7 @@ use burn::{
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reft_core::{Component, Hook, Site, host_values};
+use reft_core::{Component, Hook, Place, Site, host_values};
 use reft_models::{Llama, LlamaConfig, LoadedModel, ModelFiles, Precision, TensorSource};
 use std::{
     cell::RefCell,
@@ -95,9 +95,9 @@ impl<H> Recorder<H> {
 }
 
 impl<B: Backend, H: Hook<B>> Hook<B> for Recorder<H> {
-    fn edit(&self, site: Site, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
-        self.sites.borrow_mut().push(site);
-        self.hook.edit(site, hidden)
+    fn edit(&self, place: &Place<'_, B>, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.sites.borrow_mut().push(place.site);
+        self.hook.edit(place, hidden)
     }
 }
 

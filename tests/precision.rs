@@ -11,7 +11,7 @@ use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reft_core::{HeadConfig, Init, NoHook, Reft, ReftConfig, host_values};
+use reft_core::{HeadConfig, NoHook, Reft, ReftConfig, host_values};
 use reft_models::{
     DropoutRates, Dtype, GenerateConfig, NamedTensors, Padding, Precision, Pretrained, Quant, Roberta,
     TokenBatch,
@@ -71,7 +71,7 @@ fn reft<B: Backend>(hidden_size: usize, layers: &[usize], dropout: f64) -> Reft<
         .with_rank(4)
         .with_positions("f2+l2".parse().expect("positions"))
         .with_dropout(dropout);
-    config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(3), &Default::default()).expect("valid")
+    config.with_seed(3).init(&Default::default())
 }
 
 /// Every expected combination of dtype and quantization.
@@ -142,7 +142,7 @@ fn every_precision_agrees_with_f32<B: CpuBackend>() {
     let measure = |precision: Precision| {
         let loaded = tiny_model::<B>(precision);
         assert_eq!(loaded.model.dtype(), precision.dtype);
-        let nll = likelihood(&loaded.model, None, &examples, 8).nll;
+        let nll = likelihood(&loaded.model, &NoHook, &examples, 8).nll;
         let objective = LanguageModeling::new(&loaded.model, 8);
         let tracked: Trainable<Autodiff<B>> = Reft::trainable(reft.clone()).into();
         let step = step_gradients(&objective, &tracked, &[examples.iter().collect()], false, 0);
@@ -154,11 +154,11 @@ fn every_precision_agrees_with_f32<B: CpuBackend>() {
         let outcome =
             train::<Autodiff<B>, _>(&objective, start, &examples, &[], &config, &mut Silent, &never);
         for edit in outcome.trainable.reft.edits() {
-            assert_eq!(edit.intervention().bias().val().dtype(), DType::F32, "{precision}");
+            assert_eq!(edit.intervention.bias().val().dtype(), DType::F32, "{precision}");
         }
         let prompts: Vec<Vec<u32>> = examples.iter().map(|e| e.prompt().to_vec()).collect();
-        let config = GenerateConfig { max_new_tokens: 6, ..Default::default() };
-        let texts = generate_all(&loaded.model, Some(&reft), &prompts, &config, 8).expect("generated");
+        let config = GenerateConfig::default().with_max_new_tokens(6);
+        let texts = generate_all(&loaded.model, &reft, &prompts, &config, 8).expect("generated");
         Measured { nll, gradient, losses: outcome.history.losses, texts }
     };
     let expected = measure(Precision::default());
@@ -265,7 +265,7 @@ fn checkpointing_an_encoder_changes_nothing<B: Backend>() {
     let spec = TaskSpec::discover("classification", None, None, &labels).expect("a task");
     for rate in [0.0, 0.2] {
         let head = HeadConfig { hidden_size: 16, outputs: 2, input_dropout: rate, inner_dropout: rate };
-        let head = head.init::<B>(&mut ChaCha8Rng::seed_from_u64(6), &Default::default());
+        let head = head.init::<B>(6, &Default::default());
         let inner = Trainable { reft: reft::<B>(16, &[1, 2], rate), tuned: None, head: Some(head) };
         let trainable = Trainable::<Autodiff<B>>::tracked(inner);
         let objective = Classification {

@@ -44,6 +44,22 @@ macro_rules! backend {
     };
 }
 
+/// With a backend of one's own, without the Hub.
+const BARE_LIBRARIES: &[&str] = &[
+    "clippy",
+    "--locked",
+    "--package",
+    "reft-core",
+    "--package",
+    "reft-models",
+    "--package",
+    "reft-train",
+    "--no-default-features",
+    "--",
+    "-D",
+    "warnings",
+];
+
 const WASM: &str = "wasm32-unknown-unknown";
 
 /// The checks, cheapest first.
@@ -67,6 +83,7 @@ const CHECKS: &[(&str, Run)] = &[
         ]),
     ),
     ("docs", Rustdoc(&["doc", "--locked", "--workspace", "--no-deps", "--all-features"])),
+    ("libraries without features", Cargo(BARE_LIBRARIES)),
     ("feature flex", backend!("flex")),
     ("packages", Function(packages::check)),
     ("feature ndarray", backend!("ndarray")),

@@ -14,7 +14,7 @@ pub struct DevicesArgs {
 
 pub fn show(args: &DevicesArgs) -> Result<()> {
     let (found, missing) = devices();
-    let (auto, reason) = auto(&found, &missing);
+    let (auto, reason) = auto(&found, &missing)?;
     if args.json {
         say!("{}", json!({ "auto": auto.name, "reason": reason, "devices": found, "absent": missing }));
         return Ok(());

@@ -70,7 +70,7 @@ pub fn examine(args: &DoctorArgs) -> Result<()> {
 fn examine_here(device: &Device) -> Result<Findings> {
     let folder = tempfile::tempdir()?;
     let own = |name: &str| folder.path().join(name);
-    let reference = measure(&cpu(), &own("reference"), None)?;
+    let reference = measure(&cpu()?, &own("reference"), None)?;
     Ok(match measure(device, &own("device"), Some(&own("reference"))) {
         Ok(found) => Findings {
             device: device.name.clone(),

@@ -7,6 +7,7 @@ use crate::{
 use anyhow::Result;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
+use reft_core::Reft;
 use reft_train::{
     Chosen, DataSet, OnDevice,
     adapter::read_adapter,
@@ -82,7 +83,8 @@ impl EvalArgs {
         let loaded = &ready.loaded;
         let vocab = loaded.model.config().vocab_size;
         let set = DataSet::encode(&rows, &template, &loaded.tokenizer, vocab, ready.max_length, &self.data)?;
-        let mut likelihood = likelihood(&loaded.model, ready.reft(), &set.examples, self.batch_size as usize);
+        let mut likelihood =
+            likelihood(ready.model(), &ready.reft().map(Reft::hook), &set.examples, self.batch_size as usize);
         // Dropped rows keep their place, without a likelihood.
         let mut all = vec![RowNll { nll: None, tokens: 0 }; rows.len()];
         for (row, idx) in likelihood.rows.iter().zip(&set.row_of) {
@@ -101,7 +103,7 @@ impl EvalArgs {
             max_new_tokens: self.max_new_tokens,
         };
         let loaded = &ready.loaded;
-        Ok(exact_match(&answers(&loaded.model, loaded, ready.reft(), rows, config)?))
+        Ok(exact_match(&answers(ready.model(), loaded, ready.reft(), rows, config)?))
     }
 }
 

@@ -4,8 +4,13 @@ use crate::model_args::{ModelArgs, Ready};
 use anyhow::Result;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
-use reft_models::{GenerateConfig, Generated, Tokenizer, generate as continue_prompts};
-use reft_train::{Chosen, OnDevice, data::find_rows, eval::generate_all, on_device};
+use reft_models::{GenerateConfig, Generated, generate as continue_prompts};
+use reft_train::{
+    Chosen, OnDevice,
+    data::{TextStream, find_rows},
+    eval::generate_all,
+    on_device,
+};
 use serde::Serialize;
 use std::{io::Write, ops::ControlFlow};
 
@@ -34,16 +39,14 @@ pub struct SamplingArgs {
 
 impl SamplingArgs {
     pub fn config(&self, stop_ids: &[u32], seed: u64) -> GenerateConfig {
-        GenerateConfig {
-            max_new_tokens: self.max_new_tokens,
-            temperature: if self.greedy { 0.0 } else { self.temperature },
-            top_k: self.top_k,
-            top_p: self.top_p,
-            repetition_penalty: self.repetition_penalty,
-            seed,
-            stop_ids: stop_ids.to_vec(),
-            ..GenerateConfig::default()
-        }
+        GenerateConfig::default()
+            .with_max_new_tokens(self.max_new_tokens)
+            .with_temperature(if self.greedy { 0.0 } else { self.temperature })
+            .with_top_k(self.top_k)
+            .with_top_p(self.top_p)
+            .with_repetition_penalty(self.repetition_penalty)
+            .with_seed(seed)
+            .with_stop_ids(stop_ids.to_vec())
     }
 }
 
@@ -104,7 +107,7 @@ impl GenerateArgs {
         let config = self.config(ready);
         let mut out = if self.json {
             let no_callback = |_, _| ControlFlow::Continue(());
-            continue_prompts(&ready.loaded.model, &[tokens], ready.reft(), &config, no_callback)?
+            continue_prompts(ready.model(), &[tokens], &ready.reft(), &config, no_callback)?
         } else {
             vec![show_generated(ready, tokens, &config)?]
         };
@@ -124,7 +127,7 @@ impl GenerateArgs {
             .map(|row| template.encode_prompt(row, &ready.loaded.tokenizer, ready.max_length))
             .collect::<Result<Vec<_>, _>>()?;
         let (config, batch_size) = (self.config(ready), self.batch_size as usize);
-        let all = generate_all(&ready.loaded.model, ready.reft(), &prompts, &config, batch_size)?;
+        let all = generate_all(ready.model(), &ready.reft(), &prompts, &config, batch_size)?;
         if self.json {
             return print_json(all, ready);
         }
@@ -154,41 +157,23 @@ pub fn show_generated<B: Backend>(
     let mut stream = TextStream::default();
     let mut failed = None;
     let loaded = &ready.loaded;
-    let mut out = continue_prompts(&loaded.model, &[prompt], ready.reft(), config, |_, token| match stream
-        .push(&loaded.tokenizer, token)
-    {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
+    let mut print = |token| -> Result<()> {
+        let text = stream.push(&loaded.tokenizer, token)?;
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        Ok(out.flush()?)
+    };
+    let mut out =
+        continue_prompts(ready.model(), &[prompt], &ready.reft(), config, |_, token| match print(token) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
     match failed {
         Some(error) => Err(error),
         None => Ok(out.remove(0)),
-    }
-}
-
-/// Prints a text token by token, in whole characters, with the spaces of the whole text.
-#[derive(Default)]
-struct TextStream {
-    tokens: Vec<u32>,
-    shown: usize,
-}
-
-impl TextStream {
-    fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<()> {
-        self.tokens.push(token);
-        let text = tokenizer.decode(&self.tokens)?;
-        // An incomplete character decodes to the replacement character.
-        let ready = text.trim_end_matches('\u{fffd}');
-        if let Some(new) = ready.get(self.shown..) {
-            let mut out = std::io::stdout().lock();
-            out.write_all(new.as_bytes())?;
-            out.flush()?;
-            self.shown = ready.len();
-        }
-        Ok(())
     }
 }
 

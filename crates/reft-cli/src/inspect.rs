@@ -48,12 +48,12 @@ impl OnDevice for &InspectArgs {
         let (config, metadata) = read_adapter(&self.adapter)?;
         let adapter = Adapter::<A::InnerBackend>::load(&self.adapter, &on.device)?;
         let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        let edits = adapter.reft.edits().iter().map(|edit| {
-            let values = edit.intervention().values();
+        let edits = adapter.reft.edits().map(|edit| {
+            let values = edit.intervention.values();
             Edit {
-                site: edit.site().to_string(),
-                part: edit.part().name(),
-                parameters: edit.intervention().num_params(),
+                site: edit.site.to_string(),
+                part: edit.part.name(),
+                parameters: edit.intervention.num_params(),
                 weight_norm: values.weight.as_deref().map(norm),
                 bias_norm: norm(&values.bias),
             }
@@ -63,7 +63,7 @@ impl OnDevice for &InspectArgs {
 }
 
 pub fn inspect(args: &InspectArgs) -> Result<()> {
-    let output = on_chosen(&cpu(), args)??;
+    let output = on_chosen(&cpu()?, args)??;
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&output)?)?;

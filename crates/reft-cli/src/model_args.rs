@@ -87,16 +87,21 @@ impl ModelArgs {
         }
         let name = self.name()?;
         B::seed(&on.device, self.seed);
-        let mut loaded: LoadedModel<B, Llama<B>> =
+        let loaded: LoadedModel<B, Llama<B>> =
             load_model(&name, self.revision.as_deref(), self.precision()?, on)?;
         let adapter = self.adapter.as_deref();
-        let adapter = adapter.map(|folder| load_adapter(folder, &mut loaded, &on.device)).transpose()?;
+        let adapter = adapter.map(|folder| load_adapter(folder, &loaded, &on.device)).transpose()?;
         let max_length = max_length(self.max_length, loaded.model.config().max_position_embeddings)?;
         Ok(Ready { loaded, adapter, max_length })
     }
 }
 
 impl<B: Backend> Ready<B> {
+    /// The model, with the weights of a baseline if the adapter is one.
+    pub fn model(&self) -> &Llama<B> {
+        self.adapter.as_ref().map_or(&self.loaded.model, |adapter| adapter.model(&self.loaded.model))
+    }
+
     /// The interventions of the adapter.
     pub fn reft(&self) -> Option<&Reft<B>> {
         self.adapter.as_ref().map(|loaded| &loaded.adapter.reft)

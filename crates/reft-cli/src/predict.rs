@@ -4,6 +4,7 @@ use crate::model_args::ModelArgs;
 use anyhow::{Context, Result, bail};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
+use reft_core::NoHook;
 use reft_core::files::write_atomic;
 use reft_models::ModelConfig;
 use reft_train::{
@@ -59,7 +60,7 @@ pub fn classify<B: Backend>(
     let max_length = max_length(model.max_length, config.context())?;
     let set = spec.encode(&rows, &loaded.tokenizer, config.vocab_size, max_length, labeled)?;
     let outputs =
-        outputs_of(&loaded.model, &loaded.tensors, &classifier.trainable, &set.examples, batch_size);
+        outputs_of(&loaded.model, &loaded.tensors, &classifier.trainable, &set.examples, batch_size, &NoHook);
     Ok(Classified { spec, set, outputs })
 }
 

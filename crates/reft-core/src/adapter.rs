@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `weight` | `[r, d]` | those with `W` |
 //! | `bias` | `[r]` | all |
-//! | `reflectors`, `signs` | `[d, r]`, `[r]` | those with an orthonormal `R` (see [`Orthonormal`]) |
+//! | `reflectors`, `signs` | `[d, r]`, `[r]` | those with an orthonormal `R` (see [`Orthonormal`](crate::Orthonormal)) |
 //! | `projection` | `[r, d]` | the others |
 //!
 //! A classification head is stored beside them as `classifier.{dense, out_proj}.{weight, bias}`.
@@ -16,23 +16,19 @@
 //! template of a language model or the labels of a classifier.
 
 use crate::{
-    files::{FileError, StrictTensors, write_atomic, write_tensors},
+    files::{FileError, StrictTensors, TensorList, write_atomic, write_tensors},
     head::{Head, HeadConfig, HeadValues},
-    intervention::{InterventionError, Projection},
-    orthogonal::Orthonormal,
+    hook::{Hook, Place},
+    intervention::InterventionError,
     position::Part,
     reft::{Reft, ReftConfig},
+    saved,
     site::Site,
-    tensor::host_values,
 };
-use burn::{
-    module::Param,
-    tensor::{Tensor, TensorData, backend::Backend},
-};
+use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -57,6 +53,13 @@ pub struct BaseModel {
     /// How the weights were held if they were quantized, in the words of the crate that loaded them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quant: Option<String>,
+}
+
+impl BaseModel {
+    /// A model that is not quantized.
+    pub fn new(name: impl Into<String>, fingerprint: impl Into<String>) -> Self {
+        Self { name: name.into(), fingerprint: fingerprint.into(), quant: None }
+    }
 }
 
 /// The content of `adapter.json`.
@@ -155,24 +158,10 @@ impl<B: Backend> Adapter<B> {
     }
 
     /// Name → (shape, values) of every tensor.
-    fn tensors(&self) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
-        let mut out = BTreeMap::new();
+    fn tensors(&self) -> TensorList {
+        let mut out = TensorList::new();
         for edit in self.reft.edits() {
-            let mut put = |name: &str, shape: &[usize], values: Vec<f32>| {
-                out.insert(tensor_name(edit.site(), edit.part(), name), (shape.to_vec(), values));
-            };
-            let intervention = edit.intervention();
-            if let Some(weight) = intervention.weight() {
-                put("weight", &weight.dims(), host_values(weight.val()));
-            }
-            put("bias", &intervention.bias().dims(), host_values(intervention.bias().val()));
-            match intervention.projection() {
-                Projection::Orthonormal(r) => {
-                    put("reflectors", &r.reflectors().dims(), host_values(r.reflectors().val()));
-                    put("signs", &r.signs().dims(), host_values(r.signs()));
-                }
-                Projection::Free(p) => put("projection", &p.dims(), host_values(p.val())),
-            }
+            saved::put(edit.intervention, &prefix(edit.site, edit.part), &mut out);
         }
         if let Some(head) = &self.head {
             for (name, shape, values) in head.tensors() {
@@ -192,21 +181,9 @@ impl<B: Backend> Adapter<B> {
         let path = folder.join(TENSOR_FILE);
         let bytes = fs::read(&path).map_err(FileError::io(&path))?;
         let mut tensors = StrictTensors::new(&path, &bytes)?;
-        let (d, r) = (config.hidden_size, config.rank);
         let reft = config
             .build(|site, part| {
-                let mut take =
-                    |name: &str, shape: &[usize]| tensors.take(&tensor_name(site, part, name), shape);
-                let weight = config.method.has_weight().then(|| take("weight", &[r, d]));
-                let bias = take("bias", &[r]);
-                let projection = if config.method.orthonormal() {
-                    let (reflectors, signs) = (take("reflectors", &[d, r]), take("signs", &[r]));
-                    Projection::Orthonormal(Orthonormal::from_reflectors(reflectors, signs, d, device))
-                } else {
-                    let values = TensorData::new(take("projection", &[r, d]), [r, d]);
-                    Projection::Free(Param::from_tensor(Tensor::from_data(values, device)))
-                };
-                config.intervention().with_projection(projection, weight, bias, device)
+                saved::take(&config.intervention(), &prefix(site, part), &mut tensors, device)
             })
             .map_err(|reason| AdapterError::Values { path: path.clone(), reason })?;
         let head = head.map(|config| {
@@ -219,14 +196,20 @@ impl<B: Backend> Adapter<B> {
     }
 }
 
+impl<B: Backend> Hook<B> for Adapter<B> {
+    fn edit(&self, place: &Place<'_, B>, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.reft.edit(place, hidden)
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        self.reft.sites()
+    }
+}
+
 impl AdapterConfig {
     /// Checks what parses but makes no sense.
     fn check(&self) -> Result<(), String> {
-        let sites = &self.reft.sites;
-        if let Some((_, site)) = sites.iter().enumerate().find(|(idx, site)| sites[..*idx].contains(site)) {
-            return Err(format!("sites: {site} is listed twice"));
-        }
-        self.reft.intervention().check().map_err(|error| error.to_string())?;
+        self.reft.check().map_err(|error| error.to_string())?;
         let Some(head) = &self.head else { return Ok(()) };
         for (key, rate) in [("input_dropout", head.input_dropout), ("inner_dropout", head.inner_dropout)] {
             if !(0.0..1.0).contains(&rate) {
@@ -277,17 +260,16 @@ pub fn read_config(folder: &Path) -> Result<AdapterConfig, AdapterError> {
     Ok(config)
 }
 
-fn tensor_name(site: Site, part: Part, name: &str) -> String {
-    format!("{site}.{}.{name}", part.name())
+/// What precedes the names of an intervention's tensors.
+fn prefix(site: Site, part: Part) -> String {
+    format!("{site}.{}.", part.name())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::intervention::{Init, Method};
+    use crate::intervention::Method;
     use burn_flex::Flex;
-    use rand::SeedableRng;
-    use rand_chacha::ChaCha8Rng;
 
     /// Metadata as another crate would type them.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -307,9 +289,8 @@ mod tests {
             .with_positions("f2+l1".parse().expect("valid"))
             .with_tied(false)
             .with_dropout(0.05);
-        let mut rng = ChaCha8Rng::seed_from_u64(4);
         let base_model = BaseModel { name: "some/model".into(), fingerprint: "abc".into(), quant: None };
-        let reft = config.init(Init::Paper, &mut rng, &Default::default()).expect("valid");
+        let reft = config.with_seed(4).init(&Default::default());
         Adapter::new(reft, base_model).with_metadata(&notes())
     }
 
@@ -328,7 +309,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let config = HeadConfig { hidden_size: 12, outputs: 2, input_dropout: 0.1, inner_dropout: 0.1 };
         let mut saved = adapter(Method::Loreft);
-        saved.head = Some(config.init(&mut ChaCha8Rng::seed_from_u64(1), &Default::default()));
+        saved.head = Some(config.init(1, &Default::default()));
         saved.save(folder.path()).expect("saved");
         let loaded = load(folder.path()).expect("loaded");
         let values = |adapter: &Adapter<Flex>| adapter.head.as_ref().map(|head| head.values());
@@ -346,8 +327,8 @@ mod tests {
             let loaded = load(folder.path()).expect("loaded");
             assert_eq!(loaded.reft.config(), saved.reft.config());
             assert_eq!((&loaded.base_model, &loaded.metadata), (&saved.base_model, &saved.metadata));
-            for (a, b) in loaded.reft.edits().iter().zip(saved.reft.edits()) {
-                assert_eq!(a.intervention().values(), b.intervention().values());
+            for (a, b) in loaded.reft.edits().zip(saved.reft.edits()) {
+                assert_eq!(a.intervention.values(), b.intervention.values());
             }
         }
     }

@@ -63,17 +63,22 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes f32 tensors, name → (shape, values), as a safetensors file, atomically.
+/// f32 tensors: name → (shape, values).
+pub type TensorList = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// Writes f32 tensors as a safetensors file, atomically.
 ///
 /// # Errors
 /// If the file cannot be written.
 ///
 /// # Panics
 /// If a shape does not match its number of values.
-pub fn write_tensors(
-    path: &Path,
-    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
-) -> Result<(), FileError> {
+pub fn write_tensors(path: &Path, tensors: TensorList) -> Result<(), FileError> {
+    write_atomic(path, &safetensors_bytes(tensors, &[])).map_err(FileError::io(path))
+}
+
+/// The content of a safetensors file with these tensors and metadata.
+pub(crate) fn safetensors_bytes(tensors: TensorList, metadata: &[(&str, String)]) -> Vec<u8> {
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
         .map(|(name, (shape, values))| (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect()))
@@ -82,9 +87,16 @@ pub fn write_tensors(
         (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("shape matches its bytes"))
     });
     // transformers and PEFT refuse a file that does not name its framework.
-    let metadata = [("format".to_string(), "pt".to_string())].into();
-    let file = safetensors::serialize(views, Some(metadata)).expect("f32 tensors serialize");
-    write_atomic(path, &file).map_err(FileError::io(path))
+    let framework = ("format".to_string(), "pt".to_string());
+    let metadata = metadata.iter().map(|(key, value)| (key.to_string(), value.clone()));
+    let metadata = std::iter::once(framework).chain(metadata).collect();
+    safetensors::serialize(views, Some(metadata)).expect("f32 tensors serialize")
+}
+
+/// A value in the metadata of a safetensors file.
+pub(crate) fn safetensors_metadata(bytes: &[u8], key: &str) -> Option<String> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
+    metadata.metadata().as_ref()?.get(key).cloned()
 }
 
 /// Takes f32 tensors out of a safetensors file and collects every mismatch.

@@ -1,12 +1,17 @@
 //! A small trainable classification head.
 
-use crate::tensor::{host_values, to_dtype};
+use crate::{
+    record::{complete_module, config_text, recorded_config, recorded_param},
+    tensor::{host_values, to_dtype},
+};
 use burn::{
-    module::{Module, Param},
-    nn::{Dropout, DropoutConfig},
+    module::Param,
+    nn::DropoutConfig,
+    record::Record,
     tensor::{DType, Tensor, TensorData, activation::tanh, backend::Backend},
 };
-use rand::Rng;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 use serde::{Deserialize, Serialize};
 
@@ -29,16 +34,30 @@ pub struct HeadConfig {
 /// # Shapes
 /// - `W₁ [d, d]`, `W₂ [k, d]`
 /// - input `[n, d]`, output `[n, k]`
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Head<B: Backend> {
     dense_weight: Param<Tensor<B, 2>>,
     dense_bias: Param<Tensor<B, 1>>,
     out_weight: Param<Tensor<B, 2>>,
     out_bias: Param<Tensor<B, 1>>,
-    input_dropout: Dropout,
-    inner_dropout: Dropout,
-    #[module(skip)]
     config: HeadConfig,
+}
+
+complete_module!(
+    Head,
+    record: HeadRecord,
+    modules: [dense_weight, dense_bias, out_weight, out_bias],
+    state: [config]
+);
+
+/// The record of a [`Head`].
+#[derive(Record, Debug, Clone)]
+pub struct HeadRecord<B: Backend> {
+    config: String,
+    dense_weight: Param<Tensor<B, 2>>,
+    dense_bias: Param<Tensor<B, 1>>,
+    out_weight: Param<Tensor<B, 2>>,
+    out_bias: Param<Tensor<B, 1>>,
 }
 
 /// The values of a [`Head`] on the host, row-major.
@@ -73,8 +92,9 @@ impl HeadConfig {
 
     /// Creates a new head, initialized as in transformers: weights normal with a standard deviation of 0.02, biases 0.
     ///
-    /// Random numbers are drawn on the host, so the same `rng` gives the same values on every backend.
-    pub fn init<B: Backend>(&self, rng: &mut impl Rng, device: &B::Device) -> Head<B> {
+    /// Random numbers are drawn on the host, so the same seed gives the same values on every backend.
+    pub fn init<B: Backend>(&self, seed: u64, device: &B::Device) -> Head<B> {
+        let rng = &mut ChaCha8Rng::seed_from_u64(seed);
         let normal = Normal::new(0.0f32, 0.02).expect("a positive deviation");
         let mut random = |n: usize| (0..n).map(|_| normal.sample(rng)).collect::<Vec<f32>>();
         let (d, k) = (self.hidden_size, self.outputs);
@@ -101,8 +121,6 @@ impl HeadConfig {
             dense_bias: vector(values.dense_bias, d),
             out_weight: matrix(values.out_weight, k),
             out_bias: vector(values.out_bias, k),
-            input_dropout: DropoutConfig::new(self.input_dropout).init(),
-            inner_dropout: DropoutConfig::new(self.inner_dropout).init(),
             config: *self,
         }
     }
@@ -130,9 +148,31 @@ impl<B: Backend> Head<B> {
         let linear = |x: Tensor<B, 2>, weight: &Param<Tensor<B, 2>>, bias: &Param<Tensor<B, 1>>| {
             x.matmul(weight.val().transpose()) + bias.val().unsqueeze::<2>()
         };
-        let input = self.input_dropout.forward(to_dtype(states, DType::F32));
+        let dropout = |x, rate: f64| DropoutConfig::new(rate).init().forward(x);
+        let input = dropout(to_dtype(states, DType::F32), self.config.input_dropout);
         let inner = tanh(linear(input, &self.dense_weight, &self.dense_bias));
-        linear(self.inner_dropout.forward(inner), &self.out_weight, &self.out_bias)
+        linear(dropout(inner, self.config.inner_dropout), &self.out_weight, &self.out_bias)
+    }
+
+    fn to_record(&self) -> HeadRecord<B> {
+        HeadRecord {
+            config: config_text(&self.config),
+            dense_weight: self.dense_weight.clone(),
+            dense_bias: self.dense_bias.clone(),
+            out_weight: self.out_weight.clone(),
+            out_bias: self.out_bias.clone(),
+        }
+    }
+
+    fn with_record(self, record: HeadRecord<B>) -> Self {
+        let (device, is_trainable) = (self.out_bias.device(), self.out_bias.is_require_grad());
+        Self {
+            dense_weight: recorded_param(record.dense_weight, &device, is_trainable),
+            dense_bias: recorded_param(record.dense_bias, &device, is_trainable),
+            out_weight: recorded_param(record.out_weight, &device, is_trainable),
+            out_bias: recorded_param(record.out_bias, &device, is_trainable),
+            config: recorded_config(&record.config),
+        }
     }
 
     /// Name, shape and values of every tensor, in the order of [`HeadConfig::tensors`].
@@ -168,8 +208,7 @@ impl HeadValues {
 mod tests {
     use super::*;
     use burn_flex::Flex;
-    use rand::SeedableRng;
-    use rand_chacha::ChaCha8Rng;
+    use rand::Rng;
 
     #[test]
     fn output_matches_the_equation() {

@@ -13,15 +13,19 @@
 //! | [`Method::Lobireft`] | `h + Rᵀb` | `LobireftIntervention` |
 
 use crate::{
-    orthogonal::{Orthonormal, OrthonormalError},
+    orthogonal::{Orthonormal, OrthonormalError, OrthonormalRecord, largest_deviation},
+    record::{complete_module, config_text, recorded_config, recorded_param},
+    site::Site,
     tensor::{host_values, to_dtype},
 };
 use burn::{
     module::{Module, Param},
-    nn::{Dropout, DropoutConfig},
+    nn::DropoutConfig,
+    record::Record,
     tensor::{Tensor, TensorData, activation, backend::Backend},
 };
-use rand::Rng;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -133,8 +137,20 @@ impl fmt::Display for Activation {
     }
 }
 
-/// The configuration of an intervention.
+/// The configuration of an [`Intervention`]; LoReFT unless another method is set.
+///
+/// ```
+/// use burn::tensor::{Distribution, Tensor};
+/// use burn_flex::Flex;
+/// use reft_core::{Intervention, LoreftConfig};
+///
+/// let device = Default::default();
+/// let edit: Intervention<Flex> = LoreftConfig::new(32, 4).with_seed(1).init(&device);
+/// let hidden = Tensor::random([10, 32], Distribution::Default, &device);
+/// assert_eq!(edit.forward(hidden).dims(), [10, 32]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct InterventionConfig {
     /// The equation.
     pub method: Method,
@@ -146,7 +162,16 @@ pub struct InterventionConfig {
     pub activation: Activation,
     /// Dropout on the edited hidden state, during training (as in pyreft).
     pub dropout: f64,
+    /// Seed of the initialization. Not recorded or saved.
+    #[serde(skip)]
+    pub seed: u64,
+    /// The initialization. Not recorded or saved.
+    #[serde(skip)]
+    pub init: Init,
 }
+
+/// [`InterventionConfig`], whose default method is LoReFT.
+pub type LoreftConfig = InterventionConfig;
 
 /// The initialization of an intervention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -192,6 +217,9 @@ pub enum InterventionError {
         /// The activation.
         activation: Activation,
     },
+    /// Two interventions of an adapter at the same place.
+    #[error("sites: {0} is listed twice")]
+    SiteTwice(Site),
     /// A tensor with the wrong number of values.
     #[error("{name} has {found} values, expected {expected}")]
     Size {
@@ -213,21 +241,32 @@ pub enum Projection<B: Backend> {
     Free(Param<Tensor<B, 2>>),
 }
 
-/// One low-rank edit of hidden states. See the [module](self) for the equations.
+/// One low-rank edit of hidden states, for any module. See the [module](self) for the equations.
 ///
-/// Parameters are always f32; hidden states of another dtype are converted.
+/// Parameters are always f32; hidden states of another dtype are converted. Burn's records of an intervention hold its
+/// configuration, so loading one gives the intervention that was saved, whatever it is loaded into.
 ///
 /// # Shapes
 /// - `W [r, d]`, `b [r]`, `P [r, d]` (`R` is parametrized by [`Orthonormal`])
 /// - [`delta`](Self::delta): `[n, d] → [n, d]`
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Intervention<B: Backend> {
     projection: Projection<B>,
     weight: Option<Param<Tensor<B, 2>>>,
     bias: Param<Tensor<B, 1>>,
-    dropout: Dropout,
-    #[module(skip)]
     config: InterventionConfig,
+}
+
+complete_module!(Intervention, record: InterventionRecord, modules: [projection, weight, bias], state: [config]);
+
+/// The record of an [`Intervention`].
+#[derive(Record, Debug, Clone)]
+pub struct InterventionRecord<B: Backend> {
+    config: String,
+    orthonormal: Option<OrthonormalRecord<B>>,
+    free: Option<Param<Tensor<B, 2>>>,
+    weight: Option<Param<Tensor<B, 2>>>,
+    bias: Param<Tensor<B, 1>>,
 }
 
 /// The values of an intervention on the host, row-major: `W [r, d]`, `b [r]`, `P [r, d]`.
@@ -242,6 +281,44 @@ pub struct InterventionValues {
 }
 
 impl InterventionConfig {
+    /// LoReFT of this rank on hidden states of this size.
+    pub fn new(hidden_size: usize, rank: usize) -> Self {
+        Self {
+            method: Method::Loreft,
+            hidden_size,
+            rank,
+            activation: Activation::Linear,
+            dropout: 0.0,
+            seed: 0,
+            init: Init::Paper,
+        }
+    }
+
+    /// Sets the equation.
+    pub fn with_method(self, method: Method) -> Self {
+        Self { method, ..self }
+    }
+
+    /// Sets the activation σ.
+    pub fn with_activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// Sets the dropout.
+    pub fn with_dropout(self, dropout: f64) -> Self {
+        Self { dropout, ..self }
+    }
+
+    /// Sets the seed of the initialization.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Sets the initialization.
+    pub fn with_init(self, init: Init) -> Self {
+        Self { init, ..self }
+    }
+
     pub(crate) fn check(&self) -> Result<(), InterventionError> {
         if self.rank == 0 {
             return Err(InterventionError::RankZero);
@@ -282,19 +359,31 @@ impl InterventionConfig {
 
     /// Creates a new intervention.
     ///
-    /// Random numbers are drawn on the host, so the same `rng` gives the same values on every backend.
+    /// Random numbers are drawn on the host, so the same seed gives the same values on every backend.
+    ///
+    /// # Panics
+    /// If the configuration is invalid; [`try_init`](Self::try_init) returns an error instead.
+    pub fn init<B: Backend>(&self, device: &B::Device) -> Intervention<B> {
+        self.try_init(device).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Creates a new intervention, see [`init`](Self::init).
     ///
     /// # Errors
-    /// If the configuration is invalid or does not support `init`.
-    pub fn init<B: Backend>(
+    /// If the configuration is invalid.
+    pub fn try_init<B: Backend>(&self, device: &B::Device) -> Result<Intervention<B>, InterventionError> {
+        self.draw(&mut ChaCha8Rng::seed_from_u64(self.seed), device)
+    }
+
+    /// Creates a new intervention with numbers from `rng`.
+    pub(crate) fn draw<B: Backend>(
         &self,
-        init: Init,
-        rng: &mut impl Rng,
+        rng: &mut ChaCha8Rng,
         device: &B::Device,
     ) -> Result<Intervention<B>, InterventionError> {
         self.check()?;
         let (d, r) = (self.hidden_size, self.rank);
-        let (method, activation) = (self.method, self.activation);
+        let (method, activation, init) = (self.method, self.activation, self.init);
         if init == Init::Identity && !self.has_identity() {
             return Err(InterventionError::NoIdentity { method, activation });
         }
@@ -305,7 +394,7 @@ impl InterventionConfig {
         let mut bias = if method.has_weight() { uniform(r, -bound, bound) } else { uniform(r, 0.0, 1.0) };
         let free = (!method.orthonormal()).then(|| uniform(r * d, -bound, bound));
         let projection = match free {
-            None => Projection::Orthonormal(Orthonormal::random(d, r, rng, device)?),
+            None => Projection::Orthonormal(Orthonormal::draw(d, r, rng, device)?),
             Some(values) => Projection::Free(parameter(values, [r, d], device)),
         };
         if init == Init::Identity {
@@ -370,8 +459,7 @@ impl InterventionConfig {
             projection,
             weight: weight.map(|w| parameter(w, [self.rank, self.hidden_size], device)),
             bias: parameter(bias, [self.rank], device),
-            dropout: DropoutConfig::new(self.dropout).init(),
-            config: *self,
+            config: Self { seed: 0, init: Init::Paper, ..*self },
         }
     }
 }
@@ -414,8 +502,15 @@ impl<B: Backend> Intervention<B> {
     /// # Shapes
     /// - hidden `[n, d]` of any float dtype, basis `[d, r]`
     /// - output `[n, d]` in the dtype of `hidden`
+    ///
+    /// # Panics
+    /// If the hidden states have another size.
     pub fn delta(&self, hidden: Tensor<B, 2>, basis: Tensor<B, 2>) -> Tensor<B, 2> {
-        let dtype = hidden.dtype();
+        let (dtype, [_, size], [expected, _]) = (hidden.dtype(), hidden.dims(), basis.dims());
+        assert!(
+            size == expected,
+            "an intervention on hidden states of size {expected} got states of size {size}"
+        );
         let hidden = to_dtype(hidden, basis.dtype());
         let bias = self.bias.val().unsqueeze::<2>();
         let [rows, _] = hidden.dims();
@@ -432,7 +527,8 @@ impl<B: Backend> Intervention<B> {
         };
         let mut delta = subspace_change.matmul(basis.transpose());
         if self.config.dropout > 0.0 {
-            delta = self.dropout.forward(hidden.clone() + delta) - hidden;
+            let dropout = DropoutConfig::new(self.config.dropout).init();
+            delta = dropout.forward(hidden.clone() + delta) - hidden;
         }
         to_dtype(delta, dtype)
     }
@@ -440,9 +536,52 @@ impl<B: Backend> Intervention<B> {
     /// The edited hidden states, `h + delta(h)`.
     ///
     /// # Shapes
-    /// - hidden `[n, d]`, output `[n, d]`
-    pub fn forward(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        hidden.clone() + self.delta(hidden, self.projection.basis())
+    /// - hidden and output `[…, d]`
+    ///
+    /// # Panics
+    /// If the hidden states have another size.
+    pub fn forward<const D: usize>(&self, hidden: Tensor<B, D>) -> Tensor<B, D> {
+        let shape = hidden.shape();
+        let size = shape[D - 1];
+        let rows = hidden.reshape([shape.num_elements() / size.max(1), size]);
+        (rows.clone() + self.delta(rows, self.projection.basis())).reshape(shape)
+    }
+
+    /// The largest entry of `|PPᵀ − I|`: 0 up to rounding for methods with an orthonormal `R`, however they were trained.
+    pub fn orthonormality_error(&self) -> f64 {
+        largest_deviation(self.projection.basis())
+    }
+
+    fn to_record(&self) -> InterventionRecord<B> {
+        let (orthonormal, free) = match &self.projection {
+            Projection::Orthonormal(orthonormal) => (Some(orthonormal.to_record()), None),
+            Projection::Free(matrix) => (None, Some(matrix.clone())),
+        };
+        InterventionRecord {
+            config: config_text(&self.config),
+            orthonormal,
+            free,
+            weight: self.weight.clone(),
+            bias: self.bias.clone(),
+        }
+    }
+
+    fn with_record(self, record: InterventionRecord<B>) -> Self {
+        Self::recorded(record, &self.bias.device(), self.bias.is_require_grad())
+    }
+
+    pub(crate) fn recorded(record: InterventionRecord<B>, device: &B::Device, is_trainable: bool) -> Self {
+        let projection = match (record.orthonormal, record.free) {
+            (Some(record), _) => Projection::Orthonormal(Orthonormal::recorded(record, device, is_trainable)),
+            (None, Some(saved)) => Projection::Free(recorded_param(saved, device, is_trainable)),
+            (None, None) => panic!("a record of an intervention without a projection"),
+        };
+        Self {
+            projection,
+            weight: record.weight.map(|saved| recorded_param(saved, device, is_trainable)),
+            bias: recorded_param(record.bias, device, is_trainable),
+            config: recorded_config(&record.config),
+        }
     }
 
     /// The values on the host.
@@ -477,7 +616,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     fn config(method: Method, activation: Activation) -> InterventionConfig {
-        InterventionConfig { method, hidden_size: 24, rank: 3, activation, dropout: 0.0 }
+        InterventionConfig::new(24, 3).with_method(method).with_activation(activation).with_seed(7)
     }
 
     fn random(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
@@ -528,7 +667,7 @@ mod tests {
                     continue;
                 }
                 let config = config(method, activation);
-                let edit = config.init::<B>(Init::Paper, &mut rng, &device).expect("valid");
+                let edit = config.init::<B>(&device);
                 let values = edit.values();
                 let h = random(&mut rng, 4 * 24);
                 let hidden = Tensor::<B, 2>::from_data(TensorData::new(h.clone(), [4, 24]), &device);
@@ -557,7 +696,7 @@ mod tests {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(6);
         for method in Method::ALL {
-            let made = config(method, Activation::Linear).init::<Flex>(Init::Identity, &mut rng, &device);
+            let made = config(method, Activation::Linear).with_init(Init::Identity).try_init::<Flex>(&device);
             if method == Method::Consreft {
                 assert!(matches!(made, Err(InterventionError::NoIdentity { .. })));
                 continue;
@@ -573,12 +712,8 @@ mod tests {
 
     #[test]
     fn paper_initialization_is_in_bounds() {
-        let mut rng = ChaCha8Rng::seed_from_u64(8);
         let bound = 1.0 / 24f32.sqrt();
-        let edit = config(Method::Direft, Activation::Linear)
-            .init::<Flex>(Init::Paper, &mut rng, &Default::default())
-            .expect("valid")
-            .values();
+        let edit = config(Method::Direft, Activation::Linear).init::<Flex>(&Default::default()).values();
         for values in [edit.weight.expect("has W"), edit.bias, edit.projection] {
             assert!(values.iter().all(|x| x.abs() <= bound));
             assert!(values.iter().any(|x| x.abs() > bound / 4.0));
@@ -588,10 +723,9 @@ mod tests {
     #[test]
     fn given_values_are_returned() {
         let device = Default::default();
-        let mut rng = ChaCha8Rng::seed_from_u64(9);
         for method in Method::ALL {
             let config = config(method, Activation::Linear);
-            let values = config.init::<Flex>(Init::Paper, &mut rng, &device).expect("valid").values();
+            let values = config.init::<Flex>(&device).values();
             let again = config.with_values::<Flex>(values.clone(), &device).expect("valid").values();
             assert_eq!((again.weight, again.bias), (values.weight, values.bias));
             for (a, b) in again.projection.iter().zip(&values.projection) {
@@ -603,11 +737,10 @@ mod tests {
     #[test]
     fn invalid_configurations_are_errors() {
         let device = Default::default();
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut error_with = |change: fn(&mut InterventionConfig)| {
+        let error_with = |change: fn(&mut InterventionConfig)| {
             let mut config = config(Method::Loreft, Activation::Linear);
             change(&mut config);
-            config.init::<Flex>(Init::Paper, &mut rng, &device).expect_err("invalid").to_string()
+            config.try_init::<Flex>(&device).expect_err("invalid").to_string()
         };
         assert_eq!(error_with(|c| c.rank = 0), "rank is 0; expected at least 1");
         assert_eq!(
@@ -627,9 +760,7 @@ mod tests {
     #[test]
     fn half_precision_states_keep_their_dtype() {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
-        let edit = config(Method::Loreft, Activation::Linear)
-            .init::<Flex>(Init::Paper, &mut rng, &Default::default())
-            .expect("valid");
+        let edit = config(Method::Loreft, Activation::Linear).init::<Flex>(&Default::default());
         let h = random(&mut rng, 24);
         let hidden = Tensor::<Flex, 2>::from_data(TensorData::new(h, [1, 24]), &Default::default());
         let exact = host_values(edit.forward(hidden.clone()));

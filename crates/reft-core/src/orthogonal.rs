@@ -1,10 +1,16 @@
 //! A matrix with orthonormal columns as an unconstrained parameter.
 
-use burn::{
-    module::{Module, Param},
-    tensor::{Tensor, TensorData, backend::Backend},
+use crate::{
+    record::{complete_module, recorded_param},
+    tensor::host_values,
 };
-use rand::Rng;
+use burn::{
+    module::{Param, ParamId},
+    record::Record,
+    tensor::{Int, Tensor, TensorData, backend::Backend},
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
 /// Norm of every reflector at initialization.
@@ -27,12 +33,22 @@ const REFLECTOR_NORM: f64 = std::f64::consts::FRAC_1_SQRT_2;
 /// # Shapes
 /// - reflectors `[d, r]`, signs `[r]`
 /// - [`matrix`](Self::matrix): `[d, r]`
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Orthonormal<B: Backend> {
     reflectors: Param<Tensor<B, 2>>,
-    signs: Tensor<B, 1>,
+    /// Integers, so that they are recorded but never trained.
+    signs: Param<Tensor<B, 1, Int>>,
     /// `block_masks[k]` selects the upper right quarter of each diagonal block of size 2ᵏ⁺¹.
     block_masks: Vec<Tensor<B, 2>>,
+}
+
+complete_module!(Orthonormal, record: OrthonormalRecord, modules: [reflectors, signs, block_masks], state: []);
+
+/// The record of an [`Orthonormal`].
+#[derive(Record, Debug, Clone)]
+pub struct OrthonormalRecord<B: Backend> {
+    reflectors: Param<Tensor<B, 2>>,
+    signs: Param<Tensor<B, 1, Int>>,
 }
 
 /// A matrix that does not have orthonormal columns.
@@ -62,7 +78,17 @@ impl<B: Backend> Orthonormal<B> {
     pub fn random(
         hidden: usize,
         rank: usize,
-        rng: &mut impl Rng,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<Self, OrthonormalError> {
+        Self::draw(hidden, rank, &mut ChaCha8Rng::seed_from_u64(seed), device)
+    }
+
+    /// A uniformly random matrix with numbers from `rng`.
+    pub(crate) fn draw(
+        hidden: usize,
+        rank: usize,
+        rng: &mut ChaCha8Rng,
         device: &B::Device,
     ) -> Result<Self, OrthonormalError> {
         check_rank(hidden, rank)?;
@@ -94,18 +120,30 @@ impl<B: Backend> Orthonormal<B> {
     /// Creates the matrix from reflectors (row-major, `[hidden, rank]`) and signs, as saved in an adapter.
     pub fn from_reflectors(reflectors: Vec<f32>, signs: Vec<f32>, hidden: usize, device: &B::Device) -> Self {
         let rank = signs.len();
-        let block_masks = std::iter::successors(Some(1), |size| Some(size * 2))
-            .take_while(|size| *size < rank)
-            .map(|size| Tensor::from_data(TensorData::new(block_mask(rank, size), [rank, rank]), device))
-            .collect();
+        let reflectors = Tensor::from_data(TensorData::new(reflectors, [hidden, rank]), device);
+        let signs: Vec<i32> = signs.into_iter().map(|sign| if sign < 0.0 { -1 } else { 1 }).collect();
+        let signs = Tensor::from_data(TensorData::new(signs, [rank]), device);
         Self {
-            reflectors: Param::from_tensor(Tensor::from_data(
-                TensorData::new(reflectors, [hidden, rank]),
-                device,
-            )),
-            signs: Tensor::from_data(TensorData::new(signs, [rank]), device),
-            block_masks,
+            reflectors: Param::from_tensor(reflectors),
+            signs: Param::initialized(ParamId::new(), signs),
+            block_masks: block_masks(rank, device),
         }
+    }
+
+    pub(crate) fn to_record(&self) -> OrthonormalRecord<B> {
+        OrthonormalRecord { reflectors: self.reflectors.clone(), signs: self.signs.clone() }
+    }
+
+    fn with_record(self, record: OrthonormalRecord<B>) -> Self {
+        let device = self.reflectors.device();
+        Self::recorded(record, &device, self.reflectors.is_require_grad())
+    }
+
+    pub(crate) fn recorded(record: OrthonormalRecord<B>, device: &B::Device, is_trainable: bool) -> Self {
+        let (id, signs, _) = record.signs.consume();
+        let reflectors = recorded_param(record.reflectors, device, is_trainable);
+        let block_masks = block_masks(signs.dims()[0], device);
+        Self { reflectors, signs: Param::initialized(id, signs.to_device(device)), block_masks }
     }
 
     /// `Q`, `[d, r]`, differentiable with respect to the parameter.
@@ -125,7 +163,7 @@ impl<B: Backend> Orthonormal<B> {
         }
         let top = u.clone().slice([0..rank, 0..rank]);
         let minus_q = u.matmul(inverse.matmul(top.transpose())).sub(self.identity_columns());
-        minus_q * self.signs.clone().neg().unsqueeze::<2>()
+        minus_q * self.signs().neg().unsqueeze::<2>()
     }
 
     /// The unconstrained parameter, `[d, r]`.
@@ -135,13 +173,13 @@ impl<B: Backend> Orthonormal<B> {
 
     /// The fixed column signs, `[r]`.
     pub fn signs(&self) -> Tensor<B, 1> {
-        self.signs.clone()
+        self.signs.val().float()
     }
 
     /// `E`, `[d, r]`.
     fn identity_columns(&self) -> Tensor<B, 2> {
         let [hidden, rank] = self.reflectors.dims();
-        let device = self.signs.device();
+        let device = self.reflectors.device();
         let eye = Tensor::<B, 2>::eye(rank, &device);
         if hidden == rank {
             return eye;
@@ -181,6 +219,12 @@ fn factorize(mut a: Vec<f64>, hidden: usize, rank: usize) -> (Vec<f32>, Vec<f32>
     (reflectors, signs)
 }
 
+/// Largest entry of `|QᵀQ − I|` of a matrix `[d, r]`.
+pub(crate) fn largest_deviation<B: Backend>(matrix: Tensor<B, 2>) -> f64 {
+    let [_, rank] = matrix.dims();
+    deviation(&host_values(matrix).into_iter().map(f64::from).collect::<Vec<f64>>(), rank)
+}
+
 /// Largest entry of `|QᵀQ − I|`.
 fn deviation(matrix: &[f64], rank: usize) -> f64 {
     let mut worst = 0f64;
@@ -192,6 +236,14 @@ fn deviation(matrix: &[f64], rank: usize) -> f64 {
         }
     }
     worst
+}
+
+/// The masks of [`Orthonormal`].
+fn block_masks<B: Backend>(rank: usize, device: &B::Device) -> Vec<Tensor<B, 2>> {
+    std::iter::successors(Some(1), |size| Some(size * 2))
+        .take_while(|size| *size < rank)
+        .map(|size| Tensor::from_data(TensorData::new(block_mask(rank, size), [rank, rank]), device))
+        .collect()
 }
 
 /// 1 at `(i, j)` if both are in the same block of size `2 · size`, `i` in its first half and `j` in its second; else
@@ -211,8 +263,6 @@ mod tests {
     };
     use burn_flex::Flex;
     use burn_ndarray::NdArray;
-    use rand::SeedableRng;
-    use rand_chacha::ChaCha8Rng;
 
     /// ‖QᵀQ − I‖∞: the largest absolute row sum.
     fn inf_norm_deviation<B: Backend>(q: Tensor<B, 2>) -> f32 {
@@ -230,7 +280,7 @@ mod tests {
         let device = Default::default();
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         for (hidden, rank) in [(1, 1), (5, 5), (16, 3), (192, 8), (256, 33)] {
-            let first = Orthonormal::<B>::random(hidden, rank, &mut rng, &device).expect("rank fits");
+            let first = Orthonormal::<B>::draw(hidden, rank, &mut rng, &device).expect("rank fits");
             let matrix = values(first.matrix());
             let again = Orthonormal::<B>::from_matrix(&matrix, hidden, rank, &device).expect("orthonormal");
             let worst =
@@ -266,7 +316,7 @@ mod tests {
         type B = Autodiff<Flex>;
         let (hidden, rank, device) = (4096, 64, Default::default());
         let mut rng = ChaCha8Rng::seed_from_u64(3);
-        let mut q = Orthonormal::<B>::random(hidden, rank, &mut rng, &device).expect("rank fits");
+        let mut q = Orthonormal::<B>::draw(hidden, rank, &mut rng, &device).expect("rank fits");
         let mut optim = AdamWConfig::new().with_weight_decay(0.1).with_epsilon(1e-8).init();
         let before = values(q.matrix());
         let noise: Vec<Tensor<Flex, 2>> = (0..4)
@@ -279,7 +329,7 @@ mod tests {
         // cheaper: orthonormality must not depend on the gradient.
         for step in 0..1000 {
             let grads = if step % 50 == 0 {
-                let slope = Orthonormal::<B>::random(hidden, rank, &mut rng, &device).expect("rank fits");
+                let slope = Orthonormal::<B>::draw(hidden, rank, &mut rng, &device).expect("rank fits");
                 let loss = (q.matrix() * slope.matrix().detach()).sum();
                 GradientsParams::from_grads(loss.backward(), &q)
             } else {

@@ -79,6 +79,15 @@ impl Rows {
     pub fn all(&self) -> Vec<usize> {
         self.prefix.iter().chain(&self.suffix).copied().collect()
     }
+
+    /// The rows of a part.
+    pub fn of(self, part: Part) -> Vec<usize> {
+        match part {
+            Part::All => self.all(),
+            Part::Prefix => self.prefix,
+            Part::Suffix => self.suffix,
+        }
+    }
 }
 
 impl Positions {

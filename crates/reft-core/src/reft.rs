@@ -1,21 +1,25 @@
 //! [`Reft`]: the interventions of one adapter, by site, and the hook that applies them to a batch.
 
 use crate::{
-    hook::Hook,
+    hook::{Hook, Place},
     intervention::{
-        Activation, Init, Intervention, InterventionConfig, InterventionError, InterventionValues, Method,
+        Activation, Init, Intervention, InterventionConfig, InterventionError, InterventionRecord,
+        InterventionValues, Method,
     },
-    position::{Part, Positions, Rows},
+    position::{Part, Positions},
+    record::{complete_module, config_text, recorded_config},
     site::{Component, Site},
 };
 use burn::{
     module::{AutodiffModule, Module, ModuleMapper, Param},
+    record::Record,
     tensor::{
-        IndexingUpdateOp, Int, Tensor, TensorData,
+        IndexingUpdateOp, Tensor,
         backend::{AutodiffBackend, Backend},
     },
 };
-use rand::Rng;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 /// The configuration of a [`Reft`]: everything except its parameter values.
@@ -27,6 +31,7 @@ use serde::{Deserialize, Serialize};
 /// # Ok::<(), reft_core::position::PositionsError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ReftConfig {
     /// The equation of every intervention.
     pub method: Method,
@@ -46,6 +51,12 @@ pub struct ReftConfig {
     /// Dropout on the edited hidden state, during training.
     #[serde(default)]
     pub dropout: f64,
+    /// Seed of the initialization. Not saved.
+    #[serde(skip)]
+    pub seed: u64,
+    /// The initialization. Not saved.
+    #[serde(skip)]
+    pub init: Init,
 }
 
 impl ReftConfig {
@@ -61,6 +72,8 @@ impl ReftConfig {
             tied: true,
             activation: Activation::Linear,
             dropout: 0.0,
+            seed: 0,
+            init: Init::Paper,
         }
     }
 
@@ -72,6 +85,11 @@ impl ReftConfig {
     /// Sets the rank.
     pub fn with_rank(self, rank: usize) -> Self {
         Self { rank, ..self }
+    }
+
+    /// Sets the places where the model is edited.
+    pub fn with_sites(self, sites: Vec<Site>) -> Self {
+        Self { sites, ..self }
     }
 
     /// Edits another component of the same layers.
@@ -100,15 +118,24 @@ impl ReftConfig {
         Self { dropout, ..self }
     }
 
+    /// Sets the seed of the initialization.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Sets the initialization.
+    pub fn with_init(self, init: Init) -> Self {
+        Self { init, ..self }
+    }
+
     /// The configuration of each intervention.
     pub fn intervention(&self) -> InterventionConfig {
-        InterventionConfig {
-            method: self.method,
-            hidden_size: self.hidden_size,
-            rank: self.rank,
-            activation: self.activation,
-            dropout: self.dropout,
-        }
+        InterventionConfig::new(self.hidden_size, self.rank)
+            .with_method(self.method)
+            .with_activation(self.activation)
+            .with_dropout(self.dropout)
+            .with_seed(self.seed)
+            .with_init(self.init)
     }
 
     /// Site and part of every intervention, ordered by site, prefix before suffix.
@@ -119,6 +146,16 @@ impl ReftConfig {
             &[Part::Prefix, Part::Suffix]
         };
         self.sites.iter().flat_map(|site| parts.iter().map(|part| (*site, *part))).collect()
+    }
+
+    /// Checks what makes no sense whatever the model is.
+    pub(crate) fn check(&self) -> Result<(), InterventionError> {
+        let sites = &self.sites;
+        if let Some((_, site)) = sites.iter().enumerate().find(|(idx, site)| sites[..*idx].contains(site)) {
+            return Err(InterventionError::SiteTwice(*site));
+        }
+        // Baselines edit nothing, and use the rank for something else.
+        if sites.is_empty() { Ok(()) } else { self.intervention().check() }
     }
 
     /// Number of trainable parameters.
@@ -143,15 +180,22 @@ impl ReftConfig {
 
     /// Creates new interventions at every place.
     ///
+    /// Random numbers are drawn on the host, so the same seed gives the same values on every backend.
+    ///
+    /// # Panics
+    /// If the configuration is invalid; [`try_init`](Self::try_init) returns an error instead.
+    pub fn init<B: Backend>(&self, device: &B::Device) -> Reft<B> {
+        self.try_init(device).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Creates new interventions at every place, see [`init`](Self::init).
+    ///
     /// # Errors
     /// If the configuration is invalid.
-    pub fn init<B: Backend>(
-        &self,
-        init: Init,
-        rng: &mut impl Rng,
-        device: &B::Device,
-    ) -> Result<Reft<B>, InterventionError> {
-        self.build(|_, _| self.intervention().init(init, rng, device))
+    pub fn try_init<B: Backend>(&self, device: &B::Device) -> Result<Reft<B>, InterventionError> {
+        self.check()?;
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        self.build(|_, _| self.intervention().draw(&mut rng, device))
     }
 
     /// Creates interventions with the given values.
@@ -170,51 +214,42 @@ impl ReftConfig {
         &self,
         mut make: impl FnMut(Site, Part) -> Result<Intervention<B>, E>,
     ) -> Result<Reft<B>, E> {
-        let edits = self
-            .places()
-            .into_iter()
-            .map(|(site, part)| Ok(Edit { site, part, intervention: make(site, part)? }))
-            .collect::<Result<_, E>>()?;
-        Ok(Reft { edits, config: self.clone() })
+        let places = self.places().into_iter();
+        let interventions = places.map(|(site, part)| make(site, part)).collect::<Result<_, E>>()?;
+        Ok(Reft { interventions, config: Self { seed: 0, init: Init::Paper, ..self.clone() } })
     }
 }
 
 /// One intervention and where it applies.
-#[derive(Module, Debug)]
-pub struct Edit<B: Backend> {
-    #[module(skip)]
-    site: Site,
-    #[module(skip)]
-    part: Part,
-    intervention: Intervention<B>,
-}
-
-impl<B: Backend> Edit<B> {
-    /// The edited site.
-    pub fn site(&self) -> Site {
-        self.site
-    }
-
-    /// The edited part of the positions.
-    pub fn part(&self) -> Part {
-        self.part
-    }
-
+#[derive(Debug)]
+pub struct Edit<'a, B: Backend> {
+    /// The site.
+    pub site: Site,
+    /// The part of the positions.
+    pub part: Part,
     /// The intervention.
-    pub fn intervention(&self) -> &Intervention<B> {
-        &self.intervention
-    }
+    pub intervention: &'a Intervention<B>,
 }
 
 /// All interventions of an adapter.
 ///
-/// To edit a batch, compute the [`bases`](Self::bases) once per step, bind them to the rows of each batch with
-/// [`hook`](Self::hook), and pass the hook to the model.
-#[derive(Module, Debug)]
+/// It is a [`Hook`]: pass it to a model. For many forward passes with the same values, [`hook`](Self::hook) computes the bases
+/// of the edited subspaces once. Burn's records of it hold the configuration too: loading one gives the interventions that
+/// were saved.
+#[derive(Debug, Clone)]
 pub struct Reft<B: Backend> {
-    edits: Vec<Edit<B>>,
-    #[module(skip)]
+    /// One for each of the configuration's places.
+    interventions: Vec<Intervention<B>>,
     config: ReftConfig,
+}
+
+complete_module!(Reft, record: ReftRecord, modules: [interventions], state: [config]);
+
+/// The record of a [`Reft`].
+#[derive(Record, Debug, Clone)]
+pub struct ReftRecord<B: Backend> {
+    config: String,
+    interventions: Vec<InterventionRecord<B>>,
 }
 
 impl<B: Backend> Reft<B> {
@@ -224,51 +259,49 @@ impl<B: Backend> Reft<B> {
     }
 
     /// The interventions, ordered by site, prefix before suffix.
-    pub fn edits(&self) -> &[Edit<B>] {
-        &self.edits
+    pub fn edits(&self) -> impl ExactSizeIterator<Item = Edit<'_, B>> {
+        let places = self.config.places().into_iter();
+        let edits = places.zip(&self.interventions);
+        edits.map(|((site, part), intervention)| Edit { site, part, intervention })
     }
 
     /// The lowest edited layer, if any. Layers below it need no gradients.
     pub fn first_layer(&self) -> Option<usize> {
-        self.edits.iter().map(|edit| edit.site.layer).min()
+        self.config.sites.iter().map(|site| site.layer).min()
     }
 
     /// `Pᵀ [d, r]` of every intervention, in the order of [`edits`](Self::edits).
     pub fn bases(&self) -> Vec<Tensor<B, 2>> {
-        self.edits.iter().map(|edit| edit.intervention.projection().basis()).collect()
+        self.interventions.iter().map(|intervention| intervention.projection().basis()).collect()
     }
 
-    /// The hook for one batch.
-    ///
-    /// `bases` are those of [`bases`](Self::bases), or leaf tensors with the same values.
+    /// The hook for forward passes with the current values.
+    pub fn hook(&self) -> ReftHook<'_, B> {
+        self.hook_with(self.bases())
+    }
+
+    /// The hook with these bases: those of [`bases`](Self::bases), or leaf tensors with the same values.
     ///
     /// # Panics
     /// If there is not one basis per intervention.
-    pub fn hook(&self, bases: &[Tensor<B, 2>], rows: &Rows) -> ReftHook<'_, B> {
-        assert_eq!(bases.len(), self.edits.len(), "one basis per intervention");
-        let device = self.edits.first().map(|edit| edit.intervention.bias().val().device());
-        let index = |rows: &[usize]| {
-            let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-            let device = device.as_ref()?;
-            let n_rows = rows.len();
-            (n_rows > 0).then(|| Tensor::from_data(TensorData::new(rows, [n_rows]), device))
-        };
-        let (all, prefix, suffix) = (index(&rows.all()), index(&rows.prefix), index(&rows.suffix));
-        let edits = self
-            .edits
-            .iter()
-            .zip(bases)
-            .filter_map(|(edit, basis)| {
-                let rows = match edit.part {
-                    Part::All => &all,
-                    Part::Prefix => &prefix,
-                    Part::Suffix => &suffix,
-                };
-                let (rows, basis) = (rows.clone()?, basis.clone());
-                Some(BoundEdit { site: edit.site, rows, basis, intervention: &edit.intervention })
-            })
-            .collect();
-        ReftHook { edits }
+    pub fn hook_with(&self, bases: Vec<Tensor<B, 2>>) -> ReftHook<'_, B> {
+        assert_eq!(bases.len(), self.interventions.len(), "one basis per intervention");
+        let edits = self.edits().zip(bases).collect();
+        ReftHook { edits, positions: self.config.positions }
+    }
+
+    fn to_record(&self) -> ReftRecord<B> {
+        let interventions = self.interventions.iter().cloned().map(Module::<B>::into_record);
+        ReftRecord { config: config_text(&self.config), interventions: interventions.collect() }
+    }
+
+    fn with_record(self, record: ReftRecord<B>) -> Self {
+        let first = self.interventions.first().map(|intervention| intervention.bias());
+        let device = first.map(|bias| bias.device()).unwrap_or_default();
+        let is_trainable = first.is_some_and(|bias| bias.is_require_grad());
+        let recorded = |record| Intervention::recorded(record, &device, is_trainable);
+        let config = recorded_config(&record.config);
+        Self { interventions: record.interventions.into_iter().map(recorded).collect(), config }
     }
 }
 
@@ -290,44 +323,62 @@ pub fn trainable<A: AutodiffBackend, M: AutodiffModule<A>>(module: M::InnerModul
     M::from_inner(module).map(&mut Track)
 }
 
-/// The interventions of a [`Reft`] bound to the rows of one batch.
+/// The interventions of a [`Reft`] with their bases.
 #[derive(Debug)]
 pub struct ReftHook<'a, B: Backend> {
-    edits: Vec<BoundEdit<'a, B>>,
-}
-
-#[derive(Debug)]
-struct BoundEdit<'a, B: Backend> {
-    site: Site,
-    rows: Tensor<B, 1, Int>,
-    basis: Tensor<B, 2>,
-    intervention: &'a Intervention<B>,
+    edits: Vec<(Edit<'a, B>, Tensor<B, 2>)>,
+    positions: Positions,
 }
 
 impl<B: Backend> Hook<B> for ReftHook<'_, B> {
-    fn edit(&self, site: Site, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
+    fn edit(&self, place: &Place<'_, B>, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
+        // Prefix and suffix are disjoint, so the order of the edits does not matter.
+        let here = self.edits.iter().filter(|(edit, _)| edit.site == place.site);
+        here.fold(hidden, |hidden, (edit, basis)| edit.apply(|| basis.clone(), self.positions, place, hidden))
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        self.edits.iter().map(|(edit, _)| edit.site).collect()
+    }
+}
+
+/// Computes the basis of each intervention when it is reached.
+impl<B: Backend> Hook<B> for Reft<B> {
+    fn edit(&self, place: &Place<'_, B>, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.edits().filter(|edit| edit.site == place.site).fold(hidden, |hidden, edit| {
+            let basis = || edit.intervention.projection().basis();
+            edit.apply(basis, self.config.positions, place, hidden)
+        })
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        self.config.sites.clone()
+    }
+}
+
+impl<B: Backend> Edit<'_, B> {
+    /// Edits the prompts of a batch, if they have such positions.
+    fn apply(
+        &self,
+        basis: impl FnOnce() -> Tensor<B, 2>,
+        positions: Positions,
+        place: &Place<'_, B>,
+        hidden: Tensor<B, 3>,
+    ) -> Tensor<B, 3> {
+        let Some(rows) = place.layout.prompt_index(positions, self.part) else { return hidden };
         let [batch, seq, d_model] = hidden.dims();
-        let mut edits_here = self.edits.iter().filter(|edit| edit.site == site).peekable();
-        if edits_here.peek().is_none() {
-            return hidden;
-        }
-        // Prefix and suffix rows are disjoint, so the order of the edits does not matter.
-        let mut flat = hidden.reshape([batch * seq, d_model]);
-        for BoundEdit { rows, basis, intervention, .. } in edits_here {
-            let delta = intervention.delta(flat.clone().select(0, rows.clone()), basis.clone());
-            flat = flat.select_assign(0, rows.clone(), delta, IndexingUpdateOp::Add);
-        }
-        flat.reshape([batch, seq, d_model])
+        let flat = hidden.reshape([batch * seq, d_model]);
+        let delta = self.intervention.delta(flat.clone().select(0, rows.clone()), basis());
+        flat.select_assign(0, rows, delta, IndexingUpdateOp::Add).reshape([batch, seq, d_model])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::position::PromptSpan;
+    use crate::layout::{BatchLayout, RowLayout};
+    use burn::tensor::TensorData;
     use burn_flex::Flex;
-    use rand::SeedableRng;
-    use rand_chacha::ChaCha8Rng;
 
     fn config(positions: &str, tied: bool) -> ReftConfig {
         ReftConfig::new(8, [1]).with_rank(2).with_positions(positions.parse().expect("valid")).with_tied(tied)
@@ -336,24 +387,26 @@ mod tests {
     #[test]
     fn each_part_edits_only_its_positions() {
         let device = Default::default();
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
         for tied in [true, false] {
-            let reft: Reft<Flex> = config("f1+l1", tied).init(Init::Paper, &mut rng, &device).expect("valid");
+            let reft: Reft<Flex> = config("f1+l1", tied).init(&device);
             assert_eq!(reft.edits().len(), if tied { 1 } else { 2 });
-            let spans = [PromptSpan { start: 1, len: 3 }, PromptSpan { start: 0, len: 2 }];
-            let rows = reft.config().positions.rows(&spans, 4);
-            let hook = reft.hook(&reft.bases(), &rows);
+            let row = |start, len, prompt_len| RowLayout { start, len, prompt_len, position: 0 };
+            let layout = BatchLayout::new(vec![row(1, 3, 3), row(0, 4, 2)], 4, &device);
+            let at = |layer| Place { site: Site::block_output(layer), layout: &layout };
+            let hook = reft.hook();
             let values: Vec<f32> = (0..64).map(|i| (i as f32 * 0.37).sin()).collect();
             let hidden = Tensor::<Flex, 3>::from_data(TensorData::new(values, [2, 4, 8]), &device);
-            let out = hook.edit(reft.config().sites[0], hidden.clone());
-            let elsewhere = hook.edit(Site { layer: 0, component: Component::BlockOutput }, hidden.clone());
+            let out = hook.edit(&at(1), hidden.clone());
+            reft.edit(&at(1), hidden.clone()).into_data().assert_eq(&out.to_data(), true);
+            let elsewhere = hook.edit(&at(0), hidden.clone());
             elsewhere.into_data().assert_eq(&hidden.to_data(), true);
+            let edit = |idx| reft.edits().nth(idx).expect("exists").intervention;
             for row in 0..8 {
                 let before = hidden.clone().reshape([8, 8]).slice([row..row + 1, 0..8]);
                 let after = out.clone().reshape([8, 8]).slice([row..row + 1, 0..8]);
                 let expected = match row {
-                    1 | 4 => reft.edits()[0].intervention().forward(before),
-                    3 | 5 => reft.edits()[usize::from(!tied)].intervention().forward(before),
+                    1 | 4 => edit(0).forward(before),
+                    3 | 5 => edit(usize::from(!tied)).forward(before),
                     _ => before,
                 };
                 let worst = (after - expected).abs().max().into_scalar();
@@ -365,11 +418,12 @@ mod tests {
     #[test]
     fn a_prompt_without_positions_is_not_edited() {
         let device = Default::default();
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let reft: Reft<Flex> = config("f1+l1", false).init(Init::Paper, &mut rng, &device).expect("valid");
-        let rows = reft.config().positions.rows(&[PromptSpan { start: 0, len: 1 }], 1);
+        let reft: Reft<Flex> = config("f1+l1", false).init(&device);
+        // A generated token.
+        let row = RowLayout { start: 0, len: 1, prompt_len: 0, position: 5 };
+        let layout = BatchLayout::new(vec![row], 1, &device);
         let hidden = Tensor::<Flex, 3>::ones([1, 1, 8], &device);
-        let out = reft.hook(&reft.bases(), &rows).edit(reft.config().sites[0], hidden.clone());
+        let out = reft.edit(&Place { site: Site::block_output(1), layout: &layout }, hidden.clone());
         out.into_data().assert_eq(&hidden.into_data(), true);
     }
 }

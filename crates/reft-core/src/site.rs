@@ -39,6 +39,13 @@ pub struct Site {
     pub component: Component,
 }
 
+impl Site {
+    /// The output of a block.
+    pub fn block_output(layer: usize) -> Self {
+        Site { layer, component: Component::BlockOutput }
+    }
+}
+
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "layers.{}.{}", self.layer, self.component.name())

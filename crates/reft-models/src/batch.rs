@@ -1,6 +1,7 @@
 //! Rows of tokens, padded to a batch.
 
-use reft_core::PromptSpan;
+use burn::tensor::backend::Backend;
+use reft_core::{BatchLayout, PromptSpan, RowLayout};
 
 /// The side on which short rows are padded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,6 +22,8 @@ pub struct TokenBatch {
     pub positions: Vec<Option<usize>>,
     /// Token types, `[batch, seq]`; empty if all are 0.
     pub types: Vec<u32>,
+    /// Number of tokens of each row that belong to its prompt.
+    pub prompt_lens: Vec<usize>,
     /// Number of rows.
     pub batch: usize,
     /// Length of every row, padding included.
@@ -28,13 +31,14 @@ pub struct TokenBatch {
 }
 
 impl TokenBatch {
-    /// Pads rows to the length of the longest.
+    /// Pads rows to the length of the longest. All their tokens are prompts.
     pub fn new<R: AsRef<[u32]>>(rows: &[R], padding: Padding) -> Self {
         let seq = rows.iter().map(|row| row.as_ref().len()).max().unwrap_or(0);
         let mut batch = Self {
             ids: vec![0; rows.len() * seq],
             positions: vec![None; rows.len() * seq],
             types: Vec::new(),
+            prompt_lens: rows.iter().map(|row| row.as_ref().len()).collect(),
             batch: rows.len(),
             seq,
         };
@@ -47,6 +51,22 @@ impl TokenBatch {
             }
         }
         batch
+    }
+
+    /// Sets the number of prompt tokens of each row; the others belong to an answer.
+    pub fn with_prompt_lens(self, prompt_lens: Vec<usize>) -> Self {
+        Self { prompt_lens, ..self }
+    }
+
+    /// Where the tokens are, for hooks.
+    pub fn layout<B: Backend>(&self, device: &B::Device) -> BatchLayout<B> {
+        let rows = self.positions.chunks(self.seq.max(1)).zip(&self.prompt_lens).map(|(row, prompt_len)| {
+            let start = row.iter().take_while(|position| position.is_none()).count();
+            let len = row.iter().flatten().count();
+            let position = row.get(start).copied().flatten().unwrap_or(0);
+            RowLayout { start, len, prompt_len: *prompt_len, position }
+        });
+        BatchLayout::new(rows.collect(), self.seq, device)
     }
 
     /// Sets the token types of each row; padding gets type 0.
@@ -68,6 +88,7 @@ impl TokenBatch {
             ids: tokens.to_vec(),
             positions: positions.iter().copied().map(Some).collect(),
             types: Vec::new(),
+            prompt_lens: vec![0; tokens.len()],
             batch: tokens.len(),
             seq: 1,
         }

@@ -8,11 +8,12 @@ use crate::{
 use burn::tensor::{Tensor, backend::Backend};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reft_core::{NoHook, Reft};
+use reft_core::{Hook, MissingSite, hook::check_sites};
 use std::ops::ControlFlow;
 
 /// Settings of the generation.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct GenerateConfig {
     /// The maximum number of new tokens.
     pub max_new_tokens: usize,
@@ -94,6 +95,9 @@ pub enum GenerateError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// A hook for a layer that the model does not have.
+    #[error(transparent)]
+    MissingSite(#[from] MissingSite),
     /// A setting that is out of range.
     #[error("{name} is {value}, expected {expected}")]
     Setting {
@@ -107,6 +111,51 @@ pub enum GenerateError {
 }
 
 impl GenerateConfig {
+    /// Sets the maximum number of new tokens.
+    pub fn with_max_new_tokens(self, max_new_tokens: usize) -> Self {
+        Self { max_new_tokens, ..self }
+    }
+
+    /// Sets the temperature; 0 for greedy.
+    pub fn with_temperature(self, temperature: f64) -> Self {
+        Self { temperature, ..self }
+    }
+
+    /// Sets the number of most likely tokens to sample from; 0 for all.
+    pub fn with_top_k(self, top_k: usize) -> Self {
+        Self { top_k, ..self }
+    }
+
+    /// Sets the total probability of the tokens to sample from; 1 for all.
+    pub fn with_top_p(self, top_p: f64) -> Self {
+        Self { top_p, ..self }
+    }
+
+    /// Sets the repetition penalty; 1 for none.
+    pub fn with_repetition_penalty(self, repetition_penalty: f64) -> Self {
+        Self { repetition_penalty, ..self }
+    }
+
+    /// Sets the seed for sampling.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Sets the random stream of each prompt.
+    pub fn with_streams(self, streams: Vec<u64>) -> Self {
+        Self { streams, ..self }
+    }
+
+    /// Sets the ids that end a text.
+    pub fn with_stop_ids(self, stop_ids: Vec<u32>) -> Self {
+        Self { stop_ids, ..self }
+    }
+
+    /// Sets the side on which prompts are padded.
+    pub fn with_padding(self, padding: Padding) -> Self {
+        Self { padding, ..self }
+    }
+
     fn check(&self) -> Result<(), GenerateError> {
         let out_of_range = |name, value, expected| Err(GenerateError::Setting { name, value, expected });
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
@@ -124,19 +173,22 @@ impl GenerateConfig {
 
 /// Generates continuations of a batch of prompts.
 ///
-/// Interventions edit only the prompts, so they do not slow down the tokens after them. `on_token` is called with the
-/// row and id of each new token, and may end that row.
+/// The hook is called in every forward pass: that of the prompts, then one for each new token. Interventions edit only the
+/// prompts, so they do not slow down the tokens after them. `on_token` is called with the row and id of each new token,
+/// and may end that row. Rows that have ended are still computed, with the token 0, until all have.
 ///
 /// # Errors
-/// If a prompt is empty or does not fit the model, or a setting is out of range.
-pub fn generate<B: Backend>(
+/// If a prompt is empty or does not fit the model, a setting is out of range, or the hook needs a layer that the model does
+/// not have.
+pub fn generate<B: Backend, H: Hook<B> + ?Sized>(
     model: &Llama<B>,
     prompts: &[Vec<u32>],
-    reft: Option<&Reft<B>>,
+    hook: &H,
     config: &GenerateConfig,
     mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<Vec<Generated>, GenerateError> {
     config.check()?;
+    check_sites(hook, model.config().num_hidden_layers)?;
     let (context, vocab) = (model.config().max_position_embeddings, model.config().vocab_size);
     for (row, prompt) in prompts.iter().enumerate() {
         if prompt.is_empty() {
@@ -161,13 +213,7 @@ pub fn generate<B: Backend>(
     let most_new = context - lens.iter().min().copied().unwrap_or(0);
     let capacity = tokens.seq + config.max_new_tokens.min(most_new);
     let mut cache = KvCache::new(model.config().num_hidden_layers, capacity);
-    let hidden = match reft {
-        Some(reft) => {
-            let edited_rows = reft.config().positions.rows(&spans, tokens.seq);
-            model.forward(&tokens, Some(&mut cache), &reft.hook(&reft.bases(), &edited_rows))
-        }
-        None => model.forward(&tokens, Some(&mut cache), &NoHook),
-    };
+    let hidden = model.forward(&tokens, Some(&mut cache), hook);
     let last_tokens: Vec<usize> =
         spans.iter().enumerate().map(|(idx, span)| idx * tokens.seq + span.start + span.len - 1).collect();
     let mut logits = model.logits(hidden, &last_tokens);
@@ -187,7 +233,7 @@ pub fn generate<B: Backend>(
             break;
         }
         let positions: Vec<usize> = lens.iter().map(|len| (len + step).min(context - 1)).collect();
-        let hidden = model.forward(&TokenBatch::step(&inputs, &positions), Some(&mut cache), &NoHook);
+        let hidden = model.forward(&TokenBatch::step(&inputs, &positions), Some(&mut cache), hook);
         logits = model.logits(hidden, &all_rows);
     }
     Ok(rows.into_iter().map(|row| row.out).collect())

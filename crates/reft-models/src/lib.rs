@@ -3,13 +3,29 @@
 //! A model calls a [`reft_core::Hook`] at every [`reft_core::Site`] and does not know what the hook does. Weights are
 //! plain tensors, not parameters, so they are never on the tape or in an optimizer.
 //!
+//! ```no_run
+//! use burn_flex::Flex;
+//! use reft_core::NoHook;
+//! use reft_models::{GenerateConfig, Llama, LoadedModel, Precision, generate, load::find};
+//! use std::ops::ControlFlow;
+//!
+//! let files = find("path/to/model", None)?;
+//! let loaded: LoadedModel<Flex, Llama<Flex>> =
+//!     LoadedModel::load(&files, "my model", Precision::default(), &Default::default())?;
+//! let prompt = loaded.tokenizer.encode("Once upon a time")?;
+//! let config = GenerateConfig::default().with_stop_ids(loaded.stop_ids.clone());
+//! let out = generate(&loaded.model, &[prompt], &NoHook, &config, |_, _| ControlFlow::Continue(()))?;
+//! println!("{}", loaded.tokenizer.decode(&out[0].tokens)?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! | module | contents |
 //! |---|---|
 //! | [`llama`] | Llama 1 to 3.2, TinyLlama, SmolLM, Mistral, Qwen2, Qwen2.5, Qwen3 |
 //! | [`roberta`] | RoBERTa, XLM-RoBERTa, CamemBERT, BERT |
 //! | [`attention`], [`rope`], [`norm`], [`linear`], [`cache`] | layers shared by the models |
 //! | [`source`] | the traits that connect models, weights and training |
-//! | [`files`], [`weights`], [`load`], [`hub`] | model files → tensors → model; downloads from the Hugging Face Hub |
+//! | [`files`], [`weights`], [`load`], `hub` | model files → tensors → model; downloads from the Hugging Face Hub (feature `hub`) |
 //! | [`names`] | names of tensors |
 //! | [`precision`] | dtypes, blockwise quantized weights |
 //! | [`tokenizer`] | text ↔ token ids, chat templates |
@@ -24,8 +40,9 @@ pub mod batch;
 pub mod cache;
 pub mod files;
 pub mod footprint;
+mod frozen;
 pub mod generate;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub mod hub;
 pub mod linear;
 pub mod llama;
@@ -41,6 +58,8 @@ pub mod source;
 pub mod tokenizer;
 pub mod tuned;
 pub mod weights;
+
+pub use reft_core;
 
 pub use batch::{Padding, TokenBatch};
 pub use cache::KvCache;

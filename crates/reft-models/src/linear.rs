@@ -1,10 +1,7 @@
 //! A frozen linear map.
 
-use crate::precision::dense;
-use burn::{
-    module::Module,
-    tensor::{DType, Distribution, Tensor, backend::Backend},
-};
+use crate::{frozen::frozen, precision::dense};
+use burn::tensor::{DType, Distribution, Tensor, backend::Backend};
 use reft_core::to_dtype;
 
 /// `y = x Wᵀ + b`, with `W` stored as in Hugging Face's files, plus `s (x Aᵀ) Bᵀ` if LoRA is trained on it.
@@ -14,7 +11,7 @@ use reft_core::to_dtype;
 /// # Shapes
 /// - `W [d_out, d_in]`, `b [d_out]`
 /// - input `[n, d_in]`, output `[n, d_out]`
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Linear<B: Backend> {
     /// `W`.
     pub weight: Tensor<B, 2>,
@@ -24,8 +21,10 @@ pub struct Linear<B: Backend> {
     pub lora: Option<Lora<B>>,
 }
 
+frozen!(Linear { weight, bias, lora; });
+
 /// The low-rank update `s B A` of a linear map ([LoRA](https://arxiv.org/abs/2106.09685)).
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Lora<B: Backend> {
     /// `A [r, d_in]`.
     pub a: Tensor<B, 2>,
@@ -36,6 +35,8 @@ pub struct Lora<B: Backend> {
     /// Dropout of the input.
     pub dropout: f64,
 }
+
+frozen!(Lora { a, b; scale, dropout });
 
 impl<B: Backend> Linear<B> {
     /// The same map with dequantized weights.

@@ -8,6 +8,7 @@ use crate::{
     cache::{self, KvCache},
     files::TokenIds,
     footprint::Footprint,
+    frozen::{Frozen, frozen},
     linear::Linear,
     norm::RmsNorm,
     pass::{Blocks, TrainingPass},
@@ -15,15 +16,12 @@ use crate::{
     rope::{RopeScaling, Rotation, frequencies},
     source::{ModelConfig, Pretrained, TensorSource},
 };
-use burn::{
-    module::{AutodiffModule, Module},
-    tensor::{
-        DType, Int, Tensor, TensorData,
-        activation::silu,
-        backend::{AutodiffBackend, Backend},
-    },
+use burn::tensor::{
+    DType, Int, Tensor, TensorData,
+    activation::silu,
+    backend::{AutodiffBackend, Backend},
 };
-use reft_core::{Component, Hook, NoHook, Site};
+use reft_core::{BatchLayout, Component, Hook, NoHook, Place, Site, hook::check_sites};
 use serde::Deserialize;
 use serde_json::Value;
 use std::ops::Range;
@@ -284,7 +282,7 @@ impl ModelConfig for LlamaConfig {
 }
 
 /// One transformer block: `h ← h + attention(norm(h))`, then `h ← h + mlp(norm(h))`.
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Block<B: Backend> {
     attention_norm: RmsNorm<B>,
     q: Linear<B>,
@@ -297,9 +295,10 @@ pub struct Block<B: Backend> {
     gate: Linear<B>,
     up: Linear<B>,
     down: Linear<B>,
-    #[module(skip)]
     heads: Heads,
 }
+
+frozen!(Block { attention_norm, q, k, v, o, qk_norm, mlp_norm, gate, up, down; heads });
 
 #[derive(Debug, Clone, Copy)]
 struct Heads {
@@ -309,10 +308,11 @@ struct Heads {
 }
 
 /// What all blocks share for one batch.
-#[derive(Module, Debug)]
+#[derive(Debug)]
 struct BatchContext<B: Backend> {
     rotation: Rotation<B>,
     mask: Option<Tensor<B, 4>>,
+    layout: BatchLayout<B>,
 }
 
 impl<B: Backend> Block<B> {
@@ -335,7 +335,7 @@ impl<B: Backend> Block<B> {
 
     /// # Shapes
     /// - hidden and output `[batch, seq, d_model]`
-    fn forward<H: Hook<B>>(
+    fn forward<H: Hook<B> + ?Sized>(
         &self,
         layer: usize,
         hidden: Tensor<B, 3>,
@@ -344,9 +344,9 @@ impl<B: Backend> Block<B> {
         hook: &H,
     ) -> Tensor<B, 3> {
         let [batch, seq, d_model] = hidden.dims();
-        let site = |component| Site { layer, component };
+        let at = |component| Place { site: Site { layer, component }, layout: &context.layout };
         let as_batch = |flat: Tensor<B, 2>| flat.reshape([batch, seq, d_model]);
-        let hidden = hook.edit(site(Component::BlockInput), hidden);
+        let hidden = hook.edit(&at(Component::BlockInput), hidden);
 
         let attn_input = self.attention_norm.forward(hidden.clone()).reshape([batch * seq, d_model]);
         let split = |flat: Tensor<B, 2>, heads: usize| flat.reshape([batch, seq, heads, self.heads.dim]);
@@ -363,13 +363,13 @@ impl<B: Backend> Block<B> {
             None => (keys, values),
         };
         let attn_output = self.o.forward(attention(queries, keys, values, context.mask.as_ref(), 0.0));
-        let hidden = hidden + hook.edit(site(Component::AttentionOutput), as_batch(attn_output));
+        let hidden = hidden + hook.edit(&at(Component::AttentionOutput), as_batch(attn_output));
 
         let mlp_input = self.mlp_norm.forward(hidden.clone()).reshape([batch * seq, d_model]);
         let gated = silu(self.gate.forward(mlp_input.clone())) * self.up.forward(mlp_input);
         let mlp_output = as_batch(self.down.forward(gated));
-        let hidden = hidden + hook.edit(site(Component::MlpOutput), mlp_output);
-        hook.edit(site(Component::BlockOutput), hidden)
+        let hidden = hidden + hook.edit(&at(Component::MlpOutput), mlp_output);
+        hook.edit(&at(Component::BlockOutput), hidden)
     }
 }
 
@@ -378,15 +378,13 @@ impl<B: Backend> Block<B> {
 /// ```text
 /// h = embedding[tokens];  for each block: h ← block(h);  logits = head(norm(h))
 /// ```
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Llama<B: Backend> {
     embedding: Tensor<B, 2>,
     blocks: Vec<Block<B>>,
     norm: RmsNorm<B>,
     head: Option<Linear<B>>,
-    #[module(skip)]
     config: LlamaConfig,
-    #[module(skip)]
     frequencies: Vec<f64>,
 }
 
@@ -453,12 +451,16 @@ impl<B: Backend> Llama<B> {
     ///
     /// # Shapes
     /// - output `[batch, seq, d_model]`
-    pub fn forward<H: Hook<B>>(
+    ///
+    /// # Panics
+    /// If the hook needs a layer that the model does not have, see [`check_sites`].
+    pub fn forward<H: Hook<B> + ?Sized>(
         &self,
         tokens: &TokenBatch,
         mut cache: Option<&mut KvCache<B>>,
         hook: &H,
     ) -> Tensor<B, 3> {
+        check_sites(hook, self.blocks.len()).unwrap_or_else(|error| panic!("{error}"));
         let context = self.batch_context(tokens, cache.as_deref_mut());
         self.run(0..self.blocks.len(), self.embed(tokens), &context, cache, hook)
     }
@@ -522,10 +524,10 @@ impl<B: Backend> Llama<B> {
                 cache::mask(&slots, tokens.seq, window, &device)
             }
         };
-        BatchContext { rotation, mask }
+        BatchContext { rotation, mask, layout: tokens.layout(&device) }
     }
 
-    fn run<H: Hook<B>>(
+    fn run<H: Hook<B> + ?Sized>(
         &self,
         layers: Range<usize>,
         mut hidden: Tensor<B, 3>,
@@ -555,7 +557,10 @@ impl<B: Backend> Llama<B> {
         let first_layer = first_layer.unwrap_or(self.blocks.len());
         let context = self.batch_context(tokens, None);
         let entering = self.run(0..first_layer, self.embed(tokens), &context, None, &NoHook);
-        let blocks = LlamaBlocks { model: self, context: BatchContext::<A>::from_inner(context) };
+        let BatchContext { rotation, mask, .. } = context;
+        let layout = tokens.layout(&Tensor::<A, 3>::from_inner(entering.clone()).device());
+        let context = BatchContext { rotation: rotation.on_tape(), mask: mask.on_tape(), layout };
+        let blocks = LlamaBlocks { model: self, context };
         TrainingPass::new(blocks, first_layer, entering, seed)
     }
 
@@ -564,7 +569,7 @@ impl<B: Backend> Llama<B> {
     where
         A: AutodiffBackend<InnerBackend = B>,
     {
-        normalized_rows(&RmsNorm::<A>::from_inner(self.norm.clone()), hidden, rows)
+        normalized_rows(&self.norm.on_tape(), hidden, rows)
     }
 }
 
@@ -580,8 +585,8 @@ impl<A: AutodiffBackend> Blocks<A> for LlamaBlocks<'_, A> {
         self.model.blocks.len()
     }
 
-    fn forward<H: Hook<A>>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3> {
-        let block = Block::<A>::from_inner(self.model.blocks[layer].dense(hidden.dtype()));
+    fn forward<H: Hook<A> + ?Sized>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3> {
+        let block = self.model.blocks[layer].dense(hidden.dtype()).on_tape();
         block.forward(layer, hidden, &self.context, None, hook)
     }
 }

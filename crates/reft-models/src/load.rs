@@ -1,6 +1,6 @@
 //! Models in Hugging Face's layout: `config.json`, `tokenizer.json`, and safetensors in one file or in shards.
 
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 use crate::hub::HubError;
 use crate::{
     files::{ModelFiles, TokenIds},
@@ -24,7 +24,7 @@ pub enum LoadError {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// The model could not be fetched from the Hub.
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
     #[error(transparent)]
     Hub(#[from] HubError),
 }
@@ -150,12 +150,12 @@ pub fn find(name: &str, revision: Option<&str>) -> Result<ModelFiles, LoadError>
     if folder.is_dir() {
         return Ok(ModelFiles::Folder(folder.into()));
     }
-    #[cfg(not(target_arch = "wasm32"))]
+    #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
     return Ok(ModelFiles::Folder(crate::hub::download(name, revision)?));
-    #[cfg(target_arch = "wasm32")]
+    #[cfg(not(all(feature = "hub", not(target_arch = "wasm32"))))]
     {
         let revision = revision.map_or(String::new(), |revision| format!(" ({revision})"));
-        let reason = "no such folder, and models cannot be downloaded on this platform".into();
+        let reason = "no such folder; names on the Hugging Face Hub need the feature `hub`, which browsers do not have".into();
         Err(FileError::Invalid { path: format!("{name}{revision}").into(), reason }.into())
     }
 }

@@ -23,7 +23,7 @@ pub fn name_in_block(name: &str) -> &str {
 
 /// Whether a name from a server is safe to use as a file or folder name: only letters, digits, `.`, `_` and `-`, and
 /// no dot at the start.
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub(crate) fn is_plain(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     !name.is_empty() && !name.starts_with('.') && name.chars().all(allowed)
@@ -41,6 +41,7 @@ mod tests {
         assert_eq!(name_in_block("lm_head"), "lm_head");
     }
 
+    #[cfg(feature = "hub")]
     #[test]
     fn plain_names_cannot_leave_their_folder() {
         assert!(is_plain("model-00001-of-00002.safetensors"));

@@ -1,22 +1,22 @@
 //! Normalization layers.
 
-use burn::{
-    module::Module,
-    tensor::{DType, Tensor, backend::Backend},
-};
+use crate::frozen::frozen;
+use burn::tensor::{DType, Tensor, backend::Backend};
 use reft_core::to_dtype;
 
 /// `x / √(mean(x²) + ε) · g` over the last dimension (Hugging Face's `LlamaRMSNorm`). The quotient is computed in f32.
 ///
 /// # Shapes
 /// - `g [d]`; input and output `[…, d]`
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct RmsNorm<B: Backend> {
     /// `g`.
     pub weight: Tensor<B, 1>,
     /// ε.
     pub epsilon: f64,
 }
+
+frozen!(RmsNorm { weight; epsilon });
 
 impl<B: Backend> RmsNorm<B> {
     /// Normalizes every row.
@@ -34,7 +34,7 @@ impl<B: Backend> RmsNorm<B> {
 ///
 /// # Shapes
 /// - `g [d]`, `b [d]`; input and output `[…, d]`
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct LayerNorm<B: Backend> {
     /// `g`.
     pub weight: Tensor<B, 1>,
@@ -43,6 +43,8 @@ pub struct LayerNorm<B: Backend> {
     /// ε.
     pub epsilon: f64,
 }
+
+frozen!(LayerNorm { weight, bias; epsilon });
 
 impl<B: Backend> LayerNorm<B> {
     /// Normalizes every row.

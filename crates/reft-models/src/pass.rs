@@ -20,7 +20,7 @@ pub trait Blocks<A: AutodiffBackend> {
     ///
     /// # Shapes
     /// - hidden and output `[batch, seq, d_model]`
-    fn forward<H: Hook<A>>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3>;
+    fn forward<H: Hook<A> + ?Sized>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3>;
 }
 
 /// A pass through the blocks of a model, starting at the first edited one.
@@ -44,7 +44,7 @@ impl<A: AutodiffBackend, M: Blocks<A>> TrainingPass<A, M> {
     ///
     /// # Shapes
     /// - output `[batch, seq, d_model]`
-    pub fn forward<H: Hook<A>>(self, hook: &H) -> Tensor<A, 3> {
+    pub fn forward<H: Hook<A> + ?Sized>(self, hook: &H) -> Tensor<A, 3> {
         let hidden = Tensor::from_inner(self.entering.clone());
         self.layers().fold(hidden, |hidden, layer| self.run_block(layer, hidden, hook))
     }
@@ -117,7 +117,7 @@ impl<A: AutodiffBackend, M: Blocks<A>> TrainingPass<A, M> {
     }
 
     /// Runs a block with a seed of its own, so that dropout draws the same numbers each time the block runs.
-    fn run_block<H: Hook<A>>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3> {
+    fn run_block<H: Hook<A> + ?Sized>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3> {
         A::seed(&hidden.device(), self.seed.wrapping_add(1 + layer as u64));
         self.blocks.forward(layer, hidden, hook)
     }
@@ -129,7 +129,7 @@ mod tests {
     use crate::linear::dropout;
     use burn::{backend::Autodiff, tensor::TensorData};
     use burn_flex::Flex;
-    use reft_core::{Component, Site, host_values};
+    use reft_core::{BatchLayout, Place, Site, host_values};
 
     type A = Autodiff<Flex>;
 
@@ -141,9 +141,10 @@ mod tests {
             4
         }
 
-        fn forward<H: Hook<A>>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3> {
+        fn forward<H: Hook<A> + ?Sized>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3> {
+            let layout = BatchLayout::new(Vec::new(), 3, &hidden.device());
             let hidden = dropout((hidden * 2.0).tanh(), 0.3);
-            hook.edit(Site { layer, component: Component::BlockOutput }, hidden)
+            hook.edit(&Place { site: Site::block_output(layer), layout: &layout }, hidden)
         }
     }
 
@@ -151,7 +152,7 @@ mod tests {
     struct AddShift(Tensor<A, 3>);
 
     impl Hook<A> for AddShift {
-        fn edit(&self, _site: Site, hidden: Tensor<A, 3>) -> Tensor<A, 3> {
+        fn edit(&self, _: &Place<'_, A>, hidden: Tensor<A, 3>) -> Tensor<A, 3> {
             hidden + self.0.clone()
         }
     }

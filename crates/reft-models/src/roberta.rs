@@ -6,20 +6,18 @@ use crate::{
     attention::attention,
     batch::TokenBatch,
     footprint::Footprint,
+    frozen::{Frozen, frozen},
     linear::{Linear, dropout},
     norm::LayerNorm,
     pass::{Blocks, TrainingPass},
     precision::Dtype,
     source::{ModelConfig, Pretrained, TensorSource},
 };
-use burn::{
-    module::{AutodiffModule, Module},
-    tensor::{
-        DType, Int, Tensor, TensorData,
-        backend::{AutodiffBackend, Backend},
-    },
+use burn::tensor::{
+    DType, Int, Tensor, TensorData,
+    backend::{AutodiffBackend, Backend},
 };
-use reft_core::{Component, HeadConfig, Hook, NoHook, Site, to_dtype};
+use reft_core::{BatchLayout, Component, HeadConfig, Hook, NoHook, Place, Site, hook::check_sites, to_dtype};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{f64::consts::FRAC_1_SQRT_2, ops::Range};
@@ -245,7 +243,7 @@ fn gelu<B: Backend>(input: Tensor<B, 2>) -> Tensor<B, 2> {
 }
 
 /// One transformer block: `h ← norm(h + attention(h))`, then `h ← norm(h + mlp(h))`.
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct EncoderBlock<B: Backend> {
     query: Linear<B>,
     key: Linear<B>,
@@ -256,6 +254,17 @@ pub struct EncoderBlock<B: Backend> {
     output: Linear<B>,
     output_norm: LayerNorm<B>,
     n_heads: usize,
+}
+
+frozen!(EncoderBlock { query, key, value, attention_output, attention_norm, intermediate, output, output_norm; n_heads });
+
+/// What all blocks share for one batch.
+#[derive(Debug)]
+struct EncoderContext<'a, B: Backend> {
+    /// `[batch, 1, 1, seq]`.
+    mask: Option<&'a Tensor<B, 4>>,
+    layout: &'a BatchLayout<B>,
+    rates: DropoutRates,
 }
 
 impl<B: Backend> EncoderBlock<B> {
@@ -275,19 +284,19 @@ impl<B: Backend> EncoderBlock<B> {
     }
 
     /// # Shapes
-    /// - hidden and output `[batch, seq, d_model]`; mask `[batch, 1, 1, seq]`
-    fn forward<H: Hook<B>>(
+    /// - hidden and output `[batch, seq, d_model]`
+    fn forward<H: Hook<B> + ?Sized>(
         &self,
         layer: usize,
         hidden: Tensor<B, 3>,
-        mask: Option<&Tensor<B, 4>>,
-        rates: DropoutRates,
+        context: &EncoderContext<'_, B>,
         hook: &H,
     ) -> Tensor<B, 3> {
+        let EncoderContext { mask, layout, rates } = *context;
         let [batch, seq, d_model] = hidden.dims();
-        let site = |component| Site { layer, component };
+        let at = |component| Place { site: Site { layer, component }, layout };
         let as_batch = |flat: Tensor<B, 2>| flat.reshape([batch, seq, d_model]);
-        let hidden = hook.edit(site(Component::BlockInput), hidden);
+        let hidden = hook.edit(&at(Component::BlockInput), hidden);
         let flat = hidden.clone().reshape([batch * seq, d_model]);
         let split = |flat: Tensor<B, 2>| {
             flat.reshape([batch, seq, self.n_heads, d_model / self.n_heads]).swap_dims(1, 2)
@@ -298,13 +307,13 @@ impl<B: Backend> EncoderBlock<B> {
         let attn_states =
             self.attention_output.forward(attention(queries, keys, values, mask, rates.attention));
         let attn_output = as_batch(dropout(attn_states, rates.hidden));
-        let attn_output = hook.edit(site(Component::AttentionOutput), attn_output);
+        let attn_output = hook.edit(&at(Component::AttentionOutput), attn_output);
         let hidden = self.attention_norm.forward(hidden + attn_output);
 
         let mlp_states = gelu(self.intermediate.forward(hidden.clone().reshape([batch * seq, d_model])));
         let mlp_output = as_batch(dropout(self.output.forward(mlp_states), rates.hidden));
-        let mlp_output = hook.edit(site(Component::MlpOutput), mlp_output);
-        hook.edit(site(Component::BlockOutput), self.output_norm.forward(hidden + mlp_output))
+        let mlp_output = hook.edit(&at(Component::MlpOutput), mlp_output);
+        hook.edit(&at(Component::BlockOutput), self.output_norm.forward(hidden + mlp_output))
     }
 }
 
@@ -313,14 +322,13 @@ impl<B: Backend> EncoderBlock<B> {
 /// ```text
 /// h = norm(word[tokens] + position[…] + type[…]);  for each block: h ← block(h)
 /// ```
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Roberta<B: Backend> {
     words: Tensor<B, 2>,
     positions: Tensor<B, 2>,
     types: Tensor<B, 2>,
     norm: LayerNorm<B>,
     blocks: Vec<EncoderBlock<B>>,
-    #[module(skip)]
     config: RobertaConfig,
 }
 
@@ -417,9 +425,20 @@ impl<B: Backend> Roberta<B> {
     ///
     /// # Shapes
     /// - output `[batch, seq, d_model]`
-    pub fn forward<H: Hook<B>>(&self, tokens: &TokenBatch, rates: DropoutRates, hook: &H) -> Tensor<B, 3> {
+    ///
+    /// # Panics
+    /// If the hook needs a layer that the model does not have, see [`check_sites`].
+    pub fn forward<H: Hook<B> + ?Sized>(
+        &self,
+        tokens: &TokenBatch,
+        rates: DropoutRates,
+        hook: &H,
+    ) -> Tensor<B, 3> {
+        check_sites(hook, self.blocks.len()).unwrap_or_else(|error| panic!("{error}"));
         let hidden = self.embed(tokens, rates);
-        self.run(0..self.blocks.len(), hidden, self.mask(tokens).as_ref(), rates, hook)
+        let (mask, layout) = (self.mask(tokens), tokens.layout(&self.device()));
+        let context = EncoderContext { mask: mask.as_ref(), layout: &layout, rates };
+        self.run(0..self.blocks.len(), hidden, &context, hook)
     }
 
     /// A training pass for a batch.
@@ -438,22 +457,24 @@ impl<B: Backend> Roberta<B> {
     {
         let first_layer = first_layer.unwrap_or(self.blocks.len());
         B::seed(&self.device(), seed);
-        let mask = self.mask(tokens);
-        let entering = self.run(0..first_layer, self.embed(tokens, rates), mask.as_ref(), rates, &NoHook);
-        let blocks = RobertaBlocks { model: self, mask: mask.map(Tensor::from_inner), rates };
+        let (mask, layout) = (self.mask(tokens), tokens.layout(&self.device()));
+        let context = EncoderContext { mask: mask.as_ref(), layout: &layout, rates };
+        let entering = self.run(0..first_layer, self.embed(tokens, rates), &context, &NoHook);
+        let layout = tokens.layout(&Tensor::<A, 3>::from_inner(entering.clone()).device());
+        let mask = mask.on_tape();
+        let blocks = RobertaBlocks { model: self, mask, layout, rates };
         TrainingPass::new(blocks, first_layer, entering, seed)
     }
 
-    fn run<H: Hook<B>>(
+    fn run<H: Hook<B> + ?Sized>(
         &self,
         layers: Range<usize>,
         mut hidden: Tensor<B, 3>,
-        mask: Option<&Tensor<B, 4>>,
-        rates: DropoutRates,
+        context: &EncoderContext<'_, B>,
         hook: &H,
     ) -> Tensor<B, 3> {
         for layer in layers {
-            hidden = self.blocks[layer].forward(layer, hidden, mask, rates, hook);
+            hidden = self.blocks[layer].forward(layer, hidden, context, hook);
         }
         hidden
     }
@@ -507,6 +528,7 @@ impl<B: Backend> Roberta<B> {
 pub struct RobertaBlocks<'a, A: AutodiffBackend> {
     model: &'a Roberta<A::InnerBackend>,
     mask: Option<Tensor<A, 4>>,
+    layout: BatchLayout<A>,
     rates: DropoutRates,
 }
 
@@ -515,9 +537,10 @@ impl<A: AutodiffBackend> Blocks<A> for RobertaBlocks<'_, A> {
         self.model.blocks.len()
     }
 
-    fn forward<H: Hook<A>>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3> {
-        let block = EncoderBlock::<A>::from_inner(self.model.blocks[layer].dense(hidden.dtype()));
-        block.forward(layer, hidden, self.mask.as_ref(), self.rates, hook)
+    fn forward<H: Hook<A> + ?Sized>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3> {
+        let block = self.model.blocks[layer].dense(hidden.dtype()).on_tape();
+        let Self { mask, layout, rates, .. } = self;
+        block.forward(layer, hidden, &EncoderContext { mask: mask.as_ref(), layout, rates: *rates }, hook)
     }
 }
 

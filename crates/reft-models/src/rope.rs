@@ -1,9 +1,7 @@
 //! Rotary position embeddings in Hugging Face's rotate-half layout (`modeling_rope_utils.py`, `apply_rotary_pos_emb`).
 
-use burn::{
-    module::Module,
-    tensor::{DType, Tensor, TensorData, backend::Backend},
-};
+use crate::frozen::frozen;
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use std::f64::consts::PI;
 
 /// How a model scales its rotary frequencies to extend the context beyond that of its training.
@@ -49,11 +47,13 @@ pub fn frequencies(head_dim: usize, theta: f64, scaling: RopeScaling) -> Vec<f64
 ///
 /// # Shapes
 /// - cos, sin `[batch or 1, seq · head_dim]`; both halves of a head have the same cosines, and opposite sines
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Rotation<B: Backend> {
     cos: Tensor<B, 2>,
     sin: Tensor<B, 2>,
 }
+
+frozen!(Rotation { cos, sin; });
 
 impl<B: Backend> Rotation<B> {
     /// The rotation for `rows` rows with these positions (row-major) and states of this dtype. One row serves a whole

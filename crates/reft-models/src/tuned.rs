@@ -15,7 +15,8 @@ use burn::{
         backend::{AutodiffBackend, Backend},
     },
 };
-use rand::Rng;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use reft_core::{host_values, to_dtype};
 use serde::{Deserialize, Serialize};
 
@@ -177,10 +178,11 @@ impl Tuning {
     pub fn init<B: Backend>(
         &self,
         base: &NamedTensors<B>,
-        rng: &mut impl Rng,
+        seed: u64,
         device: &B::Device,
     ) -> Result<Tuned<B>, TuningError> {
         let (lora, names) = self.resolve(base)?;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let values = names.iter().map(|TunedName { name, shape }| match base.flat(name) {
             Some(tensor) => to_dtype(tensor.clone(), DType::F32),
             None => {

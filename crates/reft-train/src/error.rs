@@ -7,7 +7,7 @@ use crate::{
     memory::{MemoryNeeds, format_bytes},
     observer::TrainError,
 };
-use reft_core::{AdapterError, FileError, intervention::InterventionError, site::LayersError};
+use reft_core::{AdapterError, FileError, MissingSite, intervention::InterventionError, site::LayersError};
 use reft_models::{LoadError, peft::TunedFileError, tuned::TuningError};
 use std::path::PathBuf;
 
@@ -29,6 +29,26 @@ pub enum RunError {
     /// The interventions.
     #[error("reft: {0}")]
     Intervention(#[from] InterventionError),
+    /// Settings of the training that make no sense, one per line.
+    #[error("{0}")]
+    Settings(String),
+    /// Nothing to train on.
+    #[error("no rows to train on")]
+    NoRows,
+    /// Interventions for hidden states of another size.
+    #[error("reft: hidden_size is {found}, but the hidden states of the model have size {expected}")]
+    HiddenSize {
+        /// The size in the configuration.
+        found: usize,
+        /// The size of the model.
+        expected: usize,
+    },
+    /// A hook for a layer that the model does not have.
+    #[error(transparent)]
+    MissingSite(#[from] MissingSite),
+    /// An adapter of a model on another device.
+    #[error("the adapter was loaded or trained on another device; load it with the model that uses it")]
+    OtherDevice,
     /// The files of an adapter.
     #[error(transparent)]
     Adapter(#[from] AdapterError),

@@ -5,7 +5,7 @@ use crate::{
     loss::nll,
 };
 use burn::tensor::backend::Backend;
-use reft_core::{NoHook, Reft};
+use reft_core::{Hook, Reft};
 use reft_models::{GenerateConfig, GenerateError, Llama, LoadedModel, generate};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -31,23 +31,19 @@ pub struct Likelihood {
 }
 
 /// Likelihood of the examples' answers, computed in batches of similar length.
-pub fn likelihood<B: Backend>(
+pub fn likelihood<B: Backend, H: Hook<B> + ?Sized>(
     model: &Llama<B>,
-    reft: Option<&Reft<B>>,
+    hook: &H,
     examples: &[Example],
     batch_size: usize,
 ) -> Likelihood {
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|idx| examples[*idx].tokens.len());
     let mut sums = vec![0f64; examples.len()];
-    let bases = reft.map(Reft::bases);
     for chunk in order.chunks(batch_size) {
         let members: Vec<&Example> = chunk.iter().map(|idx| &examples[*idx]).collect();
-        let batch = LanguageModelBatch::new(&members, reft.map(|r| r.config().positions));
-        let values = match (reft, &bases) {
-            (Some(reft), Some(bases)) => nll(model, &batch, &reft.hook(bases, &batch.edited)),
-            _ => nll(model, &batch, &NoHook),
-        };
+        let batch = LanguageModelBatch::new(&members);
+        let values = nll(model, &batch, hook);
         for (value, member) in values.iter().zip(&batch.example_of) {
             sums[chunk[*member]] += f64::from(*value);
         }
@@ -126,8 +122,8 @@ pub fn answers<B: Backend>(
         .map(|row| template.encode_prompt(row, tokenizer, max_length))
         .collect::<Result<Vec<_>, _>>()?;
     let greedy =
-        GenerateConfig { max_new_tokens, stop_ids: loaded.stop_ids.clone(), ..GenerateConfig::default() };
-    let generated = generate_all(model, reft, &prompts, &greedy, batch_size)?;
+        GenerateConfig::default().with_max_new_tokens(max_new_tokens).with_stop_ids(loaded.stop_ids.clone());
+    let generated = generate_all(model, &reft, &prompts, &greedy, batch_size)?;
     rows.iter()
         .zip(generated)
         .map(|(row, tokens)| {
@@ -146,9 +142,9 @@ pub fn answers<B: Backend>(
 ///
 /// # Errors
 /// If a prompt does not fit the model; the error counts prompts from 0.
-pub fn generate_all<B: Backend>(
+pub fn generate_all<B: Backend, H: Hook<B> + ?Sized>(
     model: &Llama<B>,
-    reft: Option<&Reft<B>>,
+    hook: &H,
     prompts: &[Vec<u32>],
     config: &GenerateConfig,
     batch_size: usize,
@@ -160,8 +156,8 @@ pub fn generate_all<B: Backend>(
         let members: Vec<Vec<u32>> = chunk.iter().map(|idx| prompts[*idx].clone()).collect();
         // Sampling must not depend on how prompts are batched.
         let streams = chunk.iter().map(|idx| *idx as u64).collect();
-        let config = GenerateConfig { streams, ..config.clone() };
-        let generated = generate(model, &members, reft, &config, |_, _| ControlFlow::Continue(()))
+        let config = config.clone().with_streams(streams);
+        let generated = generate(model, &members, hook, &config, |_, _| ControlFlow::Continue(()))
             .map_err(|error| with_row_of(error, chunk))?;
         for (idx, row) in chunk.iter().zip(generated) {
             out[*idx] = row.tokens;

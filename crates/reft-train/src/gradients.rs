@@ -9,7 +9,6 @@ use burn::{
         backend::{AutodiffBackend, Backend},
     },
 };
-use reft_core::position::Rows;
 use reft_models::{Blocks, TrainingPass};
 
 /// Sums the gradients of an update's micro-batches.
@@ -46,18 +45,17 @@ impl<'a, A: AutodiffBackend> GradientSum<'a, A> {
     pub fn run<M: Blocks<A>, T>(
         &mut self,
         pass: TrainingPass<A, M>,
-        edited: &Rows,
         head_loss: impl FnOnce(Tensor<A, 3>) -> (T, Tensor<A, 1>),
     ) -> T {
         let reft = &self.trainable.reft;
-        let hook = reft.hook(self.bases, edited);
+        let hook = reft.hook_with(self.bases.to_vec());
         if !self.checkpointing {
             return pass.backward(&hook, head_loss, |grads| self.add(grads));
         }
         let detached = reft.clone().no_grad();
         let detached_bases: Vec<Tensor<A, 2>> =
             self.bases.iter().map(|basis| basis.clone().detach()).collect();
-        let detached_hook = detached.hook(&detached_bases, edited);
+        let detached_hook = detached.hook_with(detached_bases);
         pass.backward_checkpointed(&hook, &detached_hook, head_loss, |grads| self.add(grads))
     }
 

@@ -1,5 +1,18 @@
 //! Recipes, data, tasks and the training loop for representation finetuning.
 //!
+//! An application starts with [`LanguageModel`] or [`TextEncoder`], see [`app`]:
+//!
+//! ```
+//! use burn_flex::Flex;
+//! use reft_train::{LanguageModel, Trainer, TrainConfig};
+//!
+//! let model = LanguageModel::<Flex>::load("embedded:tiny", &Default::default())?;
+//! let config = TrainConfig::default().with_steps(2);
+//! let trained = model.train(&[("the old fox sings\n", "SINGS!")], Trainer::new().with_config(config))?;
+//! trained.result.save(std::env::temp_dir().join("loud"))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! The route of a batch, from top to bottom:
 //!
 //! | module | contents |
@@ -18,6 +31,7 @@
 //!
 //! | module | contents |
 //! |---|---|
+//! | [`app`] | models for applications: train, load, apply, stream, classify |
 //! | [`open`], [`adapter`] | models and adapters from disk; what an adapter stores |
 //! | [`device`], [`selftest`] | the backend, chosen at run time; whether it computes correctly |
 //! | [`memory`], [`workload`] | the memory of the machine, and the memory that a run needs |
@@ -27,6 +41,7 @@
 //! This crate prints nothing: a run reports [`run::Event`]s, training reports to an [`Observer`].
 
 pub mod adapter;
+pub mod app;
 pub mod checkpoint;
 mod count;
 pub mod data;
@@ -53,13 +68,21 @@ pub mod trainable;
 pub mod trainer;
 pub mod workload;
 
-pub use data::{DataError, DataSet, Example, Template};
+pub use reft_core;
+pub use reft_models;
+
+pub use app::{
+    AnyAdapter, AnyClassifier, AnyEncoder, AnyLanguageModel, LanguageModel, LanguageModelAdapter, Prediction,
+    TextClassifier, TextEncoder, Trained, Trainer,
+};
+pub use data::{DataError, DataSet, Example, Row, Template};
 pub use device::{Chosen, DeviceError, OnDevice, on_device};
 pub use error::RunError;
 pub use objective::{Objective, step_gradients};
-pub use observer::{Observer, Silent, StopReason, TrainError};
+pub use observer::{Observer, Silent, StepReport, StopReason, TrainError};
 pub use recipe::{Recipe, RecipeError};
 pub use run::Summary;
+pub use score::Score;
 pub use tasks::{Classification, LanguageModeling, TaskSpec};
 pub use train_config::TrainConfig;
 pub use trainable::Trainable;

@@ -53,7 +53,11 @@ pub(crate) fn nll_of_states<B: Backend>(
 }
 
 /// The negative log-likelihood of every label of a batch.
-pub fn nll<B: Backend, H: Hook<B>>(model: &Llama<B>, batch: &LanguageModelBatch, hook: &H) -> Vec<f32> {
+pub fn nll<B: Backend, H: Hook<B> + ?Sized>(
+    model: &Llama<B>,
+    batch: &LanguageModelBatch,
+    hook: &H,
+) -> Vec<f32> {
     let hidden = model.forward(&batch.tokens, None, hook);
     let states = model.final_states(hidden, &batch.label_rows);
     nll_of_states(model, states, &batch.labels, false).0

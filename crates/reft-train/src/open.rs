@@ -1,19 +1,20 @@
 //! Opening what is already there: models, adapters and classifiers.
 
 use crate::{
-    adapter::{TaskConfig, load_tuned, load_typed},
+    adapter::{AdapterOrigin, TaskConfig, load_tuned, load_typed, save_adapter},
     device::Chosen,
     error::RunError,
+    method::Baseline,
     tasks::TaskSpec,
     tiny,
     trainable::Trainable,
     workload::Workload,
 };
-use burn::tensor::backend::Backend;
-use reft_core::{Adapter, BaseModel};
+use burn::tensor::{Tensor, backend::Backend};
+use reft_core::{Adapter, AdapterError, BaseModel, Head, Hook, Place, ReftConfig, Site, site::LayersError};
 use reft_models::{
     Checkpoint, Dtype, Llama, LoadError, LoadedModel, ModelConfig, ModelFiles, Precision, Pretrained, Quant,
-    Roberta, load, peft::PeftNames,
+    Roberta, Tuned, load, peft::PeftNames,
 };
 use std::path::Path;
 
@@ -64,33 +65,71 @@ pub fn load_model<B: Backend, M: Pretrained<B>>(
     Ok(checkpoint.load(precision, &on.device)?)
 }
 
-/// An adapter of a language model.
+/// An adapter of a language model. It is a [`Hook`], which does nothing if the adapter is a baseline.
 #[derive(Debug, Clone)]
 pub struct LanguageModelAdapter<B: Backend> {
     /// The interventions and where they come from.
     pub adapter: Adapter<B>,
     /// The prompt template that it was trained with.
     pub template: String,
+    /// The weights of a baseline, if the adapter is one, and the model with them.
+    pub tuned: Option<(Tuned<B>, Llama<B>)>,
 }
 
-/// Loads an adapter and checks that it belongs to the model. The weights of a baseline replace those of the model.
+impl<B: Backend> LanguageModelAdapter<B> {
+    /// Saves the adapter to a folder.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), AdapterError> {
+        let tuned = self.tuned.as_ref().map(|(tuned, _)| tuned.clone());
+        let trainable = Trainable { reft: self.adapter.reft.clone(), tuned, head: None };
+        let origin = AdapterOrigin {
+            base: self.adapter.base_model.clone(),
+            template: self.template.clone(),
+            task: None,
+            peft_names: PeftNames::LANGUAGE_MODEL,
+        };
+        save_adapter(folder.as_ref(), &trainable, &origin)
+    }
+
+    /// The model to use: that of a baseline, or the frozen one.
+    pub fn model<'a>(&'a self, frozen: &'a Llama<B>) -> &'a Llama<B> {
+        self.tuned.as_ref().map_or(frozen, |(_, model)| model)
+    }
+}
+
+impl<B: Backend> Hook<B> for LanguageModelAdapter<B> {
+    fn edit(&self, place: &Place<'_, B>, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
+        self.adapter.edit(place, hidden)
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        self.adapter.sites()
+    }
+}
+
+/// Loads an adapter and checks that it belongs to the model. A baseline comes with a model of its own, which shares the frozen
+/// weights.
 ///
 /// # Errors
 /// If it cannot be read, is a classifier's, or was trained on a model of another size or with other weights.
 pub fn load_adapter<B: Backend>(
     folder: &Path,
-    loaded: &mut LoadedModel<B, Llama<B>>,
+    loaded: &LoadedModel<B, Llama<B>>,
     device: &B::Device,
 ) -> Result<LanguageModelAdapter<B>, RunError> {
     let (adapter, metadata) = load_typed::<B>(folder, device)?;
     check_generates(folder, metadata.task.as_ref())?;
-    let config = loaded.model.config().clone();
-    check_adapter(folder, &adapter, &loaded.base, &config)?;
+    let config = loaded.model.config();
+    check_adapter(folder, &adapter, &loaded.base, config)?;
     let names = PeftNames::LANGUAGE_MODEL;
-    if let Some(tuned) = load_tuned(folder, metadata.baseline, &loaded.tensors, names, device)? {
-        loaded.model = tuned.model(&config, &loaded.tensors);
-    }
-    Ok(LanguageModelAdapter { adapter, template: metadata.template })
+    let tuned = load_tuned(folder, metadata.baseline, &loaded.tensors, names, device)?;
+    let tuned = tuned.map(|tuned| {
+        let model = tuned.model(config, &loaded.tensors);
+        (tuned, model)
+    });
+    Ok(LanguageModelAdapter { adapter, template: metadata.template, tuned })
 }
 
 /// Checks that an adapter belongs to a language model, before any model is loaded.
@@ -132,22 +171,67 @@ pub fn load_classifier<B: Backend>(
     request: PrecisionRequest,
     on: &Chosen<B::Device>,
 ) -> Result<Classifier<B>, RunError> {
-    let device = &on.device;
-    let (adapter, metadata) = load_typed::<B>(folder, device)?;
-    let (Some(task), Some(head)) = (metadata.task, adapter.head.clone()) else {
-        let reason = "not a classifier: the adapter has no head".into();
-        return Err(RunError::WrongModel { adapter: folder.display().to_string(), reason });
-    };
+    let saved = read_classifier(folder, &on.device)?;
     let loaded: LoadedModel<B, Roberta<B>> = load_model(model, revision, request, on)?;
+    let (trainable, spec) = attach_classifier(folder, saved, &loaded, &on.device)?;
+    Ok(Classifier { loaded, trainable, spec })
+}
+
+/// A classifier's adapter without its model.
+pub(crate) struct SavedClassifier<B: Backend> {
+    adapter: Adapter<B>,
+    head: Head<B>,
+    task: TaskConfig,
+    baseline: Option<Baseline>,
+}
+
+/// Reads the adapter of a classifier.
+pub(crate) fn read_classifier<B: Backend>(
+    folder: &Path,
+    device: &B::Device,
+) -> Result<SavedClassifier<B>, RunError> {
+    let (adapter, metadata) = load_typed::<B>(folder, device)?;
+    match (metadata.task, adapter.head.clone()) {
+        (Some(task), Some(head)) => Ok(SavedClassifier { adapter, head, task, baseline: metadata.baseline }),
+        _ => {
+            let reason = "not a classifier: the adapter has no head".into();
+            Err(RunError::WrongModel { adapter: folder.display().to_string(), reason })
+        }
+    }
+}
+
+/// Checks that a classifier belongs to a model.
+pub(crate) fn attach_classifier<B: Backend>(
+    folder: &Path,
+    saved: SavedClassifier<B>,
+    loaded: &LoadedModel<B, Roberta<B>>,
+    device: &B::Device,
+) -> Result<(Trainable<B>, TaskSpec), RunError> {
+    let SavedClassifier { adapter, head, task, baseline } = saved;
     let config = loaded.model.config();
     check_adapter(folder, &adapter, &loaded.base, config)?;
     let names = PeftNames::classifier(config);
-    let tuned = load_tuned(folder, metadata.baseline, &loaded.tensors, names, device)?;
-    let trainable = Trainable { reft: adapter.reft, tuned, head: Some(head) };
-    Ok(Classifier { loaded, trainable, spec: TaskSpec::of_adapter(task) })
+    let tuned = load_tuned(folder, baseline, &loaded.tensors, names, device)?;
+    Ok((Trainable { reft: adapter.reft, tuned, head: Some(head) }, TaskSpec::of_adapter(task)))
 }
 
-fn check_adapter<B: Backend>(
+/// Checks that interventions fit a model.
+pub(crate) fn check_config(reft: &ReftConfig, model: &impl ModelConfig) -> Result<(), RunError> {
+    let (found, expected, n_layers) = (reft.hidden_size, model.hidden_size(), model.n_layers());
+    if found != expected {
+        return Err(RunError::HiddenSize { found, expected });
+    }
+    if reft.sites.is_empty() {
+        return Err(RunError::Settings("reft: no layer is edited, expected at least one".into()));
+    }
+    match reft.sites.iter().find(|site| site.layer >= n_layers) {
+        Some(site) => Err(LayersError::Missing { index: site.layer as i64, n_layers }.into()),
+        None => Ok(()),
+    }
+}
+
+/// Checks that an adapter belongs to a model.
+pub(crate) fn check_adapter<B: Backend>(
     folder: &Path,
     adapter: &Adapter<B>,
     base: &BaseModel,

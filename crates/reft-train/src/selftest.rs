@@ -15,16 +15,15 @@ use crate::{
     trainer::train,
 };
 use burn::{
-    module::{ModuleVisitor, Param},
+    module::{Module, ModuleVisitor, Param},
     optim::GradientsParams,
+    record::{BinBytesRecorder, FullPrecisionSettings, Recorder},
     tensor::{
         Tensor,
         backend::{AutodiffBackend, Backend},
     },
 };
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use reft_core::{Adapter, Init, Reft, ReftConfig, host_values};
+use reft_core::{Adapter, NoHook, Reft, ReftConfig, host_values};
 use reft_models::{Dtype, GenerateConfig, Llama, LoadedModel, Precision, Quant};
 use serde::{Deserialize, Serialize};
 use std::{marker::PhantomData, path::Path, sync::atomic::AtomicBool, time::Instant};
@@ -46,6 +45,8 @@ pub struct Measured {
     pub trained_nll: f64,
     /// The same after saving and loading them.
     pub loaded_nll: f64,
+    /// The same after recording them with Burn's recorder and loading the record into other interventions.
+    pub recorded_nll: f64,
     /// Greedy continuations with the trained interventions.
     pub tokens: Vec<Vec<u32>>,
     /// Share of those tokens that are also the most likely ones when the whole text is computed at once, without a cache.
@@ -105,7 +106,7 @@ impl OnDevice for SelfTest<'_> {
 
     fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Measured, RunError> {
         let (begun, device) = (Instant::now(), &on.device);
-        let mut loaded: LoadedModel<A::InnerBackend, Llama<A::InnerBackend>> =
+        let loaded: LoadedModel<A::InnerBackend, Llama<A::InnerBackend>> =
             LoadedModel::load(&tiny::model(), "embedded:tiny", Precision::default(), device)?;
         let rows = find_rows("embedded:french-eval")?;
         let template = Template::resolve("{{ instruction }}\n", &rows)?;
@@ -117,8 +118,8 @@ impl OnDevice for SelfTest<'_> {
         let config = ReftConfig::new(model.config().hidden_size, [1, 3])
             .with_rank(4)
             .with_positions("f2+l2".parse().expect("positions"));
-        let reft = config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(1), device)?;
-        let nll = likelihood(model, Some(&reft), &examples, ROWS).nll;
+        let reft: Reft<A::InnerBackend> = config.with_seed(1).try_init(device)?;
+        let nll = likelihood(model, &reft.hook(), &examples, ROWS).nll;
 
         let tracked: Trainable<A> = Reft::<A>::trainable(reft.clone()).into();
         let gradient_of = |model: &Llama<A::InnerBackend>, checkpointing| {
@@ -134,19 +135,26 @@ impl OnDevice for SelfTest<'_> {
         let outcome = train::<A, _>(&objective, reft.into(), &examples, &[], &config, &mut Silent, &never);
         let _ = outcome.stop?;
         let reft = outcome.trainable.reft;
-        let trained_nll = likelihood(model, Some(&reft), &examples, ROWS).nll;
+        let trained_nll = likelihood(model, &reft.hook(), &examples, ROWS).nll;
 
         let prompts: Vec<Vec<u32>> = examples.iter().map(|e| e.prompt().to_vec()).collect();
         let stop_ids = loaded.stop_ids.clone();
-        let greedy = GenerateConfig { max_new_tokens: 12, temperature: 0.0, stop_ids, ..Default::default() };
-        let tokens = generate_all(model, Some(&reft), &prompts, &greedy, ROWS)
+        let greedy = GenerateConfig::default().with_max_new_tokens(12).with_stop_ids(stop_ids);
+        let tokens = generate_all(model, &reft, &prompts, &greedy, ROWS)
             .map_err(|error| RunError::Eval(error.into()))?;
         let cache_agreement = cache_agreement(&loaded, &reft, &prompts, &tokens);
 
+        let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
+        let bytes = recorder.record(reft.clone().into_record(), ()).expect("recorded in memory");
+        let record = recorder.load(bytes, device).expect("just recorded");
+        let other: Reft<A::InnerBackend> =
+            reft.config().clone().with_rank(2).with_seed(2).try_init(device)?;
+        let recorded_nll = likelihood(model, &other.load_record(record).hook(), &examples, ROWS).nll;
+
         Adapter::new(reft, loaded.base.clone()).save(self.folder)?;
-        let mut nll_of = |folder: &Path| -> Result<f64, RunError> {
-            let reft = load_adapter(folder, &mut loaded, device)?.adapter.reft;
-            Ok(likelihood(&loaded.model, Some(&reft), &examples, ROWS).nll)
+        let nll_of = |folder: &Path| -> Result<f64, RunError> {
+            let reft = load_adapter(folder, &loaded, device)?.adapter.reft;
+            Ok(likelihood(&loaded.model, &reft.hook(), &examples, ROWS).nll)
         };
         let loaded_nll = nll_of(self.folder)?;
         let foreign_nll = self.foreign.map(nll_of).transpose()?;
@@ -155,7 +163,7 @@ impl OnDevice for SelfTest<'_> {
             let Ok(precision) = on.precision::<A::InnerBackend>(Some(dtype), quant, dtype) else { continue };
             let held: LoadedModel<A::InnerBackend, Llama<A::InnerBackend>> =
                 LoadedModel::load(&tiny::model(), "embedded:tiny", precision, device)?;
-            let nll = likelihood(&held.model, None, &examples, ROWS).nll;
+            let nll = likelihood(&held.model, &NoHook, &examples, ROWS).nll;
             other_precisions.push((precision, nll, gradient_of(&held.model, true)));
         }
         Ok(Measured {
@@ -166,6 +174,7 @@ impl OnDevice for SelfTest<'_> {
             losses: outcome.history.losses,
             trained_nll,
             loaded_nll,
+            recorded_nll,
             tokens,
             cache_agreement,
             foreign_nll,
@@ -184,8 +193,8 @@ fn cache_agreement<B: Backend>(
     let texts: Vec<Example> = (prompts.iter().zip(tokens))
         .map(|(prompt, new)| Example { prompt_len: prompt.len(), tokens: [prompt.as_slice(), new].concat() })
         .collect();
-    let batch = LanguageModelBatch::new(&texts.iter().collect::<Vec<_>>(), Some(reft.config().positions));
-    let hidden = loaded.model.forward(&batch.tokens, None, &reft.hook(&reft.bases(), &batch.edited));
+    let batch = LanguageModelBatch::new(&texts.iter().collect::<Vec<_>>());
+    let hidden = loaded.model.forward(&batch.tokens, None, reft);
     let argmax = loaded.model.logits(hidden, &batch.label_rows).argmax(1);
     let argmax = argmax.into_data().convert::<i64>().to_vec::<i64>().unwrap_or_default();
     let same = argmax.iter().zip(&batch.labels).filter(|(a, b)| **a == i64::from(**b)).count();
@@ -202,7 +211,7 @@ fn flat_gradient<A: AutodiffBackend>(reft: &Reft<A>, grads: &GradientsParams) ->
         }
     }
     let mut collect = Collect::<A>(grads, Vec::new(), PhantomData);
-    burn::module::Module::<A>::visit(reft, &mut collect);
+    Module::<A>::visit(reft, &mut collect);
     collect.1
 }
 
@@ -236,6 +245,7 @@ pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
         check("gradient, checkpointed", gradient(&found.checkpointed), 1e-2, WRONG),
         check("training", losses, 2e-2, CLOSE),
         check("save and load", distance(found.loaded_nll, found.trained_nll), 1e-4, WRONG),
+        check("record and load", distance(found.recorded_nll, found.trained_nll), 1e-4, WRONG),
         check("decoding with the KV cache", 1.0 - found.cache_agreement, 0.0, WRONG),
         check("decoding matches the CPU", different, 0.25, CLOSE),
     ];

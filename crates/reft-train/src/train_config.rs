@@ -2,10 +2,12 @@
 
 use crate::optim::ScheduleKind;
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 
 /// How to train.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct TrainConfig {
     /// Passes over the data.
     pub epochs: usize,
@@ -99,6 +101,90 @@ impl TrainConfig {
     /// Sets the peak learning rate.
     pub fn with_lr(self, lr: f64) -> Self {
         Self { lr, ..self }
+    }
+
+    /// Sets the passes over the data and clears the number of updates.
+    pub fn with_epochs(self, epochs: usize) -> Self {
+        Self { epochs, steps: None, ..self }
+    }
+
+    /// Sets the micro-batches per update.
+    pub fn with_accumulation(self, accumulation: usize) -> Self {
+        Self { accumulation, ..self }
+    }
+
+    /// Sets the course of the learning rate after the warm-up.
+    pub fn with_schedule(self, schedule: ScheduleKind) -> Self {
+        Self { schedule, ..self }
+    }
+
+    /// Sets the share of all updates over which the learning rate rises.
+    pub fn with_warmup(self, warmup: f64) -> Self {
+        Self { warmup, ..self }
+    }
+
+    /// Sets AdamW's weight decay.
+    pub fn with_weight_decay(self, weight_decay: f64) -> Self {
+        Self { weight_decay, ..self }
+    }
+
+    /// Sets the largest global gradient norm; 0 disables clipping.
+    pub fn with_clip(self, clip: f64) -> Self {
+        Self { clip, ..self }
+    }
+
+    /// Sets the dropout of an encoder and its head.
+    pub fn with_model_dropout(self, rate: f64) -> Self {
+        Self { model_dropout: Some(rate), ..self }
+    }
+
+    /// Sets the peak learning rate of the head.
+    pub fn with_head_lr(self, head_lr: f64) -> Self {
+        Self { head_lr: Some(head_lr), ..self }
+    }
+
+    /// Sets the random seed.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Sets whether to use gradient checkpointing.
+    pub fn with_checkpointing(self, checkpointing: bool) -> Self {
+        Self { checkpointing: Some(checkpointing), ..self }
+    }
+
+    /// Evaluates held-out rows every `eval_every` updates, and stops after `patience` evaluations without improvement (0:
+    /// never).
+    pub fn with_evaluation(self, eval_every: usize, patience: usize) -> Self {
+        Self { eval_every, patience, ..self }
+    }
+
+    /// Lists every impossible value, one per line, by its key in a recipe.
+    ///
+    /// # Errors
+    /// If there is one.
+    pub fn check(&self) -> Result<(), String> {
+        let mut problems = Vec::new();
+        let mut expect = |good: bool, key: &str, found: &dyn Display, expected: &str| {
+            if !good {
+                problems.push(format!("train.{key} is {found}, expected {expected}"));
+            }
+        };
+        expect(self.batch_size > 0, "batch_size", &self.batch_size, "at least 1");
+        expect(self.accumulation > 0, "accumulation", &self.accumulation, "at least 1");
+        expect(self.log_every > 0, "log_every", &self.log_every, "at least 1");
+        expect(self.epochs > 0 || self.steps.is_some(), "epochs", &self.epochs, "at least 1");
+        expect(self.steps != Some(0), "steps", &0, "at least 1");
+        expect(self.lr > 0.0 && self.lr.is_finite(), "lr", &self.lr, "a number above 0");
+        expect((0.0..=1.0).contains(&self.warmup), "warmup", &self.warmup, "a share from 0 to 1");
+        expect(self.weight_decay >= 0.0, "weight_decay", &self.weight_decay, "0 or more");
+        expect(self.clip >= 0.0, "clip", &self.clip, "0 or more");
+        let model_dropout = self.model_dropout.unwrap_or(0.0);
+        let is_rate = (0.0..1.0).contains(&model_dropout);
+        expect(is_rate, "model_dropout", &model_dropout, "a share below 1");
+        let head_lr = self.head_lr.unwrap_or(1.0);
+        expect(head_lr > 0.0 && head_lr.is_finite(), "head_lr", &head_lr, "a number above 0");
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
     }
 
     /// Updates per epoch over this many rows.

@@ -47,7 +47,7 @@ impl<B: Backend> Trainable<B> {
                 Some(Baseline::Bitfit)
             }
             Some(_) => Some(Baseline::Full),
-            None if self.reft.edits().is_empty() => Some(Baseline::HeadOnly),
+            None if self.reft.edits().len() == 0 => Some(Baseline::HeadOnly),
             None => None,
         }
     }

@@ -297,9 +297,7 @@ mod tests {
     use super::*;
     use crate::{gradients::GradientSum, memory::OUT_OF_MEMORY_ADVICE, observer::Silent, score::Score};
     use burn_flex::Flex;
-    use rand::SeedableRng;
-    use rand_chacha::ChaCha8Rng;
-    use reft_core::{Init, Reft, ReftConfig};
+    use reft_core::{Reft, ReftConfig};
     use std::cell::Cell;
 
     /// Panics at one of its steps, or claims to need more memory than any machine has.
@@ -347,8 +345,7 @@ mod tests {
 
     fn run(at: usize, lengths: &[usize]) -> (Trainable<Flex>, TrainOutcome<Flex>) {
         let config = ReftConfig::new(4, [0]).with_rank(1).with_positions("l1".parse().expect("positions"));
-        let reft: Reft<Flex> =
-            config.init(Init::Paper, &mut ChaCha8Rng::seed_from_u64(0), &Default::default()).expect("valid");
+        let reft: Reft<Flex> = config.init(&Default::default());
         let start: Trainable<Flex> = reft.into();
         let config = TrainConfig {
             batch_size: 1,

@@ -297,14 +297,14 @@ fn report(folder: &Path) -> Result<()> {
         .filter(|sentence| sentence.is_held_out())
         .take(200)
         .collect();
-    let config = GenerateConfig { stop_ids: loaded.stop_ids.clone(), ..GenerateConfig::default() };
+    let config = GenerateConfig::default().with_stop_ids(loaded.stop_ids.clone());
     for skill in SKILLS {
         let turns: Vec<(String, String)> = sentences.iter().map(|sentence| sentence.turn(skill)).collect();
         let prompts = turns
             .iter()
             .map(|(question, _)| loaded.tokenizer.encode(&format!("{question}\n")))
             .collect::<Result<Vec<_>, _>>()?;
-        let out = generate_all(&loaded.model, None, &prompts, &config, 50)?;
+        let out = generate_all(&loaded.model, &NoHook, &prompts, &config, 50)?;
         let mut exact = 0;
         for (tokens, (_, answer)) in out.iter().zip(&turns) {
             exact += usize::from(loaded.tokenizer.decode(tokens)? == *answer);

@@ -8,6 +8,7 @@ mod read;
 mod rows;
 mod table;
 mod template;
+mod text_stream;
 
 pub use batch::{ClassifierBatch, LanguageModelBatch};
 pub use batches::{Sampler, SamplerConfig, epoch};
@@ -18,3 +19,4 @@ pub use read::{find_rows, max_length, read_rows, read_split};
 pub use rows::{Row, parse_rows};
 pub use table::{Separator, parse_table};
 pub use template::{Template, answer};
+pub use text_stream::TextStream;

@@ -13,6 +13,28 @@ pub struct Row {
 }
 
 impl Row {
+    /// A row with these fields; `place` names it in errors.
+    pub fn new<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>, place: impl Into<String>) -> Self {
+        let fields = fields.into_iter().map(|(key, value)| (key.into(), Value::from(value)));
+        Self { fields: fields.collect(), place: place.into() }
+    }
+
+    /// Rows with two fields of these names.
+    pub fn pairs(names: [&str; 2], pairs: &[(impl AsRef<str>, impl AsRef<str>)]) -> Vec<Self> {
+        let row = |(idx, (a, b)): (usize, &(_, _))| {
+            let (a, b): (&_, &_) = (a, b);
+            let fields = [(names[0], AsRef::<str>::as_ref(a)), (names[1], AsRef::<str>::as_ref(b))];
+            Self::new(fields, format!("pair {}", idx + 1))
+        };
+        pairs.iter().enumerate().map(row).collect()
+    }
+
+    /// Rows with one field.
+    pub(crate) fn texts(name: &str, texts: &[impl AsRef<str>]) -> Vec<Self> {
+        let rows = texts.iter().enumerate();
+        rows.map(|(idx, text)| Self::new([(name, text.as_ref())], format!("text {}", idx + 1))).collect()
+    }
+
     /// An error about this row.
     pub(crate) fn error(&self, reason: impl Into<String>) -> DataError {
         DataError::Row { place: self.place.clone(), reason: reason.into() }

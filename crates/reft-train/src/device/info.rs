@@ -65,6 +65,11 @@ pub enum DeviceError {
         /// What was requested.
         found: String,
     },
+    /// No backend.
+    #[error(
+        "no backend was compiled in; build reft-train with one of the features flex, ndarray, wgpu, cuda"
+    )]
+    NoBackend,
     /// Its backend has no device.
     #[error("device {found:?}: {}; {}", .missing.reason, .missing.hint)]
     Missing {

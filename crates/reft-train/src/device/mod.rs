@@ -94,7 +94,7 @@ pub fn devices() -> (Vec<Device>, Vec<MissingBackend>) {
 pub fn choose(name: &str) -> Result<(Device, Option<String>), DeviceError> {
     if name == "auto" {
         let (devices, missing) = devices();
-        let (device, reason) = auto(&devices, &missing);
+        let (device, reason) = auto(&devices, &missing)?;
         return Ok((device, Some(reason)));
     }
     let unknown = || DeviceError::Unknown { found: name.into() };
@@ -117,7 +117,10 @@ pub fn choose(name: &str) -> Result<(Device, Option<String>), DeviceError> {
 }
 
 /// The device that `auto` stands for, and why.
-pub fn auto(devices: &[Device], missing: &[MissingBackend]) -> (Device, String) {
+///
+/// # Errors
+/// If no backend was compiled in.
+pub fn auto(devices: &[Device], missing: &[MissingBackend]) -> Result<(Device, String), DeviceError> {
     let gpu = devices.iter().find(|device| device.is_real_gpu());
     let Some(gpu) = gpu else {
         let mut reasons: Vec<String> =
@@ -126,19 +129,20 @@ pub fn auto(devices: &[Device], missing: &[MissingBackend]) -> (Device, String) 
         reasons.extend(software.map(|d| format!("{} is a software renderer ({})", d.name, d.adapter)));
         let reason =
             if reasons.is_empty() { "no GPU backend was compiled in".into() } else { reasons.join("; ") };
-        return (cpu(), reason);
+        return Ok((cpu()?, reason));
     };
-    (gpu.clone(), format!("the first GPU found, {}", gpu.adapter))
+    Ok((gpu.clone(), format!("the first GPU found, {}", gpu.adapter)))
 }
 
 /// The CPU, on the preferred CPU backend.
-pub fn cpu() -> Device {
-    let found = ["cpu", "ndarray"].into_iter().find_map(|backend| of_backend(backend).ok());
-    found.expect("one CPU backend is always compiled in").remove(0)
+///
+/// # Errors
+/// If no CPU backend was compiled in.
+pub fn cpu() -> Result<Device, DeviceError> {
+    let found =
+        ["cpu", "ndarray"].into_iter().find_map(|backend| of_backend(backend).ok()?.into_iter().next());
+    found.ok_or(DeviceError::NoBackend)
 }
-
-#[cfg(not(any(feature = "flex", feature = "ndarray")))]
-compile_error!("one of the features `flex` and `ndarray` is needed");
 
 /// The devices of a backend.
 fn of_backend(backend: &'static str) -> Result<Vec<Device>, MissingBackend> {

@@ -23,7 +23,9 @@ impl Recipe {
             .with_positions(section.positions)
             .with_tied(section.tied)
             .with_activation(section.activation)
-            .with_dropout(section.dropout))
+            .with_dropout(section.dropout)
+            .with_seed(self.train.seed)
+            .with_init(section.init))
     }
 
     /// The weights that a baseline trains, if it trains any.

@@ -7,7 +7,7 @@ use std::fmt::Display;
 
 /// Lists every impossible value of a recipe, one per line.
 pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
-    let mut problems = Vec::new();
+    let mut problems: Vec<String> = recipe.train.check().err().into_iter().collect();
     let mut expect = |good: bool, key: &str, found: &dyn Display, expected: &str| {
         if !good {
             problems.push(format!("{key} is {found}, expected {expected}"));
@@ -15,17 +15,6 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
     };
     let (train, eval) = (&recipe.train, &recipe.eval);
     let is_rate = |rate: f64| (0.0..1.0).contains(&rate);
-    expect(train.batch_size > 0, "train.batch_size", &train.batch_size, "at least 1");
-    expect(train.accumulation > 0, "train.accumulation", &train.accumulation, "at least 1");
-    expect(train.log_every > 0, "train.log_every", &train.log_every, "at least 1");
-    expect(train.epochs > 0 || train.steps.is_some(), "train.epochs", &train.epochs, "at least 1");
-    expect(train.steps != Some(0), "train.steps", &0, "at least 1");
-    expect(train.lr > 0.0 && train.lr.is_finite(), "train.lr", &train.lr, "a number above 0");
-    expect((0.0..=1.0).contains(&train.warmup), "train.warmup", &train.warmup, "a share from 0 to 1");
-    expect(train.weight_decay >= 0.0, "train.weight_decay", &train.weight_decay, "0 or more");
-    expect(train.clip >= 0.0, "train.clip", &train.clip, "0 or more");
-    let model_dropout = train.model_dropout.unwrap_or(0.0);
-    expect(is_rate(model_dropout), "train.model_dropout", &model_dropout, "a share below 1");
     expect(eval.batch_size > 0, "eval.batch_size", &eval.batch_size, "at least 1");
     let head_lr = recipe.head.lr.unwrap_or(1.0);
     expect(head_lr > 0.0 && head_lr.is_finite(), "head.lr", &head_lr, "a number above 0");
@@ -62,7 +51,8 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
         "held-out rows, which eval.protocol splits",
     );
     expect(recipe.reft.rank > 0, "reft.rank", &recipe.reft.rank, "at least 1");
-    expect(recipe.data.max_length.is_none_or(|n| n > 1), "data.max_length", &1, "at least 2");
+    let max_length = recipe.data.max_length.unwrap_or(usize::MAX);
+    expect(max_length > 1, "data.max_length", &max_length, "at least 2");
     expect(recipe.data.train_rows != Some(0), "data.train_rows", &0, "at least 1");
     let name = &recipe.run.name;
     let is_plain = !name.is_empty() && !name.contains(['/', '\\']) && name != "." && name != "..";

@@ -28,8 +28,6 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 pub use event::{Event, Finished, Outcome, Summary};
 use folder::{RunFolder, check_free};
 pub use plan::Plan;
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use reft_models::{LoadedModel, ModelConfig};
 use std::{
     panic::AssertUnwindSafe,
@@ -200,11 +198,10 @@ fn init_trainable<B: Backend, T: Task<B>>(
     config: &impl ModelConfig,
     device: &B::Device,
 ) -> Result<Trainable<B>, RunError> {
-    let rng = || ChaCha8Rng::seed_from_u64(recipe.train.seed);
     let reft_config = recipe.reft_config(config.n_layers(), config.hidden_size())?;
-    let reft = reft_config.init(recipe.reft.init, &mut rng(), device)?;
+    let reft = reft_config.try_init(device)?;
     let tuned = match recipe.tuning() {
-        Some(tuning) => Some(tuning.init(&loaded.tensors, &mut rng(), device)?),
+        Some(tuning) => Some(tuning.init(&loaded.tensors, recipe.train.seed, device)?),
         None => None,
     };
     Ok(Trainable { reft, tuned, head: task.init_head(recipe, loaded, device) })

@@ -23,7 +23,7 @@ use burn::tensor::{
 };
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
-use reft_core::{Head, HeadConfig, NoHook, host_values};
+use reft_core::{Head, HeadConfig, Hook, NoHook, host_values};
 use reft_models::{
     Dtype, Footprint, LoadedModel, ModelConfig, NamedTensors, Roberta, RobertaConfig, Tokenizer,
     peft::PeftNames,
@@ -62,6 +62,21 @@ impl ClassifierTask {
 
     fn head_config(&self, config: &RobertaConfig) -> HeadConfig {
         config.head(self.spec.outputs(), self.model_dropout)
+    }
+}
+
+/// The head of the checkpoint if it has the task's outputs, or a new one.
+pub(crate) fn initial_head<B: Backend>(
+    loaded: &LoadedModel<B, Roberta<B>>,
+    spec: &TaskSpec,
+    model_dropout: Option<f64>,
+    seed: u64,
+    device: &B::Device,
+) -> Head<B> {
+    let config = loaded.model.config().head(spec.outputs(), model_dropout);
+    match loaded.head.clone().filter(|head| head.out_bias.len() == spec.outputs()) {
+        Some(values) => config.with_values(values, device),
+        None => config.init(seed ^ HEAD_SEED, device),
     }
 }
 
@@ -155,12 +170,7 @@ impl<B: Backend> Task<B> for ClassifierTask {
         loaded: &LoadedModel<B, Roberta<B>>,
         device: &B::Device,
     ) -> Option<Head<B>> {
-        let config = self.head_config(loaded.model.config());
-        let of_checkpoint = loaded.head.clone().filter(|head| head.out_bias.len() == self.spec.outputs());
-        Some(match of_checkpoint {
-            Some(values) => config.with_values(values, device),
-            None => config.init(&mut ChaCha8Rng::seed_from_u64(recipe.train.seed ^ HEAD_SEED), device),
-        })
+        Some(initial_head(loaded, &self.spec, self.model_dropout, recipe.train.seed, device))
     }
 
     fn resolve(&self, recipe: &mut Recipe) {
@@ -200,7 +210,8 @@ impl<B: Backend> Task<B> for ClassifierTask {
     ) -> Result<FinalEvaluation, RunError> {
         let score = |set: &LabeledSet| {
             let (model, tensors) = (&loaded.model, &loaded.tensors);
-            let outputs = predict(model, tensors, &trained.trainable, &set.examples, recipe.eval.batch_size);
+            let outputs =
+                predict(model, tensors, &trained.trainable, &set.examples, recipe.eval.batch_size, &NoHook);
             self.spec.score(&set.examples, &outputs)
         };
         let of_selection = trained.evaluation.as_ref().map(|evaluation| evaluation.score.clone());
@@ -260,12 +271,12 @@ impl<B: Backend> Objective<B> for Classification<'_, B> {
         gradients: &mut GradientSum<A>,
     ) -> Loss {
         let trainable = gradients.trainable;
-        let batch = ClassifierBatch::new(examples, trainable.reft.config().positions);
+        let batch = ClassifierBatch::new(examples);
         let sum = match &trainable.tuned {
             None => {
                 let first_layer = trainable.reft.first_layer();
                 let pass = self.model.training_pass(&batch.tokens, self.dropout, first_layer, gradients.seed);
-                gradients.run(pass, &batch.edited, |hidden| {
+                gradients.run(pass, |hidden| {
                     let loss = self.loss(trainable, hidden, &batch.targets);
                     (scalar_value(&loss), loss)
                 })
@@ -295,7 +306,7 @@ impl<B: Backend> Objective<B> for Classification<'_, B> {
     }
 
     fn evaluate(&self, trainable: &Trainable<B>, held_out: &[LabeledText]) -> Evaluation {
-        let outputs = predict(self.model, self.tensors, trainable, held_out, self.eval_batch_size);
+        let outputs = predict(self.model, self.tensors, trainable, held_out, self.eval_batch_size, &NoHook);
         Evaluation {
             score: self.spec.score(held_out, &outputs),
             key: self.selection_metric.name(),
@@ -304,28 +315,29 @@ impl<B: Backend> Objective<B> for Classification<'_, B> {
     }
 }
 
-/// The head's outputs for each example, in the order given: one logit per label, or one number.
+/// The head's outputs for each example, in the order given: one logit per label, or one number. `hook` is called after the
+/// edits.
 ///
 /// # Panics
 /// If there is no head.
-pub fn predict<B: Backend>(
+pub fn predict<B: Backend, H: Hook<B> + ?Sized>(
     model: &Roberta<B>,
     tensors: &NamedTensors<B>,
     trainable: &Trainable<B>,
     examples: &[LabeledText],
     batch_size: usize,
+    hook: &H,
 ) -> Vec<Vec<f32>> {
     let tuned = trainable.tuned.as_ref().map(|tuned| tuned.model(model.config(), tensors));
     let model = tuned.as_ref().unwrap_or(model);
     let head = trainable.head.as_ref().expect("a classifier has a head");
-    let bases = trainable.reft.bases();
+    let hook = (trainable.reft.hook(), hook);
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|idx| examples[*idx].tokens.len());
     let mut out = vec![Vec::new(); examples.len()];
     for chunk in order.chunks(batch_size) {
         let members: Vec<&LabeledText> = chunk.iter().map(|idx| &examples[*idx]).collect();
-        let batch = ClassifierBatch::new(&members, trainable.reft.config().positions);
-        let hook = trainable.reft.hook(&bases, &batch.edited);
+        let batch = ClassifierBatch::new(&members);
         let outputs = head.forward(first_token(model.forward(&batch.tokens, DropoutRates::OFF, &hook)));
         let [_, n_outputs] = outputs.dims();
         for (idx, row) in chunk.iter().zip(host_values(outputs).chunks(n_outputs)) {

@@ -118,7 +118,7 @@ impl<B: Backend> Task<B> for LanguageModelTask {
         if data.held_out.is_empty() {
             return Ok((None, answers));
         }
-        let nll = likelihood(&loaded.model, None, &data.held_out, recipe.eval.batch_size).nll;
+        let nll = likelihood(&loaded.model, &NoHook, &data.held_out, recipe.eval.batch_size).nll;
         Ok((Some(score(nll, &answers)), answers))
     }
 
@@ -208,12 +208,12 @@ impl<B: Backend> Objective<B> for LanguageModeling<'_, B> {
         gradients: &mut GradientSum<A>,
     ) -> Loss {
         let trainable = gradients.trainable;
-        let batch = LanguageModelBatch::new(examples, Some(trainable.reft.config().positions));
+        let batch = LanguageModelBatch::new(examples);
         let sum = match &trainable.tuned {
             None => {
                 let first_layer = trainable.reft.first_layer();
                 let pass = self.model.training_pass(&batch.tokens, first_layer, gradients.seed);
-                gradients.run(pass, &batch.edited, |hidden| {
+                gradients.run(pass, |hidden| {
                     let states = self.model.final_states_tracked(hidden, &batch.label_rows);
                     self.loss_of_states(states, &batch)
                 })
@@ -254,7 +254,7 @@ impl<B: Backend> Objective<B> for LanguageModeling<'_, B> {
         let tuned = trainable.tuned.as_ref();
         let tuned = tuned.map(|tuned| tuned.model(self.model.config(), self.tensors()));
         let model = tuned.as_ref().unwrap_or(self.model);
-        let nll = likelihood(model, Some(&trainable.reft), held_out, self.eval_batch_size).nll;
+        let nll = likelihood(model, &trainable.reft.hook(), held_out, self.eval_batch_size).nll;
         Evaluation { score: Score(vec![("nll".into(), nll)]), key: "nll", higher_is_better: false }
     }
 }

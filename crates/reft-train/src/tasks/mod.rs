@@ -6,6 +6,7 @@ mod language_model;
 mod spec;
 mod task;
 
+pub(crate) use classifier::initial_head;
 pub use classifier::{Classification, ClassifierTask, Report, predict, probabilities};
 pub use language_model::{LanguageModelTask, LanguageModeling};
 pub use spec::{TaskSpec, check_name, read_task_rows};
