@@ -5,7 +5,7 @@
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::{
     env,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
@@ -35,6 +35,8 @@ fn main() -> anyhow::Result<()> {
                 Trial::test("train_and_stream, load_and_generate", trained_and_streamed),
                 Trial::test("capture_and_steer", steered),
                 Trial::test("classify", classified),
+                Trial::test("classify, on a real encoder", classified_well)
+                    .with_ignored_flag(!real_encoder().is_dir()),
             ];
             libtest_mimic::run(&Arguments::from_args(), trials).exit()
         }
@@ -132,13 +134,31 @@ fn steered() -> Result<(), Failed> {
     Ok(())
 }
 
-/// On the tiny encoder of the tests, whose vocabulary has few words.
+/// On an encoder with random weights, which can tell little apart.
 fn classified() -> Result<(), Failed> {
-    let folder = tempfile::tempdir()?;
     let encoder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/encoders/roberta");
-    let printed = run("classify", &[encoder, "cpu"], folder.path())?;
-    let losses = numbers(&printed, "loss ");
-    assert!(losses[1] < losses[0], "{printed}");
-    assert!(printed.contains("a lovely film: ") && !printed.contains("no label"), "{printed}");
+    let printed = run("classify", &[encoder, "cpu"], tempfile::tempdir()?.path())?;
+    let lines: Vec<&str> = printed.lines().collect();
+    assert!(numbers(&printed, "loss ")[0] > 0.5, "{printed}");
+    for (line, text) in lines[1..].iter().zip(["a lovely film", "an awful, boring meal"]) {
+        let label = line.strip_prefix(text).and_then(|rest| rest.strip_prefix(": "));
+        assert!(matches!(label, Some("good" | "bad")), "{printed}");
+    }
+    assert_eq!(lines.len(), 3, "{printed}");
     Ok(())
+}
+
+fn classified_well() -> Result<(), Failed> {
+    let encoder = real_encoder();
+    let args = [encoder.to_str().ok_or("UTF-8")?, "cpu"];
+    let printed = run("classify", &args, tempfile::tempdir()?.path())?;
+    assert!(numbers(&printed, "loss ")[1] < 0.05, "{printed}");
+    assert!(printed.ends_with("a lovely film: good\nan awful, boring meal: bad\n"), "{printed}");
+    Ok(())
+}
+
+/// An encoder of the shared material, which is not part of the repository.
+fn real_encoder() -> PathBuf {
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    env::var_os("REFT_SHARED").map_or(beside, PathBuf::from).join("models/minilm-roberta")
 }
