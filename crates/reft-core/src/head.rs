@@ -1,7 +1,8 @@
 //! A small trainable classification head.
 
 use crate::{
-    record::{complete_module, config_text, recorded_config, recorded_param},
+    complete_module,
+    record::{config_text, recorded_config, recorded_param},
     tensor::{host_values, to_dtype},
 };
 use burn::{

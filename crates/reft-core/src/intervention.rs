@@ -13,8 +13,9 @@
 //! | [`Method::Lobireft`] | `h + Rᵀb` | `LobireftIntervention` |
 
 use crate::{
+    complete_module,
     orthogonal::{Orthonormal, OrthonormalError, OrthonormalRecord, largest_deviation},
-    record::{complete_module, config_text, recorded_config, recorded_param},
+    record::{config_text, recorded_config, recorded_param},
     site::Site,
     tensor::{host_values, to_dtype},
 };

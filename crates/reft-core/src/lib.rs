@@ -51,7 +51,8 @@ pub mod intervention;
 pub mod layout;
 pub mod orthogonal;
 pub mod position;
-mod record;
+#[doc(hidden)]
+pub mod record;
 pub mod reft;
 pub mod saved;
 pub mod site;

@@ -12,6 +12,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// Implements `Module` for a struct of `modules`, which hold tensors, and `state`, which is cloned. The record is built by
 /// the struct's `to_record` and read by its `with_record`, which also gets the module that the record is loaded into.
+#[macro_export]
+#[doc(hidden)]
 macro_rules! complete_module {
     ($name:ident, record: $record:ident, modules: [$($module:ident),+], state: [$($state:ident),*]) => {
         impl<B: burn::tensor::backend::Backend> burn::module::Module<B> for $name<B> {
@@ -99,10 +101,9 @@ macro_rules! complete_module {
         }
     };
 }
-pub(crate) use complete_module;
 
 /// A configuration as it is recorded.
-pub(crate) fn config_text(config: &impl Serialize) -> String {
+pub fn config_text(config: &impl Serialize) -> String {
     serde_json::to_string(config).expect("plain data serializes")
 }
 
@@ -110,13 +111,13 @@ pub(crate) fn config_text(config: &impl Serialize) -> String {
 ///
 /// # Panics
 /// If the record is of another version of this crate.
-pub(crate) fn recorded_config<C: DeserializeOwned>(text: &str) -> C {
+pub fn recorded_config<C: DeserializeOwned>(text: &str) -> C {
     serde_json::from_str(text)
         .unwrap_or_else(|error| panic!("a record of another version of reft-core: {error}; found {text}"))
 }
 
 /// A recorded parameter, on the device of the module that loads it and trainable if that is.
-pub(crate) fn recorded_param<B: Backend, const D: usize>(
+pub fn recorded_param<B: Backend, const D: usize>(
     saved: Param<Tensor<B, D>>,
     device: &B::Device,
     is_trainable: bool,

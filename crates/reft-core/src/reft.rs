@@ -1,13 +1,14 @@
 //! [`Reft`]: the interventions of one adapter, by site, and the hook that applies them to a batch.
 
 use crate::{
+    complete_module,
     hook::{Hook, Place},
     intervention::{
         Activation, Init, Intervention, InterventionConfig, InterventionError, InterventionRecord,
         InterventionValues, Method,
     },
     position::{Part, Positions},
-    record::{complete_module, config_text, recorded_config},
+    record::{config_text, recorded_config},
     site::{Component, Site},
 };
 use burn::{

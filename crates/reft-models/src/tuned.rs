@@ -9,7 +9,8 @@ use crate::{
     source::{NamedTensors, Pretrained, TensorSource},
 };
 use burn::{
-    module::{Module, Param},
+    module::Param,
+    record::Record,
     tensor::{
         DType, Tensor, TensorData,
         backend::{AutodiffBackend, Backend},
@@ -17,7 +18,11 @@ use burn::{
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reft_core::{host_values, to_dtype};
+use reft_core::{
+    complete_module, host_values,
+    record::{config_text, recorded_config, recorded_param},
+    to_dtype,
+};
 use serde::{Deserialize, Serialize};
 
 /// Which weights are trained.
@@ -109,17 +114,25 @@ fn maps<'a>(shapes: &[(&'a str, &[usize])]) -> Vec<(&'a str, [usize; 2])> {
 }
 
 /// Trained weights by name, each flattened.
-#[derive(Module, Debug)]
+#[derive(Debug, Clone)]
 pub struct Tuned<B: Backend> {
     values: Vec<Param<Tensor<B, 1>>>,
-    #[module(skip)]
     names: Vec<TunedName>,
-    #[module(skip)]
     lora: Option<LoraConfig>,
 }
 
+complete_module!(Tuned, record: TunedRecord, modules: [values], state: [names, lora]);
+
+/// The record of a [`Tuned`].
+#[derive(Record, Debug, Clone)]
+pub struct TunedRecord<B: Backend> {
+    names: String,
+    lora: String,
+    values: Vec<Param<Tensor<B, 1>>>,
+}
+
 /// Name and shape of a trained tensor.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TunedName {
     /// The name in Hugging Face's files; LoRA's factors are `{map}.lora_A.weight` and `{map}.lora_B.weight`.
     pub name: String,
@@ -245,6 +258,23 @@ impl<B: Backend> Tuned<B> {
     /// Names and shapes, in the order of the values.
     pub fn names(&self) -> &[TunedName] {
         &self.names
+    }
+
+    fn to_record(&self) -> TunedRecord<B> {
+        let (names, lora) = (config_text(&self.names), config_text(&self.lora));
+        TunedRecord { names, lora, values: self.values.clone() }
+    }
+
+    fn with_record(self, record: TunedRecord<B>) -> Self {
+        let first = self.values.first();
+        let device = first.map(|value| value.device()).unwrap_or_default();
+        let is_trainable = first.is_some_and(|value| value.is_require_grad());
+        let values = record.values.into_iter();
+        Self {
+            values: values.map(|saved| recorded_param(saved, &device, is_trainable)).collect(),
+            names: recorded_config(&record.names),
+            lora: recorded_config(&record.lora),
+        }
     }
 
     /// The settings of LoRA, with explicit targets; `None` for other methods.

@@ -2,7 +2,11 @@
 
 #![cfg(all(feature = "flex", feature = "ndarray"))]
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::{
+    module::Module,
+    record::{BinBytesRecorder, FullPrecisionSettings, Recorder},
+    tensor::{Tensor, backend::Backend},
+};
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use reft_core::{Capture, Hook, NoHook, Place, ReftConfig, Site, Steer};
@@ -290,6 +294,39 @@ fn unusable_input_is_refused_in_words() {
             "nowhere: no such folder; names on the Hugging Face Hub need the feature `hub`, which browsers do not have"
         }
     );
+}
+
+/// Everything that is trained survives Burn's recorder, into other weights, another head and other interventions.
+#[test]
+fn records_of_trained_parameters_are_complete() {
+    let (encoder, device) = (encoder::<Flex>("roberta"), Default::default());
+    let loaded = encoder.loaded();
+    let lora = |target: &str, rank| {
+        Tuning::Lora(LoraConfig { rank, alpha: 4.0, dropout: 0.0, targets: vec![target.into()] })
+    };
+    let trainable = |tuning: &Tuning, outputs, seed| Trainable::<Flex> {
+        reft: encoder.reft([seed as usize % 2]).with_rank(2).with_seed(seed).init(&device),
+        tuned: Some(tuning.init(&loaded.tensors, seed, &device).expect("fits")),
+        head: Some(loaded.model.config().head(outputs, None).init(seed, &device)),
+    };
+    let values = |trainable: &Trainable<Flex>| {
+        let tuned = trainable.tuned.as_ref().expect("tuned");
+        let weights: Vec<_> = tuned.values().map(|(name, values)| (name.clone(), values)).collect();
+        let edits: Vec<_> = trainable.reft.edits().map(|edit| edit.intervention.values()).collect();
+        (weights, tuned.lora().cloned(), edits, trainable.head.as_ref().map(|head| head.values()))
+    };
+    let saved = trainable(&lora("query", 2), 3, 1);
+    let recorder = BinBytesRecorder::<FullPrecisionSettings>::default();
+    for other in [
+        trainable(&lora("query", 2), 3, 2),
+        trainable(&lora("key", 2), 2, 1),
+        trainable(&Tuning::Bitfit, 3, 4),
+    ] {
+        let bytes = recorder.record(saved.clone().into_record(), ()).expect("recorded");
+        let loaded = other.load_record(recorder.load(bytes, &device).expect("read"));
+        assert_eq!(values(&loaded), values(&saved));
+        assert_eq!(loaded.reft.config(), saved.reft.config());
+    }
 }
 
 /// A baseline comes with a model of its own, and is saved with its weights.
