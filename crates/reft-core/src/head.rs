@@ -1,7 +1,6 @@
 //! A small trainable classification head.
 
 use crate::{
-    complete_module,
     record::{config_text, recorded_config, recorded_param},
     tensor::{host_values, to_dtype},
 };

@@ -13,7 +13,6 @@
 //! | [`Method::Lobireft`] | `h + Rᵀb` | `LobireftIntervention` |
 
 use crate::{
-    complete_module,
     orthogonal::{Orthonormal, OrthonormalError, OrthonormalRecord, largest_deviation},
     record::{config_text, recorded_config, recorded_param},
     site::Site,

@@ -43,6 +43,10 @@
 //!
 //! This crate does not know any model, tokenizer or training loop.
 
+#[doc(hidden)]
+#[macro_use]
+pub mod record;
+
 pub mod adapter;
 pub mod files;
 pub mod head;
@@ -51,8 +55,6 @@ pub mod intervention;
 pub mod layout;
 pub mod orthogonal;
 pub mod position;
-#[doc(hidden)]
-pub mod record;
 pub mod reft;
 pub mod saved;
 pub mod site;

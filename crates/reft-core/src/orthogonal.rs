@@ -1,6 +1,6 @@
 //! A matrix with orthonormal columns as an unconstrained parameter.
 
-use crate::{complete_module, record::recorded_param, tensor::host_values};
+use crate::{record::recorded_param, tensor::host_values};
 use burn::{
     module::{Param, ParamId},
     record::Record,

@@ -1,7 +1,6 @@
 //! [`Reft`]: the interventions of one adapter, by site, and the hook that applies them to a batch.
 
 use crate::{
-    complete_module,
     hook::{Hook, Place},
     intervention::{
         Activation, Init, Intervention, InterventionConfig, InterventionError, InterventionRecord,
