@@ -112,6 +112,13 @@ pub struct AdapterOrigin {
     pub peft_names: PeftNames,
 }
 
+impl AdapterOrigin {
+    /// That of a language model's adapter.
+    pub fn language_model(base: BaseModel, template: impl Into<String>) -> Self {
+        Self { base, template: template.into(), task: None, peft_names: PeftNames::LANGUAGE_MODEL }
+    }
+}
+
 /// Saves what was trained to an adapter folder.
 ///
 /// # Errors

@@ -84,12 +84,7 @@ impl<B: Backend> LanguageModelAdapter<B> {
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), AdapterError> {
         let tuned = self.tuned.as_ref().map(|(tuned, _)| tuned.clone());
         let trainable = Trainable { reft: self.adapter.reft.clone(), tuned, head: None };
-        let origin = AdapterOrigin {
-            base: self.adapter.base_model.clone(),
-            template: self.template.clone(),
-            task: None,
-            peft_names: PeftNames::LANGUAGE_MODEL,
-        };
+        let origin = AdapterOrigin::language_model(self.adapter.base_model.clone(), &self.template);
         save_adapter(folder.as_ref(), &trainable, &origin)
     }
 

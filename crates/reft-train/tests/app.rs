@@ -10,7 +10,7 @@ use burn::{
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use reft_core::{Capture, Hook, NoHook, Place, ReftConfig, Site, Steer};
-use reft_models::{GenerateConfig, LoraConfig, TunedName, Tuning, peft::PeftNames};
+use reft_models::{GenerateConfig, LoraConfig, TunedName, Tuning};
 use reft_train::{
     AnyLanguageModel, LanguageModel, LanguageModelAdapter, Prediction, StopReason, TextEncoder, TrainConfig,
     Trainable, Trainer,
@@ -346,12 +346,7 @@ fn a_baseline_survives_loading_and_saving() {
     let tuned = Tuning::Lora(lora).with_values(&loaded.tensors, values, &device).expect("fits");
     let trainable =
         Trainable { reft: ReftConfig::new(128, []).init(&device), tuned: Some(tuned), head: None };
-    let origin = AdapterOrigin {
-        base: loaded.base.clone(),
-        template: "plain".into(),
-        task: None,
-        peft_names: PeftNames::LANGUAGE_MODEL,
-    };
+    let origin = AdapterOrigin::language_model(loaded.base.clone(), "plain");
     save_adapter(&first, &trainable, &origin).expect("saved");
     let adapter = model.adapter(&first).expect("loaded");
     let text = model.generate(PROMPT, &adapter).expect("generated");

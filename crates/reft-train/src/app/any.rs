@@ -67,12 +67,6 @@ trait ErasedClassifier: Send + Sync {
     fn text_column(&self) -> &str;
 }
 
-impl<T> Trained<T> {
-    fn map<U>(self, erase: impl FnOnce(T) -> U) -> Trained<U> {
-        Trained { result: erase(self.result), losses: self.losses, score: self.score, ended: self.ended }
-    }
-}
-
 impl<B: Backend> ErasedModel for LanguageModel<B> {
     fn n_layers(&self) -> usize {
         self.loaded().model.config().num_hidden_layers

@@ -6,7 +6,7 @@ use crate::{
     data::{Row, max_length},
     error::RunError,
     metrics::argmax,
-    open::{attach_classifier, check_config, find_model, read_classifier},
+    open::{attach_classifier, find_model, read_classifier},
     tasks::{Classification, TaskSpec, initial_head, predict as outputs_of, probabilities},
     trainable::Trainable,
 };
@@ -104,12 +104,7 @@ impl<B: Backend> TextEncoder<B> {
     ) -> Result<Trained<TextClassifier<B>>, RunError> {
         let (loaded, model) = (&self.loaded, &self.loaded.model);
         let (config, device) = (model.config(), model.device());
-        let reft = trainer
-            .reft
-            .clone()
-            .unwrap_or_else(|| self.reft(0..config.num_hidden_layers).with_seed(trainer.config.seed));
-        check_config(&reft, config)?;
-        trainer.config.check().map_err(RunError::Settings)?;
+        let reft = trainer.checked_reft(config)?;
         if rows.is_empty() {
             return Err(RunError::NoRows);
         }
@@ -131,12 +126,7 @@ impl<B: Backend> TextEncoder<B> {
         };
         let trained =
             trainer.run(origin.base.quant.is_some(), &objective, trainable, &train, &held_out, &origin)?;
-        Ok(Trained {
-            result: TextClassifier { encoder: self.clone(), trainable: trained.result, spec: spec.clone() },
-            losses: trained.losses,
-            score: trained.score,
-            ended: trained.ended,
-        })
+        Ok(trained.map(|trainable| TextClassifier { encoder: self.clone(), trainable, spec: spec.clone() }))
     }
 
     /// Loads a classifier for this encoder, which stays as it is.

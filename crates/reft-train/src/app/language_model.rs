@@ -3,17 +3,16 @@
 use super::trainer::{Trained, Trainer};
 use crate::{
     adapter::{AdapterMetadata, AdapterOrigin},
-    data::{DataSet, Row, Template, TextStream, max_length},
+    data::{DataError, DataSet, Row, Template, TextStream, max_length},
     error::RunError,
     eval::EvalError,
-    open::{LanguageModelAdapter, check_adapter, check_config, find_model, load_adapter},
+    open::{LanguageModelAdapter, check_adapter, find_model, load_adapter},
     tasks::LanguageModeling,
 };
 use burn::tensor::backend::Backend;
 use reft_core::{Adapter, Hook, NoHook, ReftConfig, hook::check_sites};
 use reft_models::{
     GenerateConfig, Llama, LoadedModel, Padding, Precision, TokenBatch, generate as generate_tokens,
-    peft::PeftNames,
 };
 use std::{ops::ControlFlow, path::Path, sync::Arc};
 
@@ -73,12 +72,7 @@ impl<B: Backend> LanguageModel<B> {
     ) -> Result<Trained<LanguageModelAdapter<B>>, RunError> {
         let (loaded, model) = (&self.loaded, &self.loaded.model);
         let config = model.config();
-        let reft = trainer
-            .reft
-            .clone()
-            .unwrap_or_else(|| self.reft(0..config.num_hidden_layers).with_seed(trainer.config.seed));
-        check_config(&reft, config)?;
-        trainer.config.check().map_err(RunError::Settings)?;
+        let reft = trainer.checked_reft(config)?;
         let template = Template::resolve(&trainer.template, rows)?;
         let max_length = max_length(trainer.max_length, config.max_position_embeddings)?;
         let encode = |rows: &[Row], what: &str| match rows {
@@ -88,12 +82,7 @@ impl<B: Backend> LanguageModel<B> {
         };
         let (examples, held_out) =
             (encode(rows, "the rows")?, encode(&trainer.held_out, "the held-out rows")?);
-        let origin = AdapterOrigin {
-            base: loaded.base.clone(),
-            template: template.text().into(),
-            task: None,
-            peft_names: PeftNames::LANGUAGE_MODEL,
-        };
+        let origin = AdapterOrigin::language_model(loaded.base.clone(), template.text());
         let reft = reft.try_init(&model.device())?;
         let objective = LanguageModeling::new(model, trainer.config.batch_size);
         let trained = trainer.run(
@@ -104,15 +93,12 @@ impl<B: Backend> LanguageModel<B> {
             &held_out,
             &origin,
         )?;
-        let metadata = AdapterMetadata { template: origin.template.clone(), ..AdapterMetadata::default() };
-        let adapter = Adapter::new(trained.result.reft, origin.base).with_metadata(&metadata);
-        let template = origin.template;
-        Ok(Trained {
-            result: LanguageModelAdapter { adapter, template, tuned: None },
-            losses: trained.losses,
-            score: trained.score,
-            ended: trained.ended,
-        })
+        Ok(trained.map(|trainable| {
+            let template = origin.template;
+            let metadata = AdapterMetadata { template: template.clone(), ..AdapterMetadata::default() };
+            let adapter = Adapter::new(trainable.reft, origin.base).with_metadata(&metadata);
+            LanguageModelAdapter { adapter, template, tuned: None }
+        }))
     }
 
     /// Loads an adapter for this model. The model stays as it is, so any number of adapters can be loaded and used in turn.
@@ -169,7 +155,7 @@ impl<B: Backend> LanguageModel<B> {
         config: GenerateConfig,
         on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<String, RunError> {
-        let tokens = self.loaded.tokenizer.encode(prompt).map_err(crate::data::DataError::from)?;
+        let tokens = self.loaded.tokenizer.encode(prompt).map_err(DataError::from)?;
         self.stream_tokens(&self.loaded.model, tokens, hook, config, on_text)
     }
 
@@ -210,7 +196,7 @@ impl<B: Backend> LanguageModel<B> {
         })
         .map_err(EvalError::from)?;
         match failed {
-            Some(error) => Err(crate::data::DataError::from(error).into()),
+            Some(error) => Err(DataError::from(error).into()),
             None => Ok(stream.into_text()),
         }
     }
@@ -228,7 +214,7 @@ impl<B: Backend> LanguageModel<B> {
         }
         let mut rows = Vec::new();
         for (idx, text) in texts.iter().enumerate() {
-            let tokens = tokenizer.encode(text.as_ref()).map_err(crate::data::DataError::from)?;
+            let tokens = tokenizer.encode(text.as_ref()).map_err(DataError::from)?;
             let row = Row::new([("text", text.as_ref())], format!("text {}", idx + 1));
             row.check_tokens(&tokens, model.config().vocab_size)?;
             if tokens.is_empty() || tokens.len() > context {

@@ -6,6 +6,7 @@ use crate::{
     error::RunError,
     objective::Objective,
     observer::{Observer, StepReport, StopReason, TrainError},
+    open::check_config,
     score::{Evaluation, Score},
     train_config::TrainConfig,
     trainable::Trainable,
@@ -13,6 +14,7 @@ use crate::{
 };
 use burn::{backend::Autodiff, tensor::backend::Backend};
 use reft_core::ReftConfig;
+use reft_models::ModelConfig;
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -43,6 +45,13 @@ pub struct Trained<T> {
     pub score: Option<Score>,
     /// Why training ended.
     pub ended: StopReason,
+}
+
+impl<T> Trained<T> {
+    /// The same with another form of the result.
+    pub(super) fn map<U>(self, convert: impl FnOnce(T) -> U) -> Trained<U> {
+        Trained { result: convert(self.result), losses: self.losses, score: self.score, ended: self.ended }
+    }
 }
 
 impl Default for Trainer<'_> {
@@ -104,6 +113,16 @@ impl<'a> Trainer<'a> {
     /// Calls `on_step` after every update. Training ends, and keeps what it has, when it returns `Break`.
     pub fn on_step(self, on_step: impl FnMut(&StepReport) -> ControlFlow<()> + 'a) -> Self {
         Self { on_step: Box::new(on_step), ..self }
+    }
+
+    /// What is edited in a model, once it and the settings are checked.
+    pub(super) fn checked_reft(&self, model: &impl ModelConfig) -> Result<ReftConfig, RunError> {
+        let every_block =
+            || ReftConfig::new(model.hidden_size(), 0..model.n_layers()).with_seed(self.config.seed);
+        let reft = self.reft.clone().unwrap_or_else(every_block);
+        check_config(&reft, model)?;
+        self.config.check().map_err(RunError::Settings)?;
+        Ok(reft)
     }
 
     /// Trains on encoded examples. Blocks of a quantized model are dequantized one at a time, unless the settings say

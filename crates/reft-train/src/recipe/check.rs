@@ -1,8 +1,10 @@
 //! Values of a recipe that parse but make no sense.
 
 use super::sections::{Protocol, Recipe};
-use crate::count::count;
-use crate::method::{Baseline, TrainMethod};
+use crate::{
+    count::count,
+    method::{Baseline, TrainMethod},
+};
 use std::fmt::Display;
 
 /// Lists every impossible value of a recipe, one per line.
