@@ -12,7 +12,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial, run};
 use reft_core::{NoHook, Reft, ReftConfig, host_values};
 use reft_models::{GenerateConfig, ModelFiles, Precision};
 use reft_train::{
-    Chosen, DataSet, LanguageModeling, OnDevice, Silent, Template, TrainConfig,
+    Chosen, DataSet, Encoding, LanguageModeling, OnDevice, Silent, Template, TrainConfig,
     data::read_rows,
     device::{Device, DeviceKind, choose, cpu, devices, on_chosen},
     eval::{generate_all, likelihood},
@@ -254,8 +254,8 @@ impl OnDevice for RealModel {
             LoadedLlama::load(&files, name, Precision::default(), &on.device).expect("loaded");
         let rows = read_rows(&shared(&format!("golden/{name}/data.jsonl"))).expect("rows");
         let vocab = loaded.model.config().vocab_size;
-        let set =
-            DataSet::encode(&rows, &Template::Alpaca, &loaded.tokenizer, vocab, 128, name).expect("encoded");
+        let encoding = Encoding::new(&Template::Alpaca, &loaded.tokenizer, vocab, 128);
+        let set = DataSet::encode(&rows, encoding, name).expect("encoded");
         let examples = set.examples;
         let nll = likelihood(&loaded.model, &NoHook, &examples, 4);
         let prompts: Vec<Vec<u32>> = examples[..4].iter().map(|e| e.prompt().to_vec()).collect();

@@ -15,7 +15,7 @@ use reft_core::{
 };
 use reft_models::{GenerateConfig, ModelFiles, Precision, generate};
 use reft_train::{
-    DataSet, Example, LanguageModeling, Silent, Template, TrainConfig,
+    DataSet, Encoding, Example, LanguageModeling, Silent, Template, TrainConfig,
     data::read_rows,
     eval::{generate_all, likelihood},
     step_gradients, train,
@@ -78,8 +78,8 @@ impl<B: Backend> Case<B> {
         let max_length = number(&forward["max_len"]) as usize;
         let rows = read_rows(&folder.join("data.jsonl")).expect("rows");
         let vocab = loaded.model.config().vocab_size;
-        let set =
-            DataSet::encode(&rows, &Template::Alpaca, &loaded.tokenizer, vocab, max_length, "data.jsonl");
+        let encoding = Encoding::new(&Template::Alpaca, &loaded.tokenizer, vocab, max_length);
+        let set = DataSet::encode(&rows, encoding, "data.jsonl");
         Case { loaded, examples: set.expect("encoded").examples, folder, forward }
     }
 

@@ -17,8 +17,8 @@ use reft_models::{
     TokenBatch,
 };
 use reft_train::{
-    Chosen, Classification, DataSet, DeviceError, Example, LanguageModeling, OnDevice, Silent, TaskSpec,
-    Template, TrainConfig, Trainable,
+    Chosen, Classification, DataSet, DeviceError, Encoding, Example, LanguageModeling, OnDevice, Silent,
+    TaskSpec, Template, TrainConfig, Trainable,
     data::{LabeledText, parse_rows},
     eval::{generate_all, likelihood},
     metrics::Metric,
@@ -61,7 +61,7 @@ fn examples<B: Backend>(loaded: &LoadedLlama<B>, n: usize) -> Vec<Example> {
     let rows = parse_rows(tiny::data("french-eval").expect("embedded"), "french-eval").expect("rows");
     let template = Template::resolve("{{ instruction }}\n", &rows).expect("a template");
     let vocab = loaded.model.config().vocab_size;
-    DataSet::encode(&rows[..n], &template, &loaded.tokenizer, vocab, 64, "french-eval")
+    DataSet::encode(&rows[..n], Encoding::new(&template, &loaded.tokenizer, vocab, 64), "french-eval")
         .expect("encoded")
         .examples
 }

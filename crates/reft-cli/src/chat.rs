@@ -8,7 +8,11 @@ use anyhow::Result;
 use burn::tensor::backend::AutodiffBackend;
 use clap::Args;
 use reft_models::ChatMessage;
-use reft_train::{Chosen, OnDevice, Template, data::Row, on_device};
+use reft_train::{
+    Chosen, OnDevice, Template,
+    data::{PromptLimit, Row},
+    on_device,
+};
 use serde_json::json;
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -57,7 +61,7 @@ impl OnDevice for &ChatArgs {
             } else {
                 template.question(&line)
             };
-            let prompt = template.encode_prompt(&row, tokenizer, usize::MAX)?;
+            let prompt = template.encode_prompt(&row, tokenizer, PromptLimit::NONE)?.tokens;
             let config = self.sampling.config(&ready.loaded.stop_ids, self.model.seed);
             let out = show_generated(&ready, prompt, &config)?;
             say!();

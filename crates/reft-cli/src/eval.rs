@@ -11,7 +11,7 @@ use reft_core::Reft;
 use reft_train::{
     Chosen, DataSet, OnDevice,
     adapter::read_adapter,
-    data::{Row, Template, find_rows},
+    data::{Encoding, Row, Template, TrainOn, find_rows},
     eval::{AnswerConfig, Likelihood, RowNll, answers, exact_match, likelihood},
     on_device,
     tasks::Report,
@@ -35,6 +35,9 @@ pub struct EvalArgs {
     /// Maximum tokens of a generated answer
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
+    /// Messages of a chat's assistant to judge: `last` or `all`
+    #[arg(long, default_value = "last", value_parser = <TrainOn as std::str::FromStr>::from_str)]
+    train_on: TrainOn,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -82,17 +85,15 @@ impl EvalArgs {
         let template = ready.template(self.model.template.as_deref(), &rows)?;
         let loaded = &ready.loaded;
         let vocab = loaded.model.config().vocab_size;
-        let set = DataSet::encode(&rows, &template, &loaded.tokenizer, vocab, ready.max_length, &self.data)?;
+        let encoding =
+            Encoding::new(&template, &loaded.tokenizer, vocab, ready.max_length).with_train_on(self.train_on);
+        let set = DataSet::encode(&rows, encoding, &self.data)?;
         let mut likelihood =
             likelihood(ready.model(), &ready.reft().map(Reft::hook), &set.examples, self.batch_size as usize);
-        // Dropped rows keep their place, without a likelihood.
-        let mut all = vec![RowNll { nll: None, tokens: 0 }; rows.len()];
-        for (row, idx) in likelihood.rows.iter().zip(&set.row_of) {
-            all[*idx] = *row;
-        }
-        likelihood.rows = all;
+        likelihood.rows = by_row(&likelihood.rows, &set);
+        set.notices().iter().for_each(|notice| note!("{}: {notice}", self.data));
         let exact_match = self.exact_match.then(|| self.exact_match(&ready, &rows, &template)).transpose()?;
-        Ok(LanguageModel { likelihood, exact_match, cut: set.n_cut, dropped: set.n_dropped() })
+        Ok(LanguageModel { likelihood, exact_match, cut: set.n_cut, dropped: set.n_dropped })
     }
 
     fn exact_match<B: Backend>(&self, ready: &Ready<B>, rows: &[Row], template: &Template) -> Result<f64> {
@@ -105,6 +106,19 @@ impl EvalArgs {
         let loaded = &ready.loaded;
         Ok(exact_match(&answers(ready.model(), loaded, ready.reft(), rows, config)?))
     }
+}
+
+/// The likelihood of every row of the file. A row may have several examples; one whose examples were all dropped keeps its
+/// place, without a likelihood.
+fn by_row(examples: &[RowNll], set: &DataSet) -> Vec<RowNll> {
+    let mut rows = vec![RowNll { nll: None, tokens: 0 }; set.n_rows];
+    for (example, idx) in examples.iter().zip(&set.row_of) {
+        let row = &mut rows[*idx];
+        let sum = |of: &RowNll| of.nll.unwrap_or(0.0) * of.tokens as f64;
+        let (total, tokens) = (sum(row) + sum(example), row.tokens + example.tokens);
+        *row = if row.tokens == 0 { *example } else { RowNll { nll: Some(total / tokens as f64), tokens } };
+    }
+    rows
 }
 
 pub fn eval(args: &EvalArgs) -> Result<()> {

@@ -7,7 +7,7 @@ use clap::Args;
 use reft_models::{GenerateConfig, Generated, generate as continue_prompts};
 use reft_train::{
     Chosen, OnDevice,
-    data::{TextStream, find_rows},
+    data::{PromptLimit, Row, Template, TextStream, find_rows},
     eval::generate_all,
     on_device,
 };
@@ -101,9 +101,8 @@ impl GenerateArgs {
 
     fn one<B: Backend>(&self, ready: &Ready<B>, prompt: &str) -> Result<()> {
         let template = ready.template(self.model.template.as_deref(), &[])?;
-        let tokenizer = &ready.loaded.tokenizer;
         let row = template.question(prompt);
-        let tokens = template.encode_prompt(&row, tokenizer, usize::MAX)?;
+        let tokens = self.encode(ready, &template, &[row])?.remove(0);
         let config = self.config(ready);
         let mut out = if self.json {
             let no_callback = |_, _| ControlFlow::Continue(());
@@ -119,13 +118,40 @@ impl GenerateArgs {
         print_json(vec![tokens], ready)
     }
 
+    /// Encodes prompts. Without `--max-length`, only those are cut that would fill the model's context.
+    fn encode<B: Backend>(
+        &self,
+        ready: &Ready<B>,
+        template: &Template,
+        rows: &[Row],
+    ) -> Result<Vec<Vec<u32>>> {
+        let config = ready.loaded.model.config();
+        let limit = match self.model.max_length {
+            Some(max_length) => PromptLimit::of(max_length),
+            None => PromptLimit::of_context(config.max_position_embeddings, self.sampling.max_new_tokens),
+        };
+        let mut n_cut = 0;
+        let mut prompts = Vec::new();
+        for row in rows {
+            let prompt = template.encode_prompt(row, &ready.loaded.tokenizer, limit)?;
+            row.check_tokens(&prompt.tokens, config.vocab_size)?;
+            n_cut += usize::from(prompt.is_cut);
+            prompts.push(prompt.tokens);
+        }
+        if n_cut > 0 {
+            note!(
+                "{n_cut} of {} prompts cut to {} tokens, in the middle of the longest text",
+                rows.len(),
+                limit.cut_to
+            );
+        }
+        Ok(prompts)
+    }
+
     fn many<B: Backend>(&self, ready: &Ready<B>, data: &str) -> Result<()> {
         let rows = find_rows(data)?;
         let template = ready.template(self.model.template.as_deref(), &rows)?;
-        let prompts = rows
-            .iter()
-            .map(|row| template.encode_prompt(row, &ready.loaded.tokenizer, ready.max_length))
-            .collect::<Result<Vec<_>, _>>()?;
+        let prompts = self.encode(ready, &template, &rows)?;
         let (config, batch_size) = (self.config(ready), self.batch_size as usize);
         let all = generate_all(ready.model(), &ready.reft(), &prompts, &config, batch_size)?;
         if self.json {

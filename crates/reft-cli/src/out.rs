@@ -1,4 +1,4 @@
-//! Lines on standard output.
+//! Lines on standard output and standard error.
 
 /// Prints a line like `println!`, but ignores failures: a closed pipe, such as that of `head`, must not end a run.
 macro_rules! say {
@@ -9,6 +9,16 @@ macro_rules! say {
         let _ = std::io::Write::write_fmt(
             &mut std::io::stdout(),
             format_args!("{}\n", format_args!($($argument)*)),
+        );
+    }};
+}
+
+/// Prints a line that starts with `note:` on standard error, so that it does not mix with results.
+macro_rules! note {
+    ($($argument:tt)*) => {{
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("note: {}\n", format_args!($($argument)*)),
         );
     }};
 }

@@ -149,6 +149,9 @@ impl Screen {
                     text += &format!(", {} dropped because no answer token was left", summary.dropped);
                 }
                 self.line(&text);
+                for notice in &summary.notices {
+                    self.line(&format!("note: {}: {notice}", summary.what));
+                }
             }
             Event::Trainable { method, interventions, parameters, head, weights } => {
                 let percent = 100.0 * parameters as f64 / weights as f64;

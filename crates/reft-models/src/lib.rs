@@ -38,6 +38,7 @@
 pub mod attention;
 pub mod batch;
 pub mod cache;
+mod chat;
 pub mod files;
 pub mod footprint;
 mod frozen;
@@ -63,6 +64,7 @@ pub use reft_core;
 
 pub use batch::{Padding, TokenBatch};
 pub use cache::KvCache;
+pub use chat::{Chat, ChatMessage, RenderedChat};
 pub use files::ModelFiles;
 pub use footprint::Footprint;
 pub use generate::{GenerateConfig, GenerateError, Generated, generate};
@@ -72,6 +74,6 @@ pub use pass::{Blocks, TrainingPass};
 pub use precision::{Dtype, Precision, Quant};
 pub use roberta::{DropoutRates, Roberta, RobertaConfig};
 pub use source::{ModelConfig, NamedTensors, Pretrained, TensorSource};
-pub use tokenizer::{ChatMessage, Tokenizer, TokenizerError};
+pub use tokenizer::{EncodedText, Tokenizer, TokenizerError};
 pub use tuned::{LoraConfig, Tuned, TunedName, Tuning, TuningError};
 pub use weights::Weights;

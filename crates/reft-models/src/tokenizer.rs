@@ -1,9 +1,11 @@
 //! Text ↔ token ids, and chat templates.
 
-use crate::files::ModelFiles;
+use crate::{
+    chat::{Chat, RenderedChat},
+    files::ModelFiles,
+};
 use minijinja::{Environment, ErrorKind};
 use reft_core::FileError;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokenizers::{PostProcessor, TruncationParams, truncate_encodings};
 
@@ -26,13 +28,13 @@ pub enum TokenizerError {
     ChatTemplate(String),
 }
 
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChatMessage {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// The text of the message.
-    pub content: String,
+/// The token ids of a text, and where in the text they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EncodedText {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// First byte of each token and the byte after its last one; both 0 for tokens that are not in the text.
+    pub offsets: Vec<(usize, usize)>,
 }
 
 /// A special token.
@@ -133,21 +135,9 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer rejects the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let mut ids = self.encode_bare(text, true)?;
-        if let (Some(bos), Some(add)) = (&self.bos, self.add_bos) {
-            match (add, ids.first() == Some(&bos.id)) {
-                (true, false) => ids.insert(0, bos.id),
-                (false, true) if !text.starts_with(&bos.text) => drop(ids.remove(0)),
-                _ => {}
-            }
-        }
-        if let (Some(eos), Some(add)) = (&self.eos, self.add_eos) {
-            match (add, ids.last() == Some(&eos.id)) {
-                (true, false) => ids.push(eos.id),
-                (false, true) if !text.ends_with(&eos.text) => drop(ids.pop()),
-                _ => {}
-            }
-        }
+        let encoding = self.inner.encode_fast(text, true).map_err(failed)?;
+        let mut ids = encoding.get_ids().to_vec();
+        self.add_flagged(text, &mut ids, |id| id, |id| *id);
         Ok(ids)
     }
 
@@ -156,7 +146,48 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer rejects the text.
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        self.encode_bare(text, false)
+        Ok(self.inner.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
+    }
+
+    /// As [`encode`](Self::encode), or [`encode_rendered`](Self::encode_rendered) if `rendered`, with the place of every
+    /// token in the text.
+    ///
+    /// # Errors
+    /// If the tokenizer rejects the text.
+    pub fn encode_with_offsets(&self, text: &str, rendered: bool) -> Result<EncodedText, TokenizerError> {
+        let encoding = self.inner.encode(text, !rendered).map_err(failed)?;
+        let ids = encoding.get_ids().iter().copied();
+        let mut tokens: Vec<(u32, (usize, usize))> =
+            ids.zip(encoding.get_offsets().iter().copied()).collect();
+        if !rendered {
+            self.add_flagged(text, &mut tokens, |id| (id, (0, 0)), |token| token.0);
+        }
+        let (ids, offsets) = tokens.into_iter().unzip();
+        Ok(EncodedText { ids, offsets })
+    }
+
+    /// Adds or removes BOS and EOS as the flags of Llama tokenizers say.
+    fn add_flagged<T>(
+        &self,
+        text: &str,
+        tokens: &mut Vec<T>,
+        token: impl Fn(u32) -> T,
+        id: impl Fn(&T) -> u32,
+    ) {
+        if let (Some(bos), Some(add)) = (&self.bos, self.add_bos) {
+            match (add, tokens.first().map(&id) == Some(bos.id)) {
+                (true, false) => tokens.insert(0, token(bos.id)),
+                (false, true) if !text.starts_with(&bos.text) => drop(tokens.remove(0)),
+                _ => {}
+            }
+        }
+        if let (Some(eos), Some(add)) = (&self.eos, self.add_eos) {
+            match (add, tokens.last().map(&id) == Some(eos.id)) {
+                (true, false) => tokens.push(token(eos.id)),
+                (false, true) if !text.ends_with(&eos.text) => drop(tokens.pop()),
+                _ => {}
+            }
+        }
     }
 
     /// The token ids and token types of a text, or of a pair of texts, with special tokens.
@@ -172,7 +203,6 @@ impl Tokenizer {
         second: Option<&str>,
         max_length: usize,
     ) -> Result<(Vec<u32>, Vec<u32>, bool), TokenizerError> {
-        let failed = |error: tokenizers::Error| TokenizerError::Text(error.to_string());
         let a = self.inner.encode(first, false).map_err(failed)?;
         let b = second.map(|text| self.inner.encode(text, false)).transpose().map_err(failed)?;
         let n_special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(second.is_some()));
@@ -186,18 +216,12 @@ impl Tokenizer {
         Ok((pair.get_ids().to_vec(), pair.get_type_ids().to_vec(), truncated))
     }
 
-    fn encode_bare(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let encoding =
-            self.inner.encode_fast(text, special).map_err(|error| TokenizerError::Text(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
     /// Decodes token ids to text, without special tokens.
     ///
     /// # Errors
     /// If an id does not exist.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        self.inner.decode(ids, true).map_err(|error| TokenizerError::Text(error.to_string()))
+        self.inner.decode(ids, true).map_err(failed)
     }
 
     /// Renders a conversation with the model's chat template.
@@ -206,9 +230,9 @@ impl Tokenizer {
     /// If there is no template, or it fails.
     pub fn render_chat(
         &self,
-        messages: &[ChatMessage],
+        chat: &Chat,
         add_generation_prompt: bool,
-    ) -> Result<String, TokenizerError> {
+    ) -> Result<RenderedChat, TokenizerError> {
         let template = self.chat_template.as_ref().ok_or(TokenizerError::NoChatTemplate)?;
         let failed = |error: minijinja::Error| TokenizerError::ChatTemplate(format!("{error:#}"));
         let mut environment = Environment::new();
@@ -221,13 +245,18 @@ impl Tokenizer {
         environment.add_template("chat", template).map_err(failed)?;
         let text = |token: &Option<SpecialToken>| token.as_ref().map_or("", |t| t.text.as_str()).to_string();
         let context = minijinja::context! {
-            messages => messages,
+            messages => chat.messages,
             add_generation_prompt => add_generation_prompt,
             bos_token => text(&self.bos),
             eos_token => text(&self.eos),
         };
-        environment.get_template("chat").and_then(|t| t.render(context)).map_err(failed)
+        let text = environment.get_template("chat").and_then(|t| t.render(context)).map_err(failed)?;
+        Ok(RenderedChat { text, generated: Vec::new() })
     }
+}
+
+fn failed(error: tokenizers::Error) -> TokenizerError {
+    TokenizerError::Text(error.to_string())
 }
 
 /// The value of `chat_template`: a template, or a list with one named `default`.
@@ -246,6 +275,7 @@ fn chat_template_text(value: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::ChatMessage;
 
     const TOKENIZER: &str = r#"{"version":"1.0","truncation":{"direction":"Right","max_length":2,"strategy":"LongestFirst","stride":0},
         "padding":null,"added_tokens":[
@@ -278,8 +308,8 @@ mod tests {
         let t = tokenizer(
             r#"{"bos_token":"<s>","eos_token":"</s>","chat_template":"{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m['content'].strip() }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"}"#,
         );
-        let hi = [ChatMessage { role: "user".into(), content: " hi ".into() }];
-        assert_eq!(t.render_chat(&hi, true).expect("rendered"), "<s>[user] hi</s>[assistant]");
+        let hi = Chat::new([ChatMessage { role: "user".into(), content: " hi ".into() }]);
+        assert_eq!(t.render_chat(&hi, true).expect("rendered").text, "<s>[user] hi</s>[assistant]");
         let t = tokenizer(r#"{"chat_template":"{{ raise_exception('no system role') }}"}"#);
         assert!(t.render_chat(&hi, true).expect_err("raised").to_string().contains("no system role"));
         assert!(matches!(tokenizer("{}").render_chat(&hi, true), Err(TokenizerError::NoChatTemplate)));

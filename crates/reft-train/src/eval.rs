@@ -1,7 +1,7 @@
 //! Evaluation of a language model: likelihood of reference answers, and generated answers.
 
 use crate::{
-    data::{DataError, Example, LanguageModelBatch, Row, Template, Tokenized, answer},
+    data::{DataError, Example, LanguageModelBatch, PromptLimit, Row, Template, Tokenized, answer},
     loss::nll,
 };
 use burn::tensor::backend::Backend;
@@ -119,8 +119,8 @@ pub fn answers<B: Backend>(
     let tokenizer = &loaded.tokenizer;
     let prompts = rows
         .iter()
-        .map(|row| template.encode_prompt(row, tokenizer, max_length))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|row| Ok(template.encode_prompt(row, tokenizer, PromptLimit::of(max_length))?.tokens))
+        .collect::<Result<Vec<_>, DataError>>()?;
     let greedy =
         GenerateConfig::default().with_max_new_tokens(max_new_tokens).with_stop_ids(loaded.stop_ids.clone());
     let generated = generate_all(model, &reft, &prompts, &greedy, batch_size)?;

@@ -75,7 +75,7 @@ pub use app::{
     AnyAdapter, AnyClassifier, AnyEncoder, AnyLanguageModel, LanguageModel, LanguageModelAdapter, Prediction,
     TextClassifier, TextEncoder, Trained, Trainer,
 };
-pub use data::{DataError, DataSet, Example, Row, Template};
+pub use data::{DataError, DataSet, Encoding, Example, Row, Template};
 pub use device::{Chosen, DeviceError, OnDevice, on_device};
 pub use error::RunError;
 pub use objective::{Objective, step_gradients};

@@ -1,7 +1,7 @@
 //! Whether a device computes correctly: the embedded model on it, compared with the CPU.
 
 use crate::{
-    data::{DataSet, Example, LanguageModelBatch, Template, find_rows},
+    data::{DataSet, Encoding, Example, LanguageModelBatch, Template, find_rows},
     device::{Chosen, Device, OnDevice, on_chosen},
     error::RunError,
     eval::{generate_all, likelihood},
@@ -112,8 +112,8 @@ impl OnDevice for SelfTest<'_> {
         let template = Template::resolve("{{ instruction }}\n", &rows)?;
         let rows = &rows[..ROWS];
         let vocab = loaded.model.config().vocab_size;
-        let set = DataSet::encode(rows, &template, &loaded.tokenizer, vocab, 128, "embedded:french-eval")?;
-        let examples = set.examples;
+        let encoding = Encoding::new(&template, &loaded.tokenizer, vocab, 128);
+        let examples = DataSet::encode(rows, encoding, "embedded:french-eval")?.examples;
         let model = &loaded.model;
         let config = ReftConfig::new(model.config().hidden_size, [1, 3])
             .with_rank(4)

@@ -3,7 +3,7 @@
 use super::trainer::{Trained, Trainer};
 use crate::{
     adapter::{AdapterMetadata, AdapterOrigin},
-    data::{DataError, DataSet, Row, Template, TextStream, max_length},
+    data::{DataError, DataSet, Encoding, PromptLimit, Row, Template, TextStream, max_length},
     error::RunError,
     eval::EvalError,
     open::{LanguageModelAdapter, check_adapter, find_model, load_adapter},
@@ -75,10 +75,11 @@ impl<B: Backend> LanguageModel<B> {
         let reft = trainer.checked_reft(config)?;
         let template = Template::resolve(&trainer.template, rows)?;
         let max_length = max_length(trainer.max_length, config.max_position_embeddings)?;
+        let encoding = Encoding::new(&template, &loaded.tokenizer, config.vocab_size, max_length)
+            .with_train_on(trainer.train_on);
         let encode = |rows: &[Row], what: &str| match rows {
             [] => Ok(Vec::new()),
-            rows => DataSet::encode(rows, &template, &loaded.tokenizer, config.vocab_size, max_length, what)
-                .map(|set| set.examples),
+            rows => DataSet::encode(rows, encoding, what).map(|set| set.examples),
         };
         let (examples, held_out) =
             (encode(rows, "the rows")?, encode(&trainer.held_out, "the held-out rows")?);
@@ -139,8 +140,8 @@ impl<B: Backend> LanguageModel<B> {
             return Err(RunError::OtherDevice);
         }
         let template = Template::parse(&adapter.template)?;
-        let tokens =
-            template.encode_prompt(&template.question(prompt), &self.loaded.tokenizer, usize::MAX)?;
+        let question = template.question(prompt);
+        let tokens = template.encode_prompt(&question, &self.loaded.tokenizer, PromptLimit::NONE)?.tokens;
         self.stream_tokens(adapter.model(model), tokens, adapter, config, on_text)
     }
 

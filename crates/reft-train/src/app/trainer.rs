@@ -2,7 +2,7 @@
 
 use crate::{
     adapter::{AdapterOrigin, save_adapter},
-    data::Row,
+    data::{Row, TrainOn},
     error::RunError,
     objective::Objective,
     observer::{Observer, StepReport, StopReason, TrainError},
@@ -29,6 +29,7 @@ pub struct Trainer<'a> {
     pub(super) config: TrainConfig,
     pub(super) template: String,
     pub(super) max_length: Option<usize>,
+    pub(super) train_on: TrainOn,
     pub(super) held_out: Vec<Row>,
     on_step: OnStep<'a>,
     progress_folder: Option<PathBuf>,
@@ -68,6 +69,7 @@ impl<'a> Trainer<'a> {
             config: TrainConfig::default(),
             template: "auto".into(),
             max_length: None,
+            train_on: TrainOn::Last,
             held_out: Vec::new(),
             on_step: Box::new(|_| ControlFlow::Continue(())),
             progress_folder: None,
@@ -95,6 +97,11 @@ impl<'a> Trainer<'a> {
     /// truncated.
     pub fn with_max_length(self, max_length: usize) -> Self {
         Self { max_length: Some(max_length), ..self }
+    }
+
+    /// Sets which messages of a chat are trained, the last one by default.
+    pub fn with_train_on(self, train_on: TrainOn) -> Self {
+        Self { train_on, ..self }
     }
 
     /// Sets rows that are not trained on, but select the best parameters and give the score. They have the fields of the rows

@@ -1,6 +1,7 @@
 //! Rows as tokens.
 
-use super::{error::DataError, rows::Row, template::Template};
+use super::{conversation::TrainOn, encode::EncodedAnswer, error::DataError, rows::Row, template::Template};
+use crate::count::count;
 use reft_models::Tokenizer;
 
 /// A training row, as the training loop sees it.
@@ -39,45 +40,66 @@ impl Tokenized for Example {
     }
 }
 
-/// The encoded rows of a file, with counts of those that did not fit.
+/// How rows are encoded.
+#[derive(Debug, Clone, Copy)]
+pub struct Encoding<'a> {
+    /// The prompt template.
+    pub template: &'a Template,
+    /// The model's tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Size of the model's vocabulary.
+    pub vocab: usize,
+    /// Maximum tokens of an example; longer ones are truncated on the right.
+    pub max_length: usize,
+    /// Which messages of a chat are trained.
+    pub train_on: TrainOn,
+}
+
+impl<'a> Encoding<'a> {
+    /// For the last message of a chat.
+    pub fn new(template: &'a Template, tokenizer: &'a Tokenizer, vocab: usize, max_length: usize) -> Self {
+        Self { template, tokenizer, vocab, max_length, train_on: TrainOn::Last }
+    }
+
+    /// For other messages of a chat.
+    pub fn with_train_on(self, train_on: TrainOn) -> Self {
+        Self { train_on, ..self }
+    }
+}
+
+/// The encoded rows of a file, with counts of those that need attention.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DataSet {
-    /// The rows with at least one answer token, in file order.
+    /// The examples with at least one answer token, in file order.
     pub examples: Vec<Example>,
     /// Row index of each example.
     pub row_of: Vec<usize>,
     /// Number of rows in the file.
     pub n_rows: usize,
-    /// Number of truncated rows.
+    /// Number of truncated examples.
     pub n_cut: usize,
+    /// Number of examples dropped because no answer token was left.
+    pub n_dropped: usize,
+    /// Number of examples with an empty answer, of which only the end token is trained.
+    pub n_empty: usize,
+    /// Number of examples whose first answer token also holds the end of the prompt.
+    pub n_merged: usize,
+    /// Number of chats that the template renders differently once they are answered.
+    pub n_differing: usize,
 }
 
 impl DataSet {
-    /// Encodes rows, truncated on the right to `max_length`. Rows without an answer token left are dropped. `vocab` is the
-    /// size of the model's vocabulary, and `file` names the rows in errors.
+    /// Encodes rows; `file` names them in errors. Examples without an answer token left are dropped.
     ///
     /// # Errors
     /// If a row has no prompt, no answer, or a token that the model does not have, or if every row is dropped.
-    pub fn encode(
-        rows: &[Row],
-        template: &Template,
-        tokenizer: &Tokenizer,
-        vocab: usize,
-        max_length: usize,
-        file: &str,
-    ) -> Result<Self, DataError> {
+    pub fn encode(rows: &[Row], encoding: Encoding, file: &str) -> Result<Self, DataError> {
+        let Encoding { template, tokenizer, vocab, max_length, train_on } = encoding;
         let mut set = DataSet { n_rows: rows.len(), ..Default::default() };
         for (idx, row) in rows.iter().enumerate() {
-            let (mut tokens, prompt_len) = template.encode_answered(row, tokenizer)?;
-            row.check_tokens(&tokens, vocab)?;
-            if tokens.len() > max_length {
-                tokens.truncate(max_length);
-                set.n_cut += 1;
-            }
-            // The first token of a row has no state before it that could predict it.
-            if prompt_len > 0 && tokens.len() > prompt_len {
-                set.examples.push(Example { tokens, prompt_len });
-                set.row_of.push(idx);
+            for answered in template.encode_answered(row, tokenizer, train_on)? {
+                row.check_tokens(&answered.tokens, vocab)?;
+                set.push(answered, idx, max_length);
             }
         }
         if set.examples.is_empty() {
@@ -86,9 +108,47 @@ impl DataSet {
         Ok(set)
     }
 
-    /// Number of rows dropped because no answer token was left.
-    pub fn n_dropped(&self) -> usize {
-        self.n_rows - self.examples.len()
+    fn push(&mut self, answered: EncodedAnswer, row: usize, max_length: usize) {
+        let EncodedAnswer { mut tokens, prompt_len, is_empty, is_merged, differs } = answered;
+        if tokens.len() > max_length {
+            tokens.truncate(max_length);
+            self.n_cut += 1;
+        }
+        // The first token of a row has no state before it that could predict it.
+        if prompt_len == 0 || tokens.len() <= prompt_len {
+            self.n_dropped += 1;
+            return;
+        }
+        self.n_empty += usize::from(is_empty);
+        self.n_merged += usize::from(is_merged);
+        self.n_differing += usize::from(differs);
+        self.examples.push(Example { tokens, prompt_len });
+        self.row_of.push(row);
+    }
+
+    /// What a user should know about the rows beside the counts of truncated and dropped ones, one sentence each.
+    pub fn notices(&self) -> Vec<String> {
+        let rows = |n: usize| count(n, "row");
+        let mut notices = Vec::new();
+        if self.n_empty > 0 {
+            notices
+                .push(format!("{} with an empty answer: only the end token is trained", rows(self.n_empty)));
+        }
+        if self.n_merged > 0 {
+            notices.push(format!(
+                "{} where one token holds the end of the prompt and the start of the answer; if the template ends in a \
+                 space, remove it",
+                rows(self.n_merged)
+            ));
+        }
+        if self.n_differing > 0 {
+            notices.push(format!(
+                "{} that the chat template renders differently once they are answered: the answer is what follows the \
+                 common part",
+                rows(self.n_differing)
+            ));
+        }
+        notices
     }
 }
 
@@ -137,14 +197,14 @@ mod tests {
                 parse_rows(&json, "d.json").expect("valid").remove(0)
             })
             .collect();
-        let set =
-            DataSet::encode(&rows, &Template::Plain, &t, t.vocab_size(), 16, "d").expect("something left");
-        assert_eq!((set.examples.len(), set.n_cut, set.n_dropped(), set.row_of[0]), (1, 1, 1, 0));
+        let encode =
+            |rows: &[Row], vocab| DataSet::encode(rows, Encoding::new(&Template::Plain, &t, vocab, 16), "d");
+        let set = encode(&rows, t.vocab_size()).expect("something left");
+        assert_eq!((set.examples.len(), set.n_cut, set.n_dropped, set.row_of[0]), (1, 1, 1, 0));
         assert_eq!(set.examples[0].tokens.last(), t.eos().map(|eos| &eos.id));
-        let error = DataSet::encode(&rows, &Template::Plain, &t, 2, 16, "d").expect_err("a small vocabulary");
+        let error = encode(&rows, 2).expect_err("a small vocabulary");
         assert!(matches!(error, DataError::UnknownToken { vocab: 2, .. }), "{error}");
-        let error = DataSet::encode(&rows[1..], &Template::Plain, &t, t.vocab_size(), 16, "d")
-            .expect_err("nothing left");
+        let error = encode(&rows[1..], t.vocab_size()).expect_err("nothing left");
         assert_eq!(
             error.to_string(),
             "d: no row has an answer token within the first 16 tokens (1 row); raise data.max_length"

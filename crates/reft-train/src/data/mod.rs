@@ -2,7 +2,9 @@
 
 mod batch;
 mod batches;
+mod conversation;
 mod dataset;
+mod encode;
 mod error;
 mod read;
 mod rows;
@@ -12,11 +14,13 @@ mod text_stream;
 
 pub use batch::{ClassifierBatch, LanguageModelBatch};
 pub use batches::{Sampler, SamplerConfig, epoch};
-pub use dataset::{DataSet, Example, LabeledSet, LabeledText, Tokenized};
+pub use conversation::TrainOn;
+pub use dataset::{DataSet, Encoding, Example, LabeledSet, LabeledText, Tokenized};
+pub use encode::{EncodedPrompt, PromptLimit};
 pub use error::DataError;
 pub(crate) use read::read_text;
 pub use read::{find_rows, max_length, read_rows, read_split};
 pub use rows::{Row, parse_rows};
 pub use table::{Separator, parse_table};
-pub use template::{Template, answer};
+pub use template::{CustomTemplate, Template, answer};
 pub use text_stream::TextStream;

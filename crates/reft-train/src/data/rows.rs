@@ -1,6 +1,7 @@
 //! Rows of JSON and JSON Lines files.
 
 use super::error::DataError;
+use reft_models::TokenizerError;
 use serde_json::{Map, Value};
 
 /// One row of a data file.
@@ -40,11 +41,16 @@ impl Row {
         DataError::Row { place: self.place.clone(), reason: reason.into() }
     }
 
+    /// An error of the tokenizer or the chat template about this row.
+    pub(crate) fn tokenizer_error(&self, error: TokenizerError) -> DataError {
+        self.error(error.to_string())
+    }
+
     /// Checks the tokens of this row against the size of the model's vocabulary.
     ///
     /// # Errors
     /// If the model does not have one of them.
-    pub(crate) fn check_tokens(&self, tokens: &[u32], vocab: usize) -> Result<(), DataError> {
+    pub fn check_tokens(&self, tokens: &[u32], vocab: usize) -> Result<(), DataError> {
         match tokens.iter().find(|id| **id as usize >= vocab) {
             Some(id) => Err(DataError::UnknownToken { place: self.place.clone(), id: *id, vocab }),
             None => Ok(()),

@@ -1,12 +1,16 @@
 //! Prompt templates: rows → prompts and answers.
 
 use super::{
+    conversation::{
+        CHAT_FIELDS, conversation, has_messages, history, message, no_prompt, role, text_field, text_of,
+    },
     error::DataError,
-    rows::{Row, kind_of},
+    rows::Row,
 };
 use minijinja::{Environment, UndefinedBehavior};
-use reft_models::{ChatMessage, Tokenizer, TokenizerError};
+use reft_models::{Chat, Tokenizer};
 use serde_json::{Map, Value};
+use std::{collections::BTreeSet, sync::Arc};
 
 const ALPACA: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the \
                       request.\n\n### Instruction:\n{instruction}\n\n### Response:\n";
@@ -24,7 +28,55 @@ pub enum Template {
     /// The prompt as it is; an instruction and its input on a line each.
     Plain,
     /// A Jinja template over the fields of the row, such as `Q: {{ instruction }}\nA:`.
-    Custom(String),
+    Custom(CustomTemplate),
+}
+
+/// A compiled Jinja template over the fields of a row.
+#[derive(Debug, Clone)]
+pub struct CustomTemplate {
+    text: String,
+    environment: Arc<Environment<'static>>,
+}
+
+impl PartialEq for CustomTemplate {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for CustomTemplate {}
+
+impl CustomTemplate {
+    const NAME: &str = "template";
+    /// Steps of the interpreter per row; more than any honest template takes.
+    const FUEL: u64 = 1_000_000;
+
+    fn new(text: &str) -> Result<Self, DataError> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+        environment.set_keep_trailing_newline(true);
+        environment.set_fuel(Some(Self::FUEL));
+        environment
+            .add_template_owned(Self::NAME, text.to_string())
+            .map_err(|error| DataError::Template { template: text.into(), reason: error.to_string() })?;
+        Ok(Self { text: text.into(), environment: environment.into() })
+    }
+
+    fn render(&self, row: &Row) -> Result<String, DataError> {
+        let template = self.environment.get_template(Self::NAME);
+        template.and_then(|template| template.render(&row.fields)).map_err(|error| {
+            let fields: Vec<&str> = row.fields.keys().map(String::as_str).collect();
+            row.error(format!("cannot render the template: {error}; the fields are {}", fields.join(", ")))
+        })
+    }
+
+    /// The fields that the template reads.
+    fn fields(&self) -> BTreeSet<String> {
+        let template = self.environment.get_template(Self::NAME);
+        template
+            .map(|template| template.undeclared_variables(false).into_iter().collect())
+            .unwrap_or_default()
+    }
 }
 
 impl Template {
@@ -37,14 +89,7 @@ impl Template {
             "alpaca" => Ok(Template::Alpaca),
             "chat" => Ok(Template::Chat),
             "plain" => Ok(Template::Plain),
-            custom if custom.contains("{{") => {
-                let invalid = |e: minijinja::Error| DataError::Template {
-                    template: custom.into(),
-                    reason: e.to_string(),
-                };
-                Environment::new().template_from_str(custom).map_err(invalid)?;
-                Ok(Template::Custom(custom.into()))
-            }
+            custom if custom.contains("{{") => Ok(Template::Custom(CustomTemplate::new(custom)?)),
             other => Err(DataError::Template {
                 template: other.into(),
                 reason: "expected `auto`, `alpaca`, `chat`, `plain`, or a text with `{{ field }}`".into(),
@@ -52,7 +97,7 @@ impl Template {
         }
     }
 
-    /// Parses a template, where `auto` stands for `chat` if the rows have `messages`, `plain` if they have `prompt`, and
+    /// Parses a template, where `auto` stands for `chat` if the rows have messages, `plain` if they have `prompt`, and
     /// `alpaca` otherwise.
     ///
     /// # Errors
@@ -61,13 +106,10 @@ impl Template {
         if text != "auto" {
             return Self::parse(text);
         }
-        let has = |key: &str| rows.first().is_some_and(|row| row.fields.contains_key(key));
-        Ok(if has("messages") {
-            Template::Chat
-        } else if has("prompt") {
-            Template::Plain
-        } else {
-            Template::Alpaca
+        Ok(match rows.first() {
+            Some(row) if has_messages(row) => Template::Chat,
+            Some(row) if row.fields.contains_key("prompt") => Template::Plain,
+            _ => Template::Alpaca,
         })
     }
 
@@ -77,7 +119,7 @@ impl Template {
             Template::Alpaca => "alpaca",
             Template::Chat => "chat",
             Template::Plain => "plain",
-            Template::Custom(text) => text,
+            Template::Custom(template) => &template.text,
         }
     }
 
@@ -92,56 +134,64 @@ impl Template {
         Row { fields, place: "the prompt".into() }
     }
 
+    /// The fields of a row that this template, or the answer to it, is made of.
+    pub fn fields(&self) -> BTreeSet<String> {
+        let answers = ["output", "completion"].map(String::from);
+        let named: BTreeSet<String> = match self {
+            Template::Custom(template) => template.fields(),
+            Template::Chat => CHAT_FIELDS.map(String::from).into(),
+            Template::Alpaca | Template::Plain => ["instruction", "prompt", "input"].map(String::from).into(),
+        };
+        named.into_iter().chain(answers).collect()
+    }
+
     /// The prompt of a row.
     ///
     /// # Errors
     /// If the row lacks a field that the template needs.
     pub fn prompt(&self, row: &Row, tokenizer: &Tokenizer) -> Result<String, DataError> {
         match self {
-            Template::Custom(text) => {
-                let mut environment = Environment::new();
-                environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
-                environment.set_keep_trailing_newline(true);
-                let prompt = environment.render_str(text, &row.fields);
-                prompt.map_err(|e| {
-                    let fields: Vec<&str> = row.fields.keys().map(String::as_str).collect();
-                    row.error(format!(
-                        "cannot render the template: {e}; the fields are {}",
-                        fields.join(", ")
-                    ))
-                })
-            }
+            Template::Custom(template) => template.render(row),
             Template::Chat => {
-                let mut messages = messages(row)?;
-                if messages.last().is_some_and(|message| message.role == "assistant") {
-                    messages.pop();
-                }
-                Ok(tokenizer.render_chat(&messages, true)?)
+                let chat = open_conversation(row)?;
+                Ok(tokenizer.render_chat(&chat, true).map_err(|error| row.tokenizer_error(error))?.text)
             }
             Template::Alpaca | Template::Plain => self.flat_prompt(row),
         }
     }
 
+    /// The texts of a row that the prompt contains, in no particular order.
+    pub(super) fn texts(&self, row: &Row) -> Vec<String> {
+        match self {
+            Template::Chat => match open_conversation(row) {
+                Ok(chat) => chat.messages.iter().map(text_of).collect(),
+                Err(_) => Vec::new(),
+            },
+            _ => row.fields.values().filter_map(|value| value.as_str().map(String::from)).collect(),
+        }
+    }
+
     /// The prompt of a row with `instruction` and `input`, or with `prompt`.
     fn flat_prompt(&self, row: &Row) -> Result<String, DataError> {
-        if row.fields.contains_key("messages") {
-            let name = self.text();
-            return Err(
-                row.error(format!("has `messages`, which the template `{name}` cannot show; use `chat`"))
-            );
+        let name = self.text();
+        let cannot_show = |what: &str| {
+            row.error(format!("has {what}, which the template `{name}` cannot show; use `chat`"))
+        };
+        if has_messages(row) {
+            return Err(cannot_show("a list of messages"));
+        }
+        if text_field(row, "system")?.is_some_and(|text| !text.is_empty()) {
+            return Err(cannot_show("`system`"));
+        }
+        if !history(row)?.is_empty() {
+            return Err(cannot_show("`history`"));
         }
         let input = text_field(row, "input")?.unwrap_or_default();
         let prompt = text_field(row, "prompt")?;
         let question = match (text_field(row, "instruction")?, &prompt) {
             (Some(instruction), _) => instruction,
             (None, Some(prompt)) => prompt.clone(),
-            (None, None) => {
-                let keys: Vec<&str> = row.fields.keys().map(String::as_str).collect();
-                let found = if keys.is_empty() { "no field".into() } else { keys.join(", ") };
-                return Err(row.error(format!(
-                    "no prompt: expected `instruction`, `prompt` or `messages`, found {found}"
-                )));
-            }
+            (None, None) => return Err(no_prompt(row)),
         };
         Ok(match (self, prompt) {
             (Template::Plain, Some(prompt)) => prompt,
@@ -155,108 +205,52 @@ impl Template {
                 .replace('\u{0}', &input),
         })
     }
-
-    /// Encodes the prompt of a row, truncated on the right to `max_length`.
-    ///
-    /// # Errors
-    /// If the row lacks a field that the template needs.
-    pub fn encode_prompt(
-        &self,
-        row: &Row,
-        tokenizer: &Tokenizer,
-        max_length: usize,
-    ) -> Result<Vec<u32>, DataError> {
-        let mut tokens = self.encode_text(&self.prompt(row, tokenizer)?, tokenizer)?;
-        tokens.truncate(max_length);
-        Ok(tokens)
-    }
-
-    fn encode_text(&self, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>, TokenizerError> {
-        if *self == Template::Chat { tokenizer.encode_rendered(text) } else { tokenizer.encode(text) }
-    }
-
-    /// Encodes prompt and answer, without truncation; returns the tokens and how many of them are the prompt.
-    ///
-    /// As in pyreft, the answer's tokens are those of the whole text beyond the number of tokens of the prompt alone.
-    pub(super) fn encode_answered(
-        &self,
-        row: &Row,
-        tokenizer: &Tokenizer,
-    ) -> Result<(Vec<u32>, usize), DataError> {
-        let prompt = self.prompt(row, tokenizer)?;
-        let whole = match self {
-            Template::Chat => {
-                let whole = tokenizer.render_chat(&answered_messages(row)?, false)?;
-                if !whole.starts_with(&prompt) {
-                    return Err(row.error(
-                        "the chat template renders the answered chat differently from the open one, so the answer \
-                         cannot be told apart from the prompt",
-                    ));
-                }
-                whole
-            }
-            _ => prompt.clone() + &answer(row)? + tokenizer.eos().map_or("", |eos| &eos.text),
-        };
-        let prompt_len = self.encode_text(&prompt, tokenizer)?.len();
-        Ok((self.encode_text(&whole, tokenizer)?, prompt_len))
-    }
 }
 
-fn text_field(row: &Row, key: &str) -> Result<Option<String>, DataError> {
-    match row.fields.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Number(number)) => Ok(Some(number.to_string())),
-        Some(other) => Err(row.error(format!("`{key}` is {}, expected text", kind_of(other)))),
+/// The conversation of a row without the answer that it ends with.
+fn open_conversation(row: &Row) -> Result<Chat, DataError> {
+    let mut chat = conversation(row)?;
+    if chat.messages.last().is_some_and(|message| role(message) == "assistant") {
+        chat.messages.pop();
     }
+    if chat.messages.is_empty() {
+        return Err(row.error("no prompt: the only message is the assistant's"));
+    }
+    Ok(chat)
 }
 
-/// The reference answer of a row.
+/// The conversation of a row with its answer, which may be empty.
+///
+/// # Errors
+/// If the row has no prompt or no answer, or a message is malformed.
+pub(super) fn answered_conversation(row: &Row) -> Result<Chat, DataError> {
+    let mut chat = conversation(row)?;
+    if !has_messages(row) {
+        chat.messages.push(message("assistant", answer(row)?));
+    }
+    Ok(chat)
+}
+
+/// The reference answer of a row, which may be empty.
 ///
 /// # Errors
 /// If the row has none.
 pub fn answer(row: &Row) -> Result<String, DataError> {
-    if row.fields.contains_key("messages") {
-        return Ok(answered_messages(row)?.pop().map(|message| message.content).unwrap_or_default());
+    if has_messages(row) {
+        let last = conversation(row)?.messages.pop().filter(|message| role(message) == "assistant");
+        return last
+            .as_ref()
+            .map(text_of)
+            .ok_or_else(|| row.error("no answer: the last message must be the assistant's"));
     }
     for key in ["output", "completion"] {
-        if let Some(text) = text_field(row, key)?.filter(|text| !text.is_empty()) {
+        if let Some(text) = text_field(row, key)? {
             return Ok(text);
         }
     }
     Err(row.error(
         "no answer: expected text in `output` or `completion`, or `messages` that end with the assistant's",
     ))
-}
-
-fn messages(row: &Row) -> Result<Vec<ChatMessage>, DataError> {
-    if let Some(value) = row.fields.get("messages") {
-        let messages: Vec<ChatMessage> =
-            serde_json::from_value(value.clone()).map_err(|e| row.error(format!("`messages`: {e}")))?;
-        return if messages.is_empty() { Err(row.error("`messages` is empty")) } else { Ok(messages) };
-    }
-    let question = match text_field(row, "instruction")? {
-        Some(instruction) => Some(instruction),
-        None => text_field(row, "prompt")?,
-    };
-    let question =
-        question.ok_or_else(|| row.error("no prompt: expected `messages`, `instruction` or `prompt`"))?;
-    let content = match text_field(row, "input")?.filter(|input| !input.is_empty()) {
-        Some(input) => format!("{question}\n\n{input}"),
-        None => question,
-    };
-    Ok(vec![ChatMessage { role: "user".into(), content }])
-}
-
-fn answered_messages(row: &Row) -> Result<Vec<ChatMessage>, DataError> {
-    let mut messages = messages(row)?;
-    if !row.fields.contains_key("messages") {
-        messages.push(ChatMessage { role: "assistant".into(), content: answer(row)? });
-    }
-    match messages.last() {
-        Some(last) if last.role == "assistant" && !last.content.is_empty() => Ok(messages),
-        _ => Err(row.error("no answer: `messages` must end with a message of the assistant")),
-    }
 }
 
 #[cfg(test)]
@@ -287,10 +281,21 @@ mod tests {
             "d.json, line 1: `instruction` is a list, expected text"
         );
         assert_eq!(
-            error(&Template::Plain, "{\"messages\": []}"),
-            "d.json, line 1: has `messages`, which the template `plain` cannot show; use `chat`"
+            error(&Template::Plain, "{\"messages\": [{}]}"),
+            "d.json, line 1: has a list of messages, which the template `plain` cannot show; use `chat`"
         );
-        let message = error(&Template::Custom("{{ x }}".into()), "{\"y\": 1}");
+        assert_eq!(
+            error(&Template::Alpaca, "{\"instruction\": \"x\", \"history\": [[\"a\", \"b\"]]}"),
+            "d.json, line 1: has `history`, which the template `alpaca` cannot show; use `chat`"
+        );
+        assert_eq!(
+            error(&Template::Alpaca, "{\"instruction\": \"x\", \"system\": \"S\"}"),
+            "d.json, line 1: has `system`, which the template `alpaca` cannot show; use `chat`"
+        );
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}";
+        let message = error(&Template::parse(endless).expect("parsed"), "{\"y\": 1}");
+        assert!(message.contains("ran out of fuel"), "{message}");
+        let message = error(&Template::parse("{{ x }}").expect("parsed"), "{\"y\": 1}");
         assert!(
             message.starts_with("d.json, line 1: cannot render the template: undefined value"),
             "{message}"
@@ -300,7 +305,7 @@ mod tests {
             "template \"alpacca\": expected `auto`, `alpaca`, `chat`, `plain`, or a text with `{{ field }}`"
         );
         assert_eq!(
-            answer(&row("{\"instruction\": \"x\", \"output\": \"\"}")).expect_err("none").to_string(),
+            answer(&row("{\"instruction\": \"x\", \"output\": null}")).expect_err("none").to_string(),
             "d.json, line 1: no answer: expected text in `output` or `completion`, or `messages` that end with the \
              assistant's"
         );
@@ -321,7 +326,7 @@ mod tests {
             "Below is an instruction that describes a task. Write a response that appropriately completes the \
              request.\n\n### Instruction:\nHi\n\n### Response:\n"
         );
-        let custom = Template::Custom("Q: {{ instruction }}\nA:".into());
+        let custom = Template::parse("Q: {{ instruction }}\nA:").expect("parsed");
         assert_eq!(custom.prompt(&with_input, &t).expect("rendered"), "Q: Add {input}.\nA:");
         assert_eq!(Template::Plain.prompt(&with_input, &t).expect("rendered"), "Add {input}.\n1 2\n");
         let rows = [row("{\"prompt\": \"p\", \"completion\": \"c\"}")];

@@ -1,6 +1,6 @@
 //! The sections and keys of a recipe.
 
-use crate::{method::TrainMethod, metrics::Metric, train_config::TrainConfig};
+use crate::{data::TrainOn, method::TrainMethod, metrics::Metric, train_config::TrainConfig};
 use reft_core::{Activation, Component, Init, Layers, Method, Positions};
 use reft_models::{Dtype, Quant};
 use serde::{
@@ -165,6 +165,9 @@ pub struct DataSection {
     /// Maximum tokens per row; longer rows are truncated on the right. The smaller of 512 and the model's context if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_length: Option<usize>,
+    /// Which messages of a chat's assistant are trained: `last` or `all`.
+    #[serde(default)]
+    pub train_on: TrainOn,
 }
 
 /// `[eval]`

@@ -140,10 +140,9 @@ impl<B: Backend> Task<B> for ClassifierTask {
         let scoring = encode(&self.scoring_rows)?;
         let selection_name = if self.scoring_rows.is_empty() { "held out" } else { "selection" };
         let sets = [("train", &train), (selection_name, &selection), ("scoring", &scoring)];
-        let summaries = sets
-            .into_iter()
-            .filter(|(_, set)| !set.examples.is_empty())
-            .map(|(what, set)| DataSummary { what, rows: set.examples.len(), cut: set.n_cut, dropped: 0 });
+        let summaries = sets.into_iter().filter(|(_, set)| !set.examples.is_empty()).map(|(what, set)| {
+            DataSummary { what, rows: set.examples.len(), cut: set.n_cut, dropped: 0, notices: vec![] }
+        });
         let summaries = summaries.collect();
         for (file, rows) in &self.test_rows {
             self.test_sets.push((file.clone(), encode(rows)?));

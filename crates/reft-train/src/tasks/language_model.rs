@@ -4,7 +4,8 @@ use super::task::{DataSets, DataSummary, FinalEvaluation, Task, Trained};
 use crate::{
     adapter::TaskConfig,
     data::{
-        DataSet, Example, LanguageModelBatch, Row, Template, Tokenized, find_rows, max_length, read_split,
+        DataSet, Encoding, Example, LanguageModelBatch, Row, Template, Tokenized, find_rows, max_length,
+        read_split,
     },
     error::RunError,
     eval::{Answer, AnswerConfig, EvalError, answers, exact_match, likelihood},
@@ -85,14 +86,16 @@ impl<B: Backend> Task<B> for LanguageModelTask {
         let data = &recipe.data;
         let max_length = max_length(data.max_length, config.max_position_embeddings)?;
         self.max_length = max_length;
+        let encoding = Encoding::new(&self.template, tokenizer, config.vocab_size, max_length)
+            .with_train_on(data.train_on);
         let mut summaries = Vec::new();
         let mut encode = |what, rows: &[Row], file: &str| -> Result<Vec<Example>, RunError> {
             if rows.is_empty() {
                 return Ok(Vec::new());
             }
-            let set = DataSet::encode(rows, &self.template, tokenizer, config.vocab_size, max_length, file)?;
-            let (rows, dropped) = (set.examples.len(), set.n_dropped());
-            summaries.push(DataSummary { what, rows, cut: set.n_cut, dropped });
+            let set = DataSet::encode(rows, encoding, file)?;
+            let (rows, notices) = (set.examples.len(), set.notices());
+            summaries.push(DataSummary { what, rows, cut: set.n_cut, dropped: set.n_dropped, notices });
             Ok(set.examples)
         };
         let train = encode("train", &self.train_rows, &data.train)?;

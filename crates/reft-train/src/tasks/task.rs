@@ -143,7 +143,7 @@ pub struct DataSets<E> {
 }
 
 /// Counts of an encoded set of rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataSummary {
     /// `train`, `held out` or the like.
     pub what: &'static str,
@@ -153,6 +153,8 @@ pub struct DataSummary {
     pub cut: usize,
     /// Rows dropped because no answer token was left.
     pub dropped: usize,
+    /// What else a user should know about the rows, one sentence each.
+    pub notices: Vec<String>,
 }
 
 /// Scores of a finished run.

@@ -1,0 +1,349 @@
+//! Prompts and answers as tokens: where an answer begins, and what is left out of a long prompt.
+
+use super::{
+    conversation::{TrainOn, is_empty, trained_turns},
+    error::DataError,
+    rows::Row,
+    template::{Template, answer, answered_conversation},
+};
+use reft_models::{Chat, EncodedText, Tokenizer};
+use std::ops::Range;
+
+/// The length of prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromptLimit {
+    /// Longer prompts are cut.
+    pub longest: usize,
+    /// Number of tokens that they are cut to.
+    pub cut_to: usize,
+}
+
+impl PromptLimit {
+    /// No limit: a prompt that does not fit the model is an error when it is used.
+    pub const NONE: Self = Self { longest: usize::MAX, cut_to: usize::MAX };
+
+    /// For prompts of at most `max_length` tokens.
+    pub fn of(max_length: usize) -> Self {
+        Self { longest: max_length, cut_to: max_length }
+    }
+
+    /// For prompts to be continued: a prompt that fills the model's context is cut so that `max_new_tokens` more fit, or half
+    /// of the context if those are more.
+    pub fn of_context(context: usize, max_new_tokens: usize) -> Self {
+        let room = max_new_tokens.min(context / 2).max(1);
+        Self { longest: context.saturating_sub(1), cut_to: context.saturating_sub(room) }
+    }
+}
+
+/// A prompt as tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedPrompt {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// Whether tokens were left out.
+    pub is_cut: bool,
+}
+
+/// A prompt and its answer as tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EncodedAnswer {
+    pub tokens: Vec<u32>,
+    pub prompt_len: usize,
+    /// Whether the answer is empty, so that only the end token is trained.
+    pub is_empty: bool,
+    /// Whether the tokens of the prompt alone are not the first ones of the whole.
+    pub is_merged: bool,
+    /// Whether the chat template does not render the answered chat as the open one and more.
+    pub differs: bool,
+}
+
+/// A text of which the part from `answer.start` to `answer.end` is trained.
+struct Whole {
+    text: String,
+    answer: Range<usize>,
+    differs: bool,
+    is_empty: bool,
+}
+
+impl Template {
+    /// Encodes the prompt of a row. Of a prompt that is too long, tokens in the middle of its longest text are left out, never
+    /// what the template puts around the texts.
+    ///
+    /// # Errors
+    /// If the row lacks a field that the template needs.
+    pub fn encode_prompt(
+        &self,
+        row: &Row,
+        tokenizer: &Tokenizer,
+        limit: PromptLimit,
+    ) -> Result<EncodedPrompt, DataError> {
+        let text = self.prompt(row, tokenizer)?;
+        let failed = |error| row.tokenizer_error(error);
+        let tokens = self.encode_text(&text, tokenizer).map_err(failed)?;
+        if tokens.len() <= limit.longest {
+            return Ok(EncodedPrompt { tokens, is_cut: false });
+        }
+        let encoded = tokenizer.encode_with_offsets(&text, *self == Template::Chat).map_err(failed)?;
+        let excess = encoded.ids.len().saturating_sub(limit.cut_to);
+        let texts = self.texts(row);
+        let longest = texts.iter().filter_map(|part| tokens_of(&encoded, &text, part)).max_by_key(Range::len);
+        let within = longest.filter(|range| range.len() > excess).unwrap_or(0..encoded.ids.len());
+        let left_out = within.start + (within.len() - excess).div_ceil(2);
+        let mut tokens = encoded.ids;
+        tokens.drain(left_out..left_out + excess);
+        Ok(EncodedPrompt { tokens, is_cut: true })
+    }
+
+    fn encode_text(
+        &self,
+        text: &str,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<u32>, reft_models::TokenizerError> {
+        if *self == Template::Chat { tokenizer.encode_rendered(text) } else { tokenizer.encode(text) }
+    }
+
+    /// Encodes prompt and answer, without truncation: one example, or one for every trained message of a chat.
+    ///
+    /// The answer begins with the first token that is not wholly in the prompt.
+    ///
+    /// # Errors
+    /// If the row has no prompt or no answer.
+    pub(super) fn encode_answered(
+        &self,
+        row: &Row,
+        tokenizer: &Tokenizer,
+        train_on: TrainOn,
+    ) -> Result<Vec<EncodedAnswer>, DataError> {
+        if *self == Template::Chat {
+            let chat = answered_conversation(row)?;
+            let turns = trained_turns(row, &chat, train_on)?;
+            let turns = turns.into_iter().map(|turn| {
+                let whole = answered_chat(row, &chat, turn, tokenizer)?;
+                encode_whole(row, whole, tokenizer, true)
+            });
+            return turns.collect();
+        }
+        let prompt = self.prompt(row, tokenizer)?;
+        let answer = answer(row)?;
+        let start = prompt.len();
+        let text = prompt + &answer + tokenizer.eos().map_or("", |eos| &eos.text);
+        let whole = Whole { answer: start..text.len(), text, differs: false, is_empty: answer.is_empty() };
+        let mut encoded = encode_whole(row, whole, tokenizer, false)?;
+        if let Some(eos) = tokenizer.eos().filter(|eos| encoded.tokens.last() != Some(&eos.id)) {
+            encoded.tokens.push(eos.id);
+        }
+        Ok(vec![encoded])
+    }
+}
+
+/// The tokens that lie within the last occurrence of `part`.
+fn tokens_of(encoded: &EncodedText, text: &str, part: &str) -> Option<Range<usize>> {
+    let trimmed = part.trim();
+    let start = text.rfind(trimmed).filter(|_| !trimmed.is_empty())?;
+    let end = start + trimmed.len();
+    let is_within = |(first, last): &(usize, usize)| *first >= start && *last <= end && last > first;
+    let first = encoded.offsets.iter().position(is_within)?;
+    let last = encoded.offsets.iter().rposition(is_within)?;
+    Some(first..last + 1)
+}
+
+/// Renders a chat up to the message `turn` and finds the part that is trained: what the template adds to the open chat, within
+/// its `{% generation %}` blocks if it has any.
+fn answered_chat(row: &Row, chat: &Chat, turn: usize, tokenizer: &Tokenizer) -> Result<Whole, DataError> {
+    let up_to = |n: usize| Chat { messages: chat.messages[..n].to_vec(), ..chat.clone() };
+    let render = |chat: &Chat, open: bool| {
+        tokenizer.render_chat(chat, open).map_err(|error| row.tokenizer_error(error))
+    };
+    let (before, answered) = (up_to(turn), up_to(turn + 1));
+    let whole = render(&answered, false)?;
+    let open = render(&before, true)?.text;
+    let differs = !whole.text.starts_with(&open);
+    let mut start = open.len();
+    if differs {
+        let closed = render(&before, false)?.text;
+        start = common_prefix(&open, &whole.text).max(common_prefix(&closed, &whole.text));
+        if start < common_prefix(&open, &closed) {
+            return Err(row.error(
+                "the chat template changes earlier messages when an answer follows, so the answer cannot be told apart \
+                 from the prompt",
+            ));
+        }
+    }
+    let mut answer = start..whole.text.len();
+    let blocks = whole.generated.iter().filter(|block| block.end > start && !block.is_empty());
+    if let Some((first, last)) = blocks.clone().next().zip(blocks.last()) {
+        answer = start.max(first.start)..last.end;
+    }
+    Ok(Whole { answer, text: whole.text, differs, is_empty: is_empty(&chat.messages[turn]) })
+}
+
+/// Length in bytes of the longest common prefix.
+fn common_prefix(a: &str, b: &str) -> usize {
+    let pairs = a.char_indices().zip(b.chars());
+    let differing = pairs.into_iter().find(|((_, x), y)| x != y);
+    differing.map_or(a.len().min(b.len()), |((at, _), _)| at)
+}
+
+fn encode_whole(
+    row: &Row,
+    whole: Whole,
+    tokenizer: &Tokenizer,
+    is_chat: bool,
+) -> Result<EncodedAnswer, DataError> {
+    let Whole { text, answer, differs, is_empty } = whole;
+    let failed = |error| row.tokenizer_error(error);
+    let EncodedText { mut ids, offsets } = tokenizer.encode_with_offsets(&text, is_chat).map_err(failed)?;
+    let first = offsets.iter().position(|(_, end)| *end > answer.start).unwrap_or(ids.len());
+    let covered = offsets[..first].iter().map(|(_, end)| *end).max().unwrap_or(0);
+    // Tokens that reach over the border, or leave a gap before it, may differ from those of the prompt alone.
+    let is_suspicious =
+        covered < answer.start || offsets.get(first).is_some_and(|(start, _)| *start < answer.start);
+    let is_merged = is_suspicious && {
+        let prompt = &text[..answer.start];
+        let alone = if is_chat { tokenizer.encode_rendered(prompt) } else { tokenizer.encode(prompt) };
+        !ids.starts_with(&alone.map_err(failed)?)
+    };
+    if answer.end < text.len() {
+        let after = (first..ids.len()).find(|idx| offsets[*idx].0 >= answer.end);
+        ids.truncate(after.unwrap_or(ids.len()));
+    }
+    Ok(EncodedAnswer { tokens: ids, prompt_len: first, is_empty, is_merged, differs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{data::parse_rows, tiny};
+    use reft_models::ModelFiles;
+    use serde_json::{Value, json};
+
+    /// The embedded tokenizer with a chat template.
+    fn tokenizer(chat_template: &str) -> Tokenizer {
+        let folder = tempfile::tempdir().expect("a folder");
+        let json = tiny::model().read("tokenizer.json").expect("embedded");
+        std::fs::write(folder.path().join("tokenizer.json"), json).expect("written");
+        let config = tiny::model().read("tokenizer_config.json").expect("embedded");
+        let mut config: Value = serde_json::from_slice(&config).expect("valid");
+        config["chat_template"] = chat_template.into();
+        std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).expect("written");
+        Tokenizer::load(&ModelFiles::Folder(folder.path().into())).expect("loaded")
+    }
+
+    fn row(value: Value) -> Row {
+        parse_rows(&value.to_string(), "d.json").expect("valid").remove(0)
+    }
+
+    fn parts(tokenizer: &Tokenizer, answer: &EncodedAnswer) -> (String, String) {
+        let (prompt, answer) = answer.tokens.split_at(answer.prompt_len);
+        (tokenizer.decode(prompt).expect("decoded"), tokenizer.decode(answer).expect("decoded"))
+    }
+
+    fn one(template: &str, tokenizer: &Tokenizer, value: Value) -> EncodedAnswer {
+        let template = Template::parse(template).expect("a template");
+        let mut all = template.encode_answered(&row(value), tokenizer, TrainOn::Last).expect("encoded");
+        assert_eq!(all.len(), 1);
+        all.remove(0)
+    }
+
+    #[test]
+    fn the_answer_begins_with_the_token_that_holds_its_first_letter() {
+        let t = tokenizer("");
+        let value = json!({"instruction": "the old fox", "output": "the duck"});
+        for end in ["\n", "", " ", "  ", ": ", " the "] {
+            let answer = one(&format!("Q: {{{{ instruction }}}}{end}"), &t, value.clone());
+            let (_, text) = parts(&t, &answer);
+            assert!(
+                text.trim_start().starts_with("the duck") || text.contains("the duck"),
+                "{end:?}: {text:?}"
+            );
+            let prompt = format!("Q: the old fox{end}");
+            let alone = t.encode(&prompt).expect("encoded");
+            assert_eq!(answer.is_merged, !answer.tokens.starts_with(&alone), "{end:?}");
+            assert_eq!(answer.tokens.last(), t.eos().map(|eos| &eos.id));
+        }
+    }
+
+    #[test]
+    fn of_an_empty_answer_the_end_token_is_trained() {
+        let t = tokenizer("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}");
+        for template in ["plain", "alpaca", "chat"] {
+            let answer = one(template, &t, json!({"instruction": "the old fox", "output": ""}));
+            assert!(answer.is_empty, "{template}");
+            assert_eq!(answer.tokens[answer.prompt_len..], [t.eos().expect("named").id], "{template}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_what_the_open_and_the_answered_chat_do_not_share() {
+        let t = tokenizer(
+            "{% for m in messages %}{% if m.role == 'user' %}<u>{{ m.content }}{% else %}<a>{{ m.content }}{{ eos_token }}\
+             {% endif %}{% endfor %}{% if add_generation_prompt %}<a><think>\n{% endif %}",
+        );
+        let value = json!({"messages": [{"role": "user", "content": "the fox"}, {"role": "assistant", "content": "the duck"}]});
+        let answer = one("chat", &t, value);
+        assert!(answer.differs);
+        let (prompt, text) = parts(&t, &answer);
+        assert_eq!((prompt.as_str(), text.as_str()), ("<u>the fox<a>", "the duck"));
+        let changing = tokenizer(
+            "{{ messages | length }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if \
+             add_generation_prompt %}<a>{% endif %}",
+        );
+        let value =
+            json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
+        let error =
+            Template::Chat.encode_answered(&row(value), &changing, TrainOn::Last).expect_err("changes");
+        assert!(
+            error.to_string().starts_with("d.json, line 1: the chat template changes earlier messages"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn every_message_of_the_assistant_is_an_example_with_what_comes_before() {
+        let t = tokenizer(
+            "{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}",
+        );
+        let turns =
+            ["user", "assistant", "user", "assistant"].into_iter().zip(["one", "two", "three", "four"]);
+        let messages: Vec<Value> = turns.map(|(role, text)| json!({"role": role, "content": text})).collect();
+        let row = row(json!({"messages": messages}));
+        let encode = |train_on| Template::Chat.encode_answered(&row, &t, train_on).expect("encoded");
+        let texts: Vec<_> = encode(TrainOn::All).iter().map(|answer| parts(&t, answer)).collect();
+        let expected = [("<u>one<a>", "two"), ("<u>one<a>two<u>three<a>", "four")];
+        assert_eq!(texts, expected.map(|(prompt, answer)| (prompt.to_string(), answer.to_string())));
+        assert_eq!(encode(TrainOn::Last), encode(TrainOn::All)[1..]);
+    }
+
+    #[test]
+    fn within_generation_blocks_alone_answers_are_trained() {
+        let t = tokenizer(
+            "{% for m in messages %}<{{ m.role[0] }}>{% if m.role == 'assistant' %}!{% generation %}{{ m.content }}\
+             {% endgeneration %};{% else %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}",
+        );
+        let value = json!({"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]});
+        let (prompt, answer) = parts(&t, &one("chat", &t, value));
+        assert_eq!((prompt.as_str(), answer.as_str()), ("<u>one<a>!", "two"));
+    }
+
+    #[test]
+    fn a_long_prompt_keeps_what_the_template_puts_around_its_texts() {
+        let t = tokenizer(
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<answer>{% endif %}",
+        );
+        let long = (0..300).map(|n| format!("w{n}")).collect::<Vec<_>>().join(" ");
+        for template in ["alpaca", "chat", "Q: {{ instruction }}\nAnswer:"] {
+            let template = Template::parse(template).expect("a template");
+            let whole =
+                template.encode_prompt(&template.question(&long), &t, PromptLimit::NONE).expect("encoded");
+            let cut =
+                template.encode_prompt(&template.question(&long), &t, PromptLimit::of(200)).expect("encoded");
+            assert_eq!((whole.is_cut, cut.is_cut, cut.tokens.len()), (false, true, 200));
+            let ends =
+                |n: usize| (whole.tokens[..n].to_vec(), whole.tokens[whole.tokens.len() - n..].to_vec());
+            assert_eq!((cut.tokens[..40].to_vec(), cut.tokens[160..].to_vec()), ends(40));
+        }
+        let limit = PromptLimit::of_context(512, 256);
+        assert_eq!((limit.longest, limit.cut_to), (511, 256));
+        assert_eq!(PromptLimit::of_context(128, 256).cut_to, 64);
+    }
+}
