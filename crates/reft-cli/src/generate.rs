@@ -140,8 +140,9 @@ impl GenerateArgs {
         }
         if n_cut > 0 {
             note!(
-                "{n_cut} of {} prompts cut to {} tokens, in the middle of the longest text",
+                "{n_cut} of {} prompt{} cut to {} tokens, in the middle of the longest text",
                 rows.len(),
+                if rows.len() == 1 { "" } else { "s" },
                 limit.cut_to
             );
         }

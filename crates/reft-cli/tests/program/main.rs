@@ -11,6 +11,7 @@ mod earlier_version;
 mod help;
 mod interruptions;
 mod precision;
+mod prompts;
 mod quickstart;
 mod refusals;
 mod support;

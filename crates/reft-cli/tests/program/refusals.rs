@@ -117,8 +117,6 @@ fn unusable_prompts_are_refused() {
         said.add(what, &refusal(&output));
     };
     let model = ["--model", "embedded:tiny"];
-    let long = "fox ".repeat(200);
-    generate("a prompt longer than the context", &[&model[..], &["--prompt", &long]].concat());
     generate("no model", &["--prompt", "x"]);
     generate("a missing file", &[&model[..], &["--data", "missing.jsonl"]].concat());
     generate("an adapter that does not exist", &["--adapter", "nowhere", "--prompt", "x"]);

@@ -43,7 +43,11 @@ impl Row {
 
     /// An error of the tokenizer or the chat template about this row.
     pub(crate) fn tokenizer_error(&self, error: TokenizerError) -> DataError {
-        self.error(error.to_string())
+        match error {
+            // This one is about the model.
+            TokenizerError::NoChatTemplate => error.into(),
+            error => self.error(error.to_string()),
+        }
     }
 
     /// Checks the tokens of this row against the size of the model's vocabulary.
