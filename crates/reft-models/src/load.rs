@@ -5,7 +5,7 @@ use crate::hub::HubError;
 use crate::{
     files::{ModelFiles, TokenIds},
     precision::{Dtype, Precision},
-    source::{NamedTensors, Pretrained},
+    source::{ModelConfig, NamedTensors, Pretrained},
     tokenizer::{Tokenizer, TokenizerError},
     weights::Weights,
 };
@@ -68,7 +68,7 @@ struct GenerationConfig {
     eos_token_id: Option<TokenIds>,
 }
 
-impl<C> Checkpoint<C> {
+impl<C: ModelConfig> Checkpoint<C> {
     /// Opens a model's files. Adapters trained on the model refer to it by `name`.
     ///
     /// # Errors
@@ -82,6 +82,7 @@ impl<C> Checkpoint<C> {
         let config = M::parse(&config_json)
             .map_err(|reason| FileError::Invalid { path: files.path(CONFIG), reason })?;
         let tokenizer = Tokenizer::load(files)?;
+        tokenizer.check_end_token(files, config.vocab_size())?;
         let mut weights = Weights::open(files)?;
         let fingerprint = weights.fingerprint(&config_json);
         weights.release();

@@ -1,0 +1,167 @@
+//! What a class writes into the parts of `tokenizer.json`: normalizer, pre-tokenizer, post-processor, decoder.
+
+use super::{
+    class::{BertOptions, Class},
+    json::JsonFile,
+};
+use reft_core::FileError;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokenizers::{
+    NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
+    pre_tokenizers::byte_level::ByteLevel,
+};
+
+/// The beginning of a word in tokenizers of SentencePiece.
+const WORD: &str = "▁";
+
+/// Writes `add_prefix_space` and `legacy` into a Llama tokenizer, which transformers converts anew if
+/// `add_prefix_space` is set. Other kinds of tokenizers are left as they are.
+pub(super) fn write_llama_prefix(
+    tokenizer: &mut Tokenizer,
+    class: &Class,
+    config: &JsonFile,
+) -> Result<(), FileError> {
+    if class.name != "LlamaTokenizer" {
+        return Ok(());
+    }
+    let Some(prefix) = config.flag("add_prefix_space")? else { return Ok(()) };
+    let legacy = config.flag("legacy")?.unwrap_or(true);
+    let is_word_piece = match (tokenizer.get_pre_tokenizer(), tokenizer.get_normalizer()) {
+        (Some(PreTokenizerWrapper::Metaspace(_)), _) => true,
+        (None, Some(normalizer)) => to_json(normalizer).to_string().contains(WORD),
+        _ => false,
+    };
+    if !is_word_piece {
+        return Ok(());
+    }
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": WORD});
+    let prepend = json!({"type": "Prepend", "prepend": WORD});
+    let normalizers = if prefix { vec![prepend, replace] } else { vec![replace] };
+    let normalizer = json!({"type": "Sequence", "normalizers": normalizers});
+    let scheme = if prefix { "first" } else { "never" };
+    let metaspace =
+        json!({"type": "Metaspace", "replacement": WORD, "prepend_scheme": scheme, "split": false});
+    tokenizer.with_normalizer(from_json::<NormalizerWrapper>(normalizer).filter(|_| legacy));
+    tokenizer.with_pre_tokenizer(from_json::<PreTokenizerWrapper>(metaspace).filter(|_| !legacy));
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": WORD}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if prefix {
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    let decoder = json!({"type": "Sequence", "decoders": decoders});
+    tokenizer.with_decoder(from_json::<tokenizers::DecoderWrapper>(decoder));
+    Ok(())
+}
+
+/// Writes the options of a class into the parts of its tokenizer.
+///
+/// # Errors
+/// If an option has the wrong type.
+pub(super) fn write_options(
+    tokenizer: &mut Tokenizer,
+    class: &Class,
+    config: &JsonFile,
+) -> Result<(), FileError> {
+    if let Some(options) = class.normalizer {
+        write_normalizer(tokenizer, options, config)?;
+    }
+    if class.prefix_space {
+        write_prefix_space(tokenizer, class, config)?;
+    }
+    Ok(())
+}
+
+fn write_normalizer(
+    tokenizer: &mut Tokenizer,
+    options: BertOptions,
+    config: &JsonFile,
+) -> Result<(), FileError> {
+    let lowercase = config.flag("do_lower_case")?.unwrap_or(true);
+    let strip_accents = config.flag("strip_accents")?;
+    let chinese = config.flag("tokenize_chinese_chars")?.unwrap_or(true);
+    if let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() {
+        let mut normalizer = *normalizer;
+        normalizer.lowercase = lowercase;
+        normalizer.strip_accents = strip_accents;
+        if options == BertOptions::CaseAndChinese {
+            normalizer.handle_chinese_chars = chinese;
+        }
+        tokenizer.with_normalizer(Some(normalizer));
+    }
+    Ok(())
+}
+
+fn write_prefix_space(tokenizer: &mut Tokenizer, class: &Class, config: &JsonFile) -> Result<(), FileError> {
+    let prefix = config.flag("add_prefix_space")?.unwrap_or(false);
+    let trim = config.flag("trim_offsets")?.unwrap_or(true);
+    if let Some(PreTokenizerWrapper::ByteLevel(bytes)) = tokenizer.get_pre_tokenizer() {
+        let bytes = bytes.add_prefix_space(prefix);
+        tokenizer.with_pre_tokenizer(Some(bytes));
+    }
+    let post_processor: Option<PostProcessorWrapper> = match tokenizer.get_post_processor() {
+        _ if !class.offsets => None,
+        Some(PostProcessorWrapper::Roberta(roberta)) => {
+            Some(roberta.clone().add_prefix_space(prefix).trim_offsets(trim).into())
+        }
+        Some(PostProcessorWrapper::ByteLevel(bytes)) => {
+            let bytes: ByteLevel = *bytes;
+            Some(bytes.add_prefix_space(prefix).trim_offsets(trim).into())
+        }
+        _ => None,
+    };
+    if post_processor.is_some() {
+        tokenizer.with_post_processor(post_processor);
+    }
+    Ok(())
+}
+
+/// The post-processor that puts a start token before each text and an end token after it.
+pub(super) fn template(bos: Option<(&str, u32)>, eos: Option<(&str, u32)>) -> Option<PostProcessorWrapper> {
+    let special = |token: Option<(&str, u32)>, type_id: u32| {
+        token.map(|(text, _)| json!({"SpecialToken": {"id": text, "type_id": type_id}}))
+    };
+    let text = |id: &str, type_id: u32| Some(json!({"Sequence": {"id": id, "type_id": type_id}}));
+    let single: Vec<Value> = [special(bos, 0), text("A", 0), special(eos, 0)].into_iter().flatten().collect();
+    let second = [special(bos, 1), text("B", 1), special(eos, 1)].into_iter().flatten();
+    let pair: Vec<Value> = single.iter().cloned().chain(second).collect();
+    let tokens = bos
+        .into_iter()
+        .chain(eos)
+        .map(|(text, id)| (text.to_string(), json!({"id": text, "ids": [id], "tokens": [text]})));
+    let tokens: serde_json::Map<String, Value> = tokens.collect();
+    from_json(json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}))
+}
+
+/// Reports a template that uses a special token without giving its id.
+///
+/// # Errors
+/// The reason.
+pub(super) fn check_post_processor(tokenizer: &Tokenizer) -> Result<(), String> {
+    let Some(post_processor) = tokenizer.get_post_processor() else { return Ok(()) };
+    check_template(&to_json(post_processor))
+}
+
+fn check_template(value: &Value) -> Result<(), String> {
+    for inner in value["processors"].as_array().into_iter().flatten() {
+        check_template(inner)?;
+    }
+    let pieces = ["single", "pair"].iter().filter_map(|key| value[key].as_array()).flatten();
+    for token in pieces.filter_map(|piece| piece["SpecialToken"]["id"].as_str()) {
+        if value["special_tokens"].get(token).is_none() {
+            return Err(format!("the post_processor uses the special token {token:?} without an id for it"));
+        }
+    }
+    Ok(())
+}
+
+fn to_json<T: serde::Serialize>(part: &T) -> Value {
+    serde_json::to_value(part).unwrap_or_default()
+}
+
+fn from_json<T: DeserializeOwned>(part: Value) -> Option<T> {
+    serde_json::from_value(part).ok()
+}

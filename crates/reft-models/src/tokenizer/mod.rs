@@ -1,0 +1,473 @@
+//! Text ↔ token ids, and chat templates.
+//!
+//! A [`Tokenizer`] is what transformers' `AutoTokenizer` makes of a model's folder (4.45, fast tokenizers):
+//!
+//! | module | contents |
+//! |---|---|
+//! | `json` | the JSON files beside `tokenizer.json` |
+//! | `class` | the tokenizer class of a model, and what each class changes |
+//! | `special` | special tokens and added tokens |
+//! | `components` | changes of the normalizer, pre-tokenizer, post-processor and decoder |
+//! | `missing` | what to do about a folder without `tokenizer.json` |
+//!
+//! `model_max_length` and `padding_side` are not used: the context is that of the model, and batches are padded where
+//! the work needs it.
+
+mod class;
+mod components;
+mod json;
+pub(crate) mod missing;
+mod special;
+
+use crate::{
+    chat::{Chat, RenderedChat},
+    files::{ModelFiles, TokenIds},
+};
+use class::{Class, Resolved};
+use json::JsonFile;
+use minijinja::{Environment, ErrorKind};
+use reft_core::FileError;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use special::{SpecialTokens, TokenFiles};
+use tokenizers::{Encoding, PostProcessor, Token, TruncationDirection, TruncationParams, truncate_encodings};
+
+/// A tokenizer that cannot be loaded or used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// A file is missing or damaged.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A text could not be encoded, or ids could not be decoded.
+    #[error("tokenizer: {0}")]
+    Text(String),
+    /// The model has no chat template.
+    #[error(
+        "the model's tokenizer_config.json has no chat_template; use the template `alpaca`, `plain` or your own"
+    )]
+    NoChatTemplate,
+    /// The chat template failed.
+    #[error("chat_template: {0}")]
+    ChatTemplate(String),
+}
+
+/// The token ids of a text, and where in the text they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EncodedText {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// First byte of each token and the byte after its last one; both 0 for tokens that are not in the text.
+    pub offsets: Vec<(usize, usize)>,
+}
+
+/// A special token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecialToken {
+    /// Its text.
+    pub text: String,
+    /// Its id.
+    pub id: u32,
+}
+
+/// The tokenizer of a model, as its class in transformers makes it.
+///
+/// Truncation and padding configured in `tokenizer.json` are disabled.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    bos: Option<SpecialToken>,
+    eos: Option<SpecialToken>,
+    special: Map<String, Value>,
+    /// Number of tokens that the tokenizer puts after a text.
+    n_suffix: usize,
+    /// The side on which long texts are truncated.
+    truncation: TruncationDirection,
+    /// Whether decoded texts lose the spaces before punctuation.
+    clean_up: bool,
+    chat_template: Option<String>,
+}
+
+const TOKENIZER: &str = "tokenizer.json";
+
+impl Tokenizer {
+    /// Loads the tokenizer of a model.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or names an end token that has no id.
+    pub fn load(files: &ModelFiles) -> Result<Self, TokenizerError> {
+        let invalid = |reason: String| FileError::Invalid { path: files.path(TOKENIZER), reason };
+        let config = JsonFile::read(files, "tokenizer_config.json")?;
+        let map = JsonFile::read(files, "special_tokens_map.json")?;
+        let added = JsonFile::read(files, "added_tokens.json")?;
+        let model = JsonFile::read(files, "config.json")?;
+        let Some(json) = files.read_optional(TOKENIZER)? else {
+            return Err(invalid(missing::reason(files, &config, &model)?).into());
+        };
+        let mut inner = parse(&json).map_err(invalid)?;
+        let Resolved { class, backend } = class::resolve(&config, &model)?;
+        let token_files = TokenFiles { config: &config, map: &map, added: &added };
+        components::write_llama_prefix(&mut inner, &class, &config)?;
+        let special = SpecialTokens::read(&token_files, &class, &inner)?;
+        let truncation = truncation_side(&inner, &config)?;
+        inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
+        inner.with_padding(None);
+        let eos_has_id = special.add_to(&mut inner, &token_files)?;
+        components::write_options(&mut inner, &class, &config)?;
+        write_template(&mut inner, &special, &class, backend, &config)?;
+        inner.set_encode_special_tokens(config.flag("split_special_tokens")?.unwrap_or(false));
+
+        let token = |text: &str| Some(SpecialToken { id: inner.token_to_id(text)?, text: text.into() });
+        let eos = match special.text(1).filter(|_| eos_has_id) {
+            Some(text) => token(text),
+            None => end_token_of_model(files, &inner, &model)?,
+        };
+        // Newer models have the template in a separate file.
+        let template_file = files.read_optional("chat_template.jinja")?;
+        let chat_template = template_file
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .or_else(|| config.get("chat_template").and_then(chat_template_text));
+        Ok(Self {
+            bos: special.text(0).and_then(token),
+            eos,
+            special: special.map(),
+            n_suffix: n_suffix(&inner).map_err(|error| invalid(error.to_string()))?,
+            truncation,
+            clean_up: config.flag("clean_up_tokenization_spaces")?.unwrap_or(false),
+            chat_template,
+            inner,
+        })
+    }
+
+    /// Reports an end token that the model has no embedding for; `vocab` is the number of its embeddings.
+    ///
+    /// # Errors
+    /// What to do about it.
+    pub(crate) fn check_end_token(&self, files: &ModelFiles, vocab: usize) -> Result<(), FileError> {
+        match &self.eos {
+            Some(SpecialToken { text, id }) if *id as usize >= vocab => Err(FileError::Invalid {
+                path: files.path(TOKENIZER),
+                reason: format!(
+                    "the end token {text:?} has the id {id}, but the model has {vocab} embeddings; enlarge them with \
+                     `model.resize_token_embeddings(len(tokenizer))`, or name another `eos_token` in tokenizer_config.json"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The token that starts a text.
+    pub fn bos(&self) -> Option<&SpecialToken> {
+        self.bos.as_ref()
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<&SpecialToken> {
+        self.eos.as_ref()
+    }
+
+    /// Names and texts of the special tokens, such as `eos_token`, as transformers gives them to chat templates:
+    /// `additional_special_tokens` is a list.
+    pub fn special_tokens_map(&self) -> &Map<String, Value> {
+        &self.special
+    }
+
+    /// Number of token ids.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Whether the model has a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        self.chat_template.is_some()
+    }
+
+    /// The token ids of a text, after the special tokens that the model expects before it.
+    ///
+    /// Special tokens that the tokenizer puts after a text, such as that of `add_eos_token`, are left out: a prompt does
+    /// not end, and a whole text has its end token as text.
+    ///
+    /// # Errors
+    /// If the tokenizer rejects the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = self.inner.encode_fast(text, true).map_err(failed)?.get_ids().to_vec();
+        ids.truncate(ids.len().saturating_sub(self.n_suffix));
+        Ok(ids)
+    }
+
+    /// The token ids of a text that already contains its special tokens, such as a rendered chat.
+    ///
+    /// # Errors
+    /// If the tokenizer rejects the text.
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        Ok(self.inner.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
+    }
+
+    /// As [`encode`](Self::encode), or [`encode_rendered`](Self::encode_rendered) if `rendered`, with the place of every
+    /// token in the text.
+    ///
+    /// # Errors
+    /// If the tokenizer rejects the text.
+    pub fn encode_with_offsets(&self, text: &str, rendered: bool) -> Result<EncodedText, TokenizerError> {
+        let encoding = self.inner.encode(text, !rendered).map_err(failed)?;
+        let n = encoding.len().saturating_sub(if rendered { 0 } else { self.n_suffix });
+        Ok(EncodedText { ids: encoding.get_ids()[..n].to_vec(), offsets: encoding.get_offsets()[..n].to_vec() })
+    }
+
+    /// The token ids and token types of a text, or of a pair of texts, with special tokens.
+    ///
+    /// If there are more than `max_length` tokens, the longer text is truncated (transformers' `longest_first`) on its
+    /// `truncation_side`; the third value says whether that happened.
+    ///
+    /// # Errors
+    /// If the tokenizer rejects a text.
+    pub fn encode_pair(
+        &self,
+        first: &str,
+        second: Option<&str>,
+        max_length: usize,
+    ) -> Result<(Vec<u32>, Vec<u32>, bool), TokenizerError> {
+        let a = self.inner.encode(first, false).map_err(failed)?;
+        let mut b = second.map(|text| self.inner.encode(text, false)).transpose().map_err(failed)?;
+        if let Some(b) = &mut b {
+            // Without a post-processor that sets the types.
+            b.set_type_ids(vec![1; b.len()]);
+        }
+        let n_special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(second.is_some()));
+        let params = TruncationParams {
+            max_length: max_length.saturating_sub(n_special).max(1),
+            direction: self.truncation,
+            ..TruncationParams::default()
+        };
+        let truncated = a.len() + b.as_ref().map_or(0, |b| b.len()) > params.max_length;
+        let (a, b) = truncate_encodings(a, b, &params).map_err(failed)?;
+        let pair = self.inner.post_process(a, b, true).map_err(failed)?;
+        Ok((pair.get_ids().to_vec(), pair.get_type_ids().to_vec(), truncated))
+    }
+
+    /// Decodes token ids to text, without special tokens.
+    ///
+    /// # Errors
+    /// If an id does not exist.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        let text = self.inner.decode(ids, true).map_err(failed)?;
+        Ok(if self.clean_up { clean_up_spaces(&text) } else { text })
+    }
+
+    /// Renders a conversation with the model's chat template.
+    ///
+    /// # Errors
+    /// If there is no template, or it fails.
+    pub fn render_chat(
+        &self,
+        chat: &Chat,
+        add_generation_prompt: bool,
+    ) -> Result<RenderedChat, TokenizerError> {
+        let template = self.chat_template.as_ref().ok_or(TokenizerError::NoChatTemplate)?;
+        let failed = |error: minijinja::Error| TokenizerError::ChatTemplate(format!("{error:#}"));
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_template("chat", template).map_err(failed)?;
+        let text = |token: &Option<SpecialToken>| token.as_ref().map_or("", |t| t.text.as_str()).to_string();
+        let context = minijinja::context! {
+            messages => chat.messages,
+            add_generation_prompt => add_generation_prompt,
+            bos_token => text(&self.bos),
+            eos_token => text(&self.eos),
+        };
+        let text = environment.get_template("chat").and_then(|t| t.render(context)).map_err(failed)?;
+        Ok(RenderedChat { text, generated: Vec::new() })
+    }
+}
+
+/// Parses `tokenizer.json`.
+///
+/// # Errors
+/// The reason why it cannot be used.
+fn parse(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    /// An added token whose id the parser would ignore.
+    #[derive(Deserialize)]
+    struct Added {
+        id: u32,
+        content: String,
+    }
+    #[derive(Deserialize)]
+    struct AddedTokens {
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+    }
+    json::check_encoding(json)?;
+    let tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|error| {
+        match serde_json::from_slice::<serde::de::IgnoredAny>(json) {
+            Err(error) => format!("invalid JSON: {error}; the file may be incomplete, copy or download it again"),
+            Ok(_) => format!(
+                "not a tokenizer: {error}; the file may be damaged, or written by a newer version of Python's tokenizers \
+                 than 0.22, with which it can be saved again"
+            ),
+        }
+    })?;
+    let AddedTokens { added_tokens } = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    for Added { id, content } in added_tokens {
+        if let Some(found) = tokenizer.token_to_id(&content).filter(|found| *found != id) {
+            return Err(format!(
+                "`added_tokens` gives {content:?} the id {id}, but its place in the vocabulary is {found}; correct the id, \
+                 or add the tokens that are missing between them"
+            ));
+        }
+    }
+    components::check_post_processor(&tokenizer)?;
+    Ok(tokenizer)
+}
+
+/// Writes the post-processor of the classes that make it themselves.
+///
+/// # Errors
+/// If the class adds a token that no file names.
+fn write_template(
+    tokenizer: &mut tokenizers::Tokenizer,
+    special: &SpecialTokens,
+    class: &Class,
+    backend: bool,
+    config: &JsonFile,
+) -> Result<(), FileError> {
+    const KEYS: [&str; 2] = ["add_bos_token", "add_eos_token"];
+    let defaults = match class.writes_template {
+        Some(add_bos) => [add_bos, false],
+        None if backend && KEYS.iter().any(|key| config.has(key)) => [false; 2],
+        None => return Ok(()),
+    };
+    let mut ends = [None; 2];
+    for (idx, key) in KEYS.into_iter().enumerate() {
+        let default = defaults[idx] && !config.has(key);
+        let asked = config.flag(key)?.unwrap_or(false);
+        let token = special.text(idx).and_then(|text| Some((text, tokenizer.token_to_id(text)?)));
+        if asked && token.is_none() {
+            return Err(config.invalid(format!(
+                "`{key}` is true, but there is no `{}`; name the token, or set `{key}` to false",
+                class::SPECIAL[idx]
+            )));
+        }
+        ends[idx] = token.filter(|_| asked || default);
+    }
+    let template = components::template(ends[0], ends[1]);
+    tokenizer.with_post_processor(template);
+    Ok(())
+}
+
+/// The end token of a model whose tokenizer does not name one: the first id of `eos_token_id` in `config.json` or
+/// `generation_config.json` that the tokenizer has.
+fn end_token_of_model(
+    files: &ModelFiles,
+    tokenizer: &tokenizers::Tokenizer,
+    model: &JsonFile,
+) -> Result<Option<SpecialToken>, FileError> {
+    let generation = JsonFile::read(files, "generation_config.json")?;
+    let values = [model, &generation].into_iter().filter_map(|file| file.get("eos_token_id"));
+    let ids = values.filter_map(|value| TokenIds::deserialize_lenient(value).ok().flatten());
+    Ok(ids
+        .flat_map(|ids| ids.as_slice().to_vec())
+        .find_map(|id| Some(SpecialToken { text: tokenizer.id_to_token(id)?, id })))
+}
+
+/// The side on which a tokenizer truncates long texts.
+fn truncation_side(
+    tokenizer: &tokenizers::Tokenizer,
+    config: &JsonFile,
+) -> Result<TruncationDirection, FileError> {
+    const KEY: &str = "truncation_side";
+    match config.text(KEY)? {
+        Some("left") => Ok(TruncationDirection::Left),
+        Some("right") => Ok(TruncationDirection::Right),
+        Some(other) => Err(config.invalid(format!("`{KEY}` is {other:?}, expected \"left\" or \"right\""))),
+        None => Ok(tokenizer.get_truncation().map_or(TruncationDirection::Right, |params| params.direction)),
+    }
+}
+
+/// Number of tokens that a tokenizer puts after a text.
+fn n_suffix(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<usize> {
+    let text = Encoding::from_tokens(vec![Token::new(0, "a".into(), (0, 1))], 0);
+    let encoding = tokenizer.post_process(text, None, true)?;
+    Ok(encoding.get_special_tokens_mask().iter().rev().take_while(|is_special| **is_special == 1).count())
+}
+
+/// Removes the spaces that decoding puts before English punctuation and short forms, as transformers does.
+fn clean_up_spaces(text: &str) -> String {
+    const SPACES: [(&str, &str); 10] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    SPACES.iter().fold(text.to_string(), |text, (from, to)| text.replace(from, to))
+}
+
+fn failed(error: tokenizers::Error) -> TokenizerError {
+    TokenizerError::Text(error.to_string())
+}
+
+/// The value of `chat_template`: a template, or a list with one named `default`.
+fn chat_template_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(list) => {
+            let default =
+                list.iter().find(|entry| entry.get("name").is_some_and(|name| name == "default"))?;
+            default.get("template")?.as_str().map(str::to_string)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::ChatMessage;
+
+    const TOKENIZER: &str = r#"{"version":"1.0","truncation":{"direction":"Right","max_length":2,"strategy":"LongestFirst","stride":0},
+        "padding":null,"added_tokens":[
+        {"id":0,"content":"<s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true},
+        {"id":1,"content":"</s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
+        "normalizer":null,"pre_tokenizer":{"type":"WhitespaceSplit"},"post_processor":null,"decoder":null,
+        "model":{"type":"WordLevel","vocab":{"<s>":0,"</s>":1,"a":2,"b":3,"?":4},"unk_token":"?"}}"#;
+
+    fn tokenizer(config: &str) -> Tokenizer {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("tokenizer.json"), TOKENIZER).expect("written");
+        std::fs::write(folder.path().join("tokenizer_config.json"), config).expect("written");
+        Tokenizer::load(&ModelFiles::Folder(folder.path().into())).expect("loaded")
+    }
+
+    #[test]
+    fn llama_tokenizers_follow_their_flags() {
+        let t = tokenizer(
+            r#"{"tokenizer_class":"LlamaTokenizer","add_bos_token":true,"add_eos_token":false,"bos_token":"<s>","eos_token":{"content":"</s>"}}"#,
+        );
+        assert_eq!(t.encode("a b a").expect("encoded"), [0, 2, 3, 2]);
+        assert_eq!(t.encode("a </s>").expect("encoded"), [0, 2, 1]);
+        assert_eq!(t.encode_rendered("<s> a").expect("encoded"), [0, 2]);
+        let t = tokenizer(r#"{"tokenizer_class":"Other","add_bos_token":true,"bos_token":"<s>"}"#);
+        assert_eq!(t.encode("a").expect("encoded"), [2]);
+    }
+
+    #[test]
+    fn chats_are_rendered_with_the_template() {
+        let t = tokenizer(
+            r#"{"bos_token":"<s>","eos_token":"</s>","chat_template":"{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m['content'].strip() }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"}"#,
+        );
+        let hi = Chat::new([ChatMessage { role: "user".into(), content: " hi ".into() }]);
+        assert_eq!(t.render_chat(&hi, true).expect("rendered").text, "<s>[user] hi</s>[assistant]");
+        let t = tokenizer(r#"{"chat_template":"{{ raise_exception('no system role') }}"}"#);
+        assert!(t.render_chat(&hi, true).expect_err("raised").to_string().contains("no system role"));
+        assert!(matches!(tokenizer("{}").render_chat(&hi, true), Err(TokenizerError::NoChatTemplate)));
+    }
+}
