@@ -46,14 +46,9 @@ impl<B: Backend> KvCache<B> {
         assert!(self.len() <= self.capacity, "the cache holds {} tokens per row", self.capacity);
     }
 
-    /// The attention mask for the tokens entered last, see [`mask`].
-    pub(crate) fn mask(
-        &self,
-        tokens: &TokenBatch,
-        window: Option<usize>,
-        device: &B::Device,
-    ) -> Option<Tensor<B, 4>> {
-        mask(&self.slots, tokens.seq, window, device)
+    /// Position of the token in each slot, `[batch][slot]`.
+    pub(crate) fn slots(&self) -> &[Vec<Option<usize>>] {
+        &self.slots
     }
 
     /// Appends the keys and values of the tokens entered last, and returns those of all tokens.

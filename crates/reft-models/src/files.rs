@@ -1,8 +1,6 @@
 //! The files of a model, in a folder or compiled into the program, and what several of them have in common.
 
 use reft_core::FileError;
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use std::{borrow::Cow, fs, io, path::PathBuf};
 
 /// Where the files of a model are.
@@ -48,6 +46,9 @@ impl ModelFiles {
     /// If it exists but cannot be read.
     pub fn read_optional(&self, name: &str) -> Result<Option<Cow<'static, [u8]>>, FileError> {
         match self {
+            ModelFiles::Folder(folder) if folder.join(name).exists() && !folder.join(name).is_file() => {
+                Err(FileError::Invalid { path: self.path(name), reason: "is not a file".into() })
+            }
             ModelFiles::Folder(folder) => match fs::read(folder.join(name)) {
                 Ok(bytes) => Ok(Some(Cow::Owned(bytes))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -59,25 +60,33 @@ impl ModelFiles {
         }
     }
 
-    /// The names of all files, for messages.
-    pub fn listing(&self) -> String {
+    /// The names of all files, in alphabetical order; none if there is no such folder.
+    pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = match self {
-            ModelFiles::Folder(folder) => match fs::read_dir(folder) {
-                Ok(entries) => {
-                    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-                }
-                Err(_) => return "no such folder".into(),
-            },
+            ModelFiles::Folder(folder) => {
+                let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+                entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+            }
             ModelFiles::Embedded(files) => files.iter().map(|(name, _)| name.to_string()).collect(),
         };
         names.sort();
-        if names.is_empty() { "an empty folder".into() } else { names.join(", ") }
+        names
+    }
+
+    /// The names of the first files, for messages.
+    pub fn listing(&self) -> String {
+        const SHOWN: usize = 20;
+        let names = self.names();
+        match names.len() {
+            0 => "an empty folder".into(),
+            n if n > SHOWN => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+            _ => names.join(", "),
+        }
     }
 }
 
 /// A token id or a list of them: `eos_token_id` in `config.json` and `generation_config.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenIds {
     /// One id.
     One(u32),
@@ -93,47 +102,11 @@ impl TokenIds {
             TokenIds::Many(ids) => ids,
         }
     }
-
-    /// Deserializes an optional value and skips everything that is not a token id.
-    ///
-    /// Some models write -1 or null for "no such token".
-    pub(crate) fn deserialize_lenient<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Self>, D::Error> {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        Ok(match Value::deserialize(deserializer)? {
-            Value::Array(values) => Some(Self::Many(values.iter().filter_map(id).collect())),
-            value => id(&value).map(Self::One),
-        })
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Deserialize)]
-    struct Config {
-        #[serde(default, deserialize_with = "TokenIds::deserialize_lenient")]
-        eos_token_id: Option<TokenIds>,
-    }
-
-    fn ids(json: &str) -> Vec<u32> {
-        let config: Config = serde_json::from_str(json).expect("valid JSON");
-        config.eos_token_id.as_ref().map(TokenIds::as_slice).unwrap_or_default().to_vec()
-    }
-
-    #[test]
-    fn token_ids_are_a_number_or_a_list() {
-        assert_eq!(ids(r#"{"eos_token_id": 2}"#), [2]);
-        assert_eq!(ids(r#"{"eos_token_id": [128001, 128009]}"#), [128_001, 128_009]);
-        for nothing in
-            [r#"{}"#, r#"{"eos_token_id": null}"#, r#"{"eos_token_id": -1}"#, r#"{"eos_token_id": []}"#]
-        {
-            assert!(ids(nothing).is_empty(), "{nothing}");
-        }
-        assert_eq!(ids(r#"{"eos_token_id": [2, null]}"#), [2]);
-    }
 
     #[test]
     fn a_missing_file_is_an_error_that_names_it() {

@@ -45,6 +45,7 @@ mod frozen;
 pub mod generate;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub mod hub;
+mod keys;
 pub mod linear;
 pub mod llama;
 pub mod load;
@@ -53,8 +54,10 @@ pub mod norm;
 pub mod pass;
 pub mod peft;
 pub mod precision;
+mod quantized;
 pub mod roberta;
 pub mod rope;
+mod shards;
 pub mod source;
 pub mod tokenizer;
 pub mod tuned;

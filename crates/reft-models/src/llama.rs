@@ -2,19 +2,21 @@
 //!
 //! Mirrors Hugging Face's `modeling_llama.py`, `modeling_mistral.py`, `modeling_qwen2.py` and `modeling_qwen3.py`.
 
+mod config;
+mod rope;
+
 use crate::{
     attention::attention,
     batch::TokenBatch,
     cache::{self, KvCache},
-    files::TokenIds,
-    footprint::Footprint,
     frozen::{Frozen, frozen},
     linear::Linear,
+    names::{is_constant, unwrapped},
     norm::RmsNorm,
     pass::{Blocks, TrainingPass},
     precision::Dtype,
-    rope::{RopeScaling, Rotation, frequencies},
-    source::{ModelConfig, Pretrained, TensorSource},
+    rope::{Rope, Rotation},
+    source::{Pretrained, TensorSource},
 };
 use burn::tensor::{
     DType, Int, Tensor, TensorData,
@@ -22,264 +24,11 @@ use burn::tensor::{
     backend::{AutodiffBackend, Backend},
 };
 use reft_core::{BatchLayout, Component, Hook, NoHook, Place, Site, hook::check_sites};
-use serde::Deserialize;
-use serde_json::Value;
 use std::ops::Range;
 
-/// `config.json` of a Llama, Mistral, Qwen2 or Qwen3 model.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct LlamaConfig {
-    /// `llama`, `mistral`, `qwen2` or `qwen3`.
-    pub model_type: String,
-    /// Size `d_model` of the hidden state.
-    pub hidden_size: usize,
-    /// Size of the MLP's hidden layer.
-    pub intermediate_size: usize,
-    /// Number of blocks.
-    pub num_hidden_layers: usize,
-    /// Number of query heads.
-    pub num_attention_heads: usize,
-    /// Number of key and value heads; that of query heads if absent.
-    #[serde(default)]
-    pub num_key_value_heads: Option<usize>,
-    /// Size of a head; `hidden_size / num_attention_heads` if absent.
-    #[serde(default)]
-    pub head_dim: Option<usize>,
-    /// Number of token ids.
-    pub vocab_size: usize,
-    /// The longest sequence.
-    pub max_position_embeddings: usize,
-    /// Activation of the MLP; only `silu` is supported.
-    #[serde(default = "silu_name")]
-    pub hidden_act: String,
-    /// ε of the norms.
-    #[serde(default = "default_epsilon")]
-    pub rms_norm_eps: f64,
-    /// The rotary frequencies.
-    #[serde(flatten)]
-    pub rope: RopeConfig,
-    /// Whether the projections of attention have a bias.
-    #[serde(default)]
-    pub attention_bias: bool,
-    /// Whether the projections of the MLP have a bias.
-    #[serde(default)]
-    pub mlp_bias: bool,
-    /// Whether the output head is the embedding.
-    #[serde(default)]
-    pub tie_word_embeddings: bool,
-    /// Number of tokens that a query attends to, itself included (Mistral).
-    #[serde(default)]
-    pub sliding_window: Option<usize>,
-    /// Whether Qwen applies `sliding_window` to its upper layers; not supported.
-    #[serde(default)]
-    pub use_sliding_window: bool,
-    /// Ids that end a text.
-    #[serde(default, deserialize_with = "TokenIds::deserialize_lenient")]
-    pub eos_token_id: Option<TokenIds>,
-}
+const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// Base and scaling of the rotary frequencies: `rope_theta` with `rope_scaling`, or `rope_parameters`, which newer
-/// versions of transformers write instead.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(try_from = "RopeKeys")]
-pub struct RopeConfig {
-    /// Base of the frequencies, 10,000 if absent.
-    pub theta: f64,
-    /// How they are scaled.
-    pub scaling: RopeScaling,
-}
-
-/// The keys of `config.json` that hold a [`RopeConfig`].
-#[derive(Deserialize)]
-struct RopeKeys {
-    #[serde(default)]
-    rope_theta: Option<f64>,
-    #[serde(default)]
-    rope_scaling: Option<RopeParameters>,
-    #[serde(default)]
-    rope_parameters: Option<RopeParameters>,
-}
-
-#[derive(Deserialize)]
-struct RopeParameters {
-    #[serde(default)]
-    rope_theta: Option<f64>,
-    #[serde(default)]
-    rope_type: Option<String>,
-    /// What older versions of transformers call `rope_type`; some files have both.
-    #[serde(default)]
-    r#type: Option<String>,
-    #[serde(default)]
-    factor: Option<f64>,
-    #[serde(default)]
-    low_freq_factor: Option<f64>,
-    #[serde(default)]
-    high_freq_factor: Option<f64>,
-    #[serde(default)]
-    original_max_position_embeddings: Option<f64>,
-}
-
-impl TryFrom<RopeKeys> for RopeConfig {
-    type Error = String;
-
-    fn try_from(keys: RopeKeys) -> Result<Self, String> {
-        const DEFAULT_THETA: f64 = 10_000.0;
-        let theta = keys.rope_theta.unwrap_or(DEFAULT_THETA);
-        match (keys.rope_parameters, keys.rope_scaling) {
-            (Some(parameters), _) => Ok(Self {
-                theta: parameters.rope_theta.unwrap_or(theta),
-                scaling: parameters.scaling("rope_parameters")?,
-            }),
-            (None, Some(parameters)) => Ok(Self {
-                theta: parameters.rope_theta.unwrap_or(theta),
-                scaling: parameters.scaling("rope_scaling")?,
-            }),
-            (None, None) => Ok(Self { theta, scaling: RopeScaling::Default }),
-        }
-    }
-}
-
-impl RopeParameters {
-    /// `key` names the parameters in errors.
-    fn scaling(&self, key: &str) -> Result<RopeScaling, String> {
-        let number =
-            |name: &str, value: Option<f64>| value.ok_or_else(|| format!("{key} lacks the number {name}"));
-        let kind = self.rope_type.as_ref().or(self.r#type.as_ref());
-        match kind.map_or("default", String::as_str) {
-            "default" => Ok(RopeScaling::Default),
-            "linear" => Ok(RopeScaling::Linear { factor: number("factor", self.factor)? }),
-            "llama3" => Ok(RopeScaling::Llama3 {
-                factor: number("factor", self.factor)?,
-                low_freq_factor: number("low_freq_factor", self.low_freq_factor)?,
-                high_freq_factor: number("high_freq_factor", self.high_freq_factor)?,
-                original_context: number(
-                    "original_max_position_embeddings",
-                    self.original_max_position_embeddings,
-                )?,
-            }),
-            other => Err(format!("{key}.rope_type is {other:?}, supported are default, linear, llama3")),
-        }
-    }
-}
-
-fn silu_name() -> String {
-    "silu".into()
-}
-
-fn default_epsilon() -> f64 {
-    1e-6
-}
-
-impl LlamaConfig {
-    /// Reads and checks a `config.json`.
-    ///
-    /// # Errors
-    /// A message that lists every missing or unsupported value.
-    pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let mut value: Value =
-            serde_json::from_slice(json).map_err(|error| format!("invalid JSON: {error}"))?;
-        let model_type = value.get("model_type").and_then(Value::as_str).unwrap_or("absent");
-        const KNOWN: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
-        if !KNOWN.contains(&model_type) {
-            return Err(format!(
-                "model_type is {model_type:?}; supported language models are {}",
-                KNOWN.join(", ")
-            ));
-        }
-        let mut problems = Vec::new();
-        if let Err(error) = RopeConfig::deserialize(&value) {
-            problems.push(error.to_string());
-            // Without these keys, the other values can still be checked.
-            for key in ["rope_theta", "rope_scaling", "rope_parameters"] {
-                value[key] = Value::Null;
-            }
-        }
-        let config: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
-        let heads = config.num_attention_heads;
-        let kv_heads = config.kv_heads();
-        if config.hidden_act != "silu" {
-            problems.push(format!("hidden_act is {:?}; only \"silu\" is supported", config.hidden_act));
-        }
-        if heads == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-            problems.push(format!(
-                "num_attention_heads is {heads}, expected a multiple of num_key_value_heads, {kv_heads}"
-            ));
-        } else if config.head_dim.is_none() && !config.hidden_size.is_multiple_of(heads) {
-            problems
-                .push(format!("hidden_size is {}, expected a multiple of {heads} heads", config.hidden_size));
-        } else if !config.head_dim().is_multiple_of(2) {
-            problems.push(format!("head_dim is {}, expected an even number", config.head_dim()));
-        }
-        if config.use_sliding_window && config.model_type.starts_with("qwen") {
-            problems.push("use_sliding_window is true; only false is supported".into());
-        }
-        if problems.is_empty() { Ok(config) } else { Err(problems.join("; ")) }
-    }
-
-    /// Size of a head.
-    pub fn head_dim(&self) -> usize {
-        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
-    }
-
-    /// Number of key and value heads.
-    pub fn kv_heads(&self) -> usize {
-        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
-    }
-
-    /// Number of tokens that a query attends to, if limited.
-    pub fn window(&self) -> Option<usize> {
-        self.sliding_window.filter(|_| self.model_type == "mistral")
-    }
-
-    /// The memory that one block needs in a training pass of `batch` rows of `seq` tokens, counted along
-    /// `Block::forward`.
-    ///
-    /// The tape keeps the inputs of both norms; scaled queries, keys, values and the attention output; scores before
-    /// and after the exponential; and of the MLP the gate, its sigmoid, their product, and the second factor. In the
-    /// backward pass, the tensors of the MLP are freed before the gradients of the scores are allocated.
-    pub fn footprint(&self, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
-        let (tokens, e) = (batch * seq, dtype.size());
-        let (d, inner, heads) = (self.hidden_size, self.intermediate_size, self.num_attention_heads);
-        let (d_q, d_kv) = (heads * self.head_dim(), self.kv_heads() * self.head_dim());
-        let scores = batch * heads * seq * seq;
-        // In half precision, the attention weights are divided by their sum in f32, and the tape keeps that division.
-        let (attn_output, attn_weights, score_grads) =
-            if dtype == Dtype::F32 { (d_q * e, 0, 3) } else { (0, scores * e, 4) };
-        let per_token = 2 * d * 4 + (d_q + 2 * d_kv) * e + attn_output + 4 * inner * e;
-        Footprint {
-            input: tokens * d * e,
-            kept: tokens * per_token + 2 * scores * 4 + attn_weights,
-            forward: (4 * tokens * inner * e).max(3 * scores * 4),
-            backward: (3 * tokens * inner * e)
-                .max((score_grads * scores * 4).saturating_sub(4 * tokens * inner * e))
-                + 2 * tokens * d * 4,
-            largest: (tokens * inner * e).max(scores * 4),
-        }
-    }
-
-    /// Ids that end a text.
-    pub fn eos_ids(&self) -> &[u32] {
-        self.eos_token_id.as_ref().map_or(&[], TokenIds::as_slice)
-    }
-}
-
-impl ModelConfig for LlamaConfig {
-    fn hidden_size(&self) -> usize {
-        self.hidden_size
-    }
-
-    fn n_layers(&self) -> usize {
-        self.num_hidden_layers
-    }
-
-    fn context(&self) -> usize {
-        self.max_position_embeddings
-    }
-
-    fn vocab_size(&self) -> usize {
-        self.vocab_size
-    }
-}
+pub use config::{LlamaConfig, RopeConfig, WindowedBlocks};
 
 /// One transformer block: `h ← h + attention(norm(h))`, then `h ← h + mlp(norm(h))`.
 #[derive(Debug, Clone)]
@@ -296,9 +45,11 @@ pub struct Block<B: Backend> {
     up: Linear<B>,
     down: Linear<B>,
     heads: Heads,
+    /// Whether the attention is limited to a sliding window.
+    windowed: bool,
 }
 
-frozen!(Block { attention_norm, q, k, v, o, qk_norm, mlp_norm, gate, up, down; heads });
+frozen!(Block { attention_norm, q, k, v, o, qk_norm, mlp_norm, gate, up, down; heads, windowed });
 
 #[derive(Debug, Clone, Copy)]
 struct Heads {
@@ -312,7 +63,15 @@ struct Heads {
 struct BatchContext<B: Backend> {
     rotation: Rotation<B>,
     mask: Option<Tensor<B, 4>>,
+    /// The mask of blocks with a sliding window.
+    window_mask: Option<Tensor<B, 4>>,
     layout: BatchLayout<B>,
+}
+
+impl<B: Backend> BatchContext<B> {
+    fn mask(&self, windowed: bool) -> Option<&Tensor<B, 4>> {
+        if windowed { self.window_mask.as_ref() } else { self.mask.as_ref() }
+    }
 }
 
 impl<B: Backend> Block<B> {
@@ -330,6 +89,7 @@ impl<B: Backend> Block<B> {
             up: self.up.dense(dtype),
             down: self.down.dense(dtype),
             heads: self.heads,
+            windowed: self.windowed,
         }
     }
 
@@ -362,7 +122,7 @@ impl<B: Backend> Block<B> {
             Some(cache) => cache.append(layer, keys, values),
             None => (keys, values),
         };
-        let attn_output = self.o.forward(attention(queries, keys, values, context.mask.as_ref(), 0.0));
+        let attn_output = self.o.forward(attention(queries, keys, values, context.mask(self.windowed), 0.0));
         let hidden = hidden + hook.edit(&at(Component::AttentionOutput), as_batch(attn_output));
 
         let mlp_input = self.mlp_norm.forward(hidden.clone()).reshape([batch * seq, d_model]);
@@ -385,7 +145,7 @@ pub struct Llama<B: Backend> {
     norm: RmsNorm<B>,
     head: Option<Linear<B>>,
     config: LlamaConfig,
-    frequencies: Vec<f64>,
+    rope: Rope,
 }
 
 impl<B: Backend> Llama<B> {
@@ -394,22 +154,24 @@ impl<B: Backend> Llama<B> {
     /// `config` must come from [`LlamaConfig::parse`].
     pub fn from_source<S: TensorSource<B>>(config: &LlamaConfig, source: &mut S) -> Self {
         let (d, inner, vocab) = (config.hidden_size, config.intermediate_size, config.vocab_size);
-        let heads =
-            Heads { queries: config.num_attention_heads, keys: config.kv_heads(), dim: config.head_dim() };
-        let qwen2 = config.model_type == "qwen2";
-        let embedding = source.take("model.embed_tokens.weight", [vocab, d]);
+        let heads = Heads {
+            queries: config.num_attention_heads,
+            keys: config.num_key_value_heads,
+            dim: config.head_dim,
+        };
+        let embedding = source.take(EMBEDDING, [vocab, d]);
         let blocks = (0..config.num_hidden_layers)
             .map(|layer| {
                 let name = |part: &str| format!("model.layers.{layer}.{part}");
                 let mut linear = |part: &str, d_out: usize, d_in: usize, bias: bool| {
                     source.linear(&name(part), [d_out, d_in], bias)
                 };
-                let attention_bias = config.attention_bias;
+                let (qkv_bias, output_bias) = (config.qkv_bias, config.attention_output_bias);
                 let (d_q, d_kv) = (heads.queries * heads.dim, heads.keys * heads.dim);
-                let q = linear("self_attn.q_proj", d_q, d, attention_bias || qwen2);
-                let k = linear("self_attn.k_proj", d_kv, d, attention_bias || qwen2);
-                let v = linear("self_attn.v_proj", d_kv, d, attention_bias || qwen2);
-                let o = linear("self_attn.o_proj", d, d_q, attention_bias);
+                let q = linear("self_attn.q_proj", d_q, d, qkv_bias);
+                let k = linear("self_attn.k_proj", d_kv, d, qkv_bias);
+                let v = linear("self_attn.v_proj", d_kv, d, qkv_bias);
+                let o = linear("self_attn.o_proj", d, d_q, output_bias);
                 let gate = linear("mlp.gate_proj", inner, d, config.mlp_bias);
                 let up = linear("mlp.up_proj", inner, d, config.mlp_bias);
                 let down = linear("mlp.down_proj", d, inner, config.mlp_bias);
@@ -421,13 +183,13 @@ impl<B: Backend> Llama<B> {
                 let mlp_norm = norm("post_attention_layernorm", d);
                 let qk_norm = (config.model_type == "qwen3")
                     .then(|| (norm("self_attn.q_norm", heads.dim), norm("self_attn.k_norm", heads.dim)));
-                Block { attention_norm, q, k, v, o, qk_norm, mlp_norm, gate, up, down, heads }
+                let windowed = config.window(layer).is_some();
+                Block { attention_norm, q, k, v, o, qk_norm, mlp_norm, gate, up, down, heads, windowed }
             })
             .collect();
         let norm = RmsNorm { weight: source.take("model.norm.weight", [d]), epsilon: config.rms_norm_eps };
         let head = (!config.tie_word_embeddings).then(|| source.linear("lm_head", [vocab, d], false));
-        let frequencies = frequencies(heads.dim, config.rope.theta, config.rope.scaling);
-        Self { embedding, blocks, norm, head, config: config.clone(), frequencies }
+        Self { embedding, blocks, norm, head, config: config.clone(), rope: config.rope() }
     }
 
     /// The configuration.
@@ -506,25 +268,22 @@ impl<B: Backend> Llama<B> {
     fn batch_context(&self, tokens: &TokenBatch, cache: Option<&mut KvCache<B>>) -> BatchContext<B> {
         let device = self.device();
         let (positions, rows) = tokens.rotary_positions();
-        let rotation = Rotation::new(&self.frequencies, &positions, rows, self.embedding.dtype(), &device);
-        let window = self.config.window();
-        let mask = match cache {
+        let rotation = Rotation::new(&self.rope, &positions, rows, self.embedding.dtype(), &device);
+        let slots: Vec<Vec<Option<usize>>> = match cache {
             Some(cache) => {
                 cache.enter(tokens);
-                cache.mask(tokens, window, &device)
+                cache.slots().to_vec()
             }
-            None => {
-                // No token attends to padding on its right, so one causal mask serves all rows.
-                let right_padded = rows == 1;
-                let slots: Vec<Vec<Option<usize>>> = if right_padded {
-                    vec![positions.into_iter().map(Some).collect()]
-                } else {
-                    tokens.positions.chunks(tokens.seq).map(<[_]>::to_vec).collect()
-                };
-                cache::mask(&slots, tokens.seq, window, &device)
-            }
+            // No token attends to padding on its right, so one causal mask serves all rows.
+            None if rows == 1 => vec![positions.into_iter().map(Some).collect()],
+            None => tokens.positions.chunks(tokens.seq).map(<[_]>::to_vec).collect(),
         };
-        BatchContext { rotation, mask, layout: tokens.layout(&device) }
+        let mask = |windowed: bool| {
+            let first = self.blocks.iter().position(|block| block.windowed == windowed)?;
+            cache::mask(&slots, tokens.seq, self.config.window(first), &device)
+        };
+        let (mask, window_mask) = (mask(false), mask(true));
+        BatchContext { rotation, mask, window_mask, layout: tokens.layout(&device) }
     }
 
     fn run<H: Hook<B> + ?Sized>(
@@ -557,9 +316,10 @@ impl<B: Backend> Llama<B> {
         let first_layer = first_layer.unwrap_or(self.blocks.len());
         let context = self.batch_context(tokens, None);
         let entering = self.run(0..first_layer, self.embed(tokens), &context, None, &NoHook);
-        let BatchContext { rotation, mask, .. } = context;
+        let BatchContext { rotation, mask, window_mask, .. } = context;
         let layout = tokens.layout(&Tensor::<A, 3>::from_inner(entering.clone()).device());
-        let context = BatchContext { rotation: rotation.on_tape(), mask: mask.on_tape(), layout };
+        let (mask, window_mask) = (mask.on_tape(), window_mask.on_tape());
+        let context = BatchContext { rotation: rotation.on_tape(), mask, window_mask, layout };
         let blocks = LlamaBlocks { model: self, context };
         TrainingPass::new(blocks, first_layer, entering, seed)
     }
@@ -598,8 +358,58 @@ impl<B: Backend> Pretrained<B> for Llama<B> {
         LlamaConfig::parse(json)
     }
 
+    /// Names begin with `model.` or `lm_head.`, whatever a checkpoint adds or leaves out. The embedding of a model with tied
+    /// embeddings may be saved as the output head.
+    fn tensor_name(_config: &LlamaConfig, name: &str) -> String {
+        const PREFIXES: [&str; 2] = ["model", "base_model"];
+        const ROOTS: [&str; 5] = ["embed_tokens", "layers", "norm", "rotary_emb", "lm_head"];
+        match unwrapped(name, &PREFIXES, &ROOTS) {
+            Some(name) if name.starts_with("lm_head.") => name,
+            Some(name) => format!("model.{name}"),
+            None => name.into(),
+        }
+    }
+
+    fn stands_for(config: &LlamaConfig) -> Option<(&'static str, &'static str)> {
+        config.tie_word_embeddings.then_some(("lm_head.weight", EMBEDDING))
+    }
+
     fn ignores(config: &LlamaConfig, name: &str, _exists: &dyn Fn(&str) -> bool) -> bool {
-        name.ends_with("rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight")
+        is_constant(name) || (config.tie_word_embeddings && name == "lm_head.weight")
+    }
+
+    fn tensors(config: &LlamaConfig) -> impl Iterator<Item = (String, Vec<usize>)> {
+        let (d, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
+        let (d_q, d_kv) = (config.num_attention_heads * dim, config.num_key_value_heads * dim);
+        let (qkv, output, mlp) = (config.qkv_bias, config.attention_output_bias, config.mlp_bias);
+        let linear = [
+            ("self_attn.q_proj", d_q, d, qkv),
+            ("self_attn.k_proj", d_kv, d, qkv),
+            ("self_attn.v_proj", d_kv, d, qkv),
+            ("self_attn.o_proj", d, d_q, output),
+            ("mlp.gate_proj", inner, d, mlp),
+            ("mlp.up_proj", inner, d, mlp),
+            ("mlp.down_proj", d, inner, mlp),
+        ];
+        let qk_norm = config.model_type == "qwen3";
+        let norms = [
+            ("input_layernorm", d, true),
+            ("post_attention_layernorm", d, true),
+            ("self_attn.q_norm", dim, qk_norm),
+            ("self_attn.k_norm", dim, qk_norm),
+        ];
+        let outside = [(EMBEDDING, vec![config.vocab_size, d]), ("model.norm.weight", vec![d])];
+        let head = (!config.tie_word_embeddings).then(|| ("lm_head.weight", vec![config.vocab_size, d]));
+        let outside = outside.into_iter().chain(head).map(|(name, shape)| (name.to_string(), shape));
+        outside.chain((0..config.num_hidden_layers).flat_map(move |layer| {
+            let name = move |part: &str, kind: &str| format!("model.layers.{layer}.{part}.{kind}");
+            let weights = linear.map(|(part, rows, columns, _)| (name(part, "weight"), vec![rows, columns]));
+            let biases = linear.into_iter().filter(|(.., bias)| *bias);
+            let biases = biases.map(move |(part, rows, ..)| (name(part, "bias"), vec![rows]));
+            let norms = norms.into_iter().filter(|(.., exists)| *exists);
+            let norms = norms.map(move |(part, size, _)| (name(part, "weight"), vec![size]));
+            weights.into_iter().chain(biases).chain(norms)
+        }))
     }
 
     fn from_source<S: TensorSource<B>>(config: &LlamaConfig, source: &mut S) -> Self {
@@ -617,98 +427,4 @@ fn normalized_rows<B: Backend>(norm: &RmsNorm<B>, hidden: Tensor<B, 3>, rows: &[
     let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
     let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [rows.len()]), &hidden.device());
     norm.forward(hidden.reshape([batch * seq, d_model]).select(0, index))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(change: &str) -> Result<LlamaConfig, String> {
-        let mut config = serde_json::json!({
-            "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "vocab_size": 32, "max_position_embeddings": 64
-        });
-        let change: Value = serde_json::from_str(change).expect("valid JSON");
-        for (key, value) in change.as_object().expect("an object") {
-            config[key] = value.clone();
-        }
-        LlamaConfig::parse(config.to_string().as_bytes())
-    }
-
-    #[test]
-    fn unsupported_values_are_named() {
-        assert!(parse("{}").is_ok());
-        for (change, message) in [
-            (
-                r#"{"model_type": "gpt2"}"#,
-                r#"model_type is "gpt2"; supported language models are llama, mistral, qwen2, qwen3"#,
-            ),
-            (r#"{"hidden_act": "gelu"}"#, r#"hidden_act is "gelu"; only "silu" is supported"#),
-            (
-                r#"{"rope_scaling": {"rope_type": "yarn", "factor": 2}}"#,
-                r#"rope_scaling.rope_type is "yarn", supported are default, linear, llama3"#,
-            ),
-            (r#"{"rope_scaling": {"type": "linear"}}"#, "rope_scaling lacks the number factor"),
-            (
-                r#"{"rope_parameters": {"rope_type": "llama3", "factor": 8}}"#,
-                "rope_parameters lacks the number low_freq_factor",
-            ),
-            (
-                r#"{"num_key_value_heads": 3}"#,
-                "num_attention_heads is 4, expected a multiple of num_key_value_heads, 3",
-            ),
-            (r#"{"hidden_size": 10}"#, "hidden_size is 10, expected a multiple of 4 heads"),
-            (
-                r#"{"model_type": "qwen2", "use_sliding_window": true}"#,
-                "use_sliding_window is true; only false is supported",
-            ),
-            (r#"{"vocab_size": "many"}"#, r#"invalid type: string "many", expected usize"#),
-        ] {
-            assert_eq!(parse(change).expect_err(change), message);
-        }
-    }
-
-    #[test]
-    fn all_problems_are_listed_at_once() {
-        assert_eq!(
-            parse(r#"{"rope_scaling": {"rope_type": "yarn"}, "hidden_act": "gelu", "head_dim": 3}"#),
-            Err("rope_scaling.rope_type is \"yarn\", supported are default, linear, llama3; \
-                 hidden_act is \"gelu\"; only \"silu\" is supported; head_dim is 3, expected an even number"
-                .into())
-        );
-    }
-
-    #[test]
-    fn both_spellings_of_rope_are_read() {
-        let rope = |change: &str| {
-            let RopeConfig { theta, scaling } = parse(change).expect(change).rope;
-            (theta, scaling)
-        };
-        assert_eq!(rope("{}"), (10_000.0, RopeScaling::Default));
-        assert_eq!(rope(r#"{"rope_theta": 100, "rope_scaling": null}"#), (100.0, RopeScaling::Default));
-        let linear = RopeScaling::Linear { factor: 2.0 };
-        for change in [
-            r#"{"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}"#,
-            r#"{"rope_theta": 5e5, "rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2}}"#,
-        ] {
-            assert_eq!(rope(change), (5e5, linear), "{change}");
-        }
-        let llama3 = r#"{"rope_theta": 500000.0, "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0,
-            "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"}}"#;
-        let scaling = RopeScaling::Llama3 {
-            factor: 32.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 8192.0,
-        };
-        assert_eq!(rope(llama3), (5e5, scaling));
-    }
-
-    #[test]
-    fn end_of_text_is_one_id_or_a_list() {
-        let ids = |change: &str| parse(change).expect(change).eos_ids().to_vec();
-        assert_eq!(ids(r#"{"eos_token_id": 2}"#), [2]);
-        assert_eq!(ids(r#"{"eos_token_id": [1, 2]}"#), [1, 2]);
-        assert!(ids("{}").is_empty());
-    }
 }

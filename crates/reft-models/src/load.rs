@@ -4,14 +4,15 @@
 use crate::hub::HubError;
 use crate::{
     files::{ModelFiles, TokenIds},
+    keys::{Keys, json_object},
     precision::{Dtype, Precision},
+    quantized,
     source::{ModelConfig, NamedTensors, Pretrained},
     tokenizer::{Tokenizer, TokenizerError},
     weights::Weights,
 };
 use burn::tensor::backend::Backend;
 use reft_core::{BaseModel, FileError, head::HeadValues};
-use serde::Deserialize;
 use std::{collections::BTreeSet, path::Path};
 
 /// A model that cannot be loaded.
@@ -61,13 +62,6 @@ pub struct Checkpoint<C> {
     weights: Weights,
 }
 
-/// The part of `generation_config.json` that is used.
-#[derive(Default, Deserialize)]
-struct GenerationConfig {
-    #[serde(default, deserialize_with = "TokenIds::deserialize_lenient")]
-    eos_token_id: Option<TokenIds>,
-}
-
 impl<C: ModelConfig> Checkpoint<C> {
     /// Opens a model's files. Adapters trained on the model refer to it by `name`.
     ///
@@ -79,23 +73,32 @@ impl<C: ModelConfig> Checkpoint<C> {
     ) -> Result<Self, LoadError> {
         const CONFIG: &str = "config.json";
         let config_json = files.read(CONFIG)?;
-        let config = M::parse(&config_json)
-            .map_err(|reason| FileError::Invalid { path: files.path(CONFIG), reason })?;
-        let tokenizer = Tokenizer::load(files)?;
-        tokenizer.check_end_token(files, config.vocab_size())?;
+        let refuse = |reason| FileError::Invalid { path: files.path(CONFIG), reason };
+        if let Some(reason) = json_object(&config_json).ok().as_ref().and_then(quantized::by_config) {
+            return Err(refuse(reason).into());
+        }
+        let config = M::parse(&config_json).map_err(refuse)?;
         let mut weights = Weights::open(files)?;
         let fingerprint = weights.fingerprint(&config_json);
         weights.release();
-        let base = BaseModel { name: name.into(), fingerprint, quant: None };
-        let mut stop_ids: BTreeSet<u32> = M::stop_ids(&config).into_iter().collect();
-        if let Some(json) = files.read_optional("generation_config.json")? {
-            let generation: GenerationConfig = serde_json::from_slice(&json).unwrap_or_default();
-            stop_ids.extend(generation.eos_token_id.iter().flat_map(TokenIds::as_slice));
-        }
-        stop_ids.extend(tokenizer.eos().map(|token| token.id));
+        weights.refuse_quantized()?;
         weights.rename(|name| M::tensor_name(&config, name));
+        if let Some((present, absent)) = M::stands_for(&config)
+            && !weights.contains(absent)
+        {
+            weights.rename(|name| if name == present { absent.into() } else { name.into() });
+        }
         weights.ignore(|name, weights| M::ignores(&config, name, &|other| weights.contains(other)));
         let head = weights.take_head();
+        // Only after this is the number of blocks a size that the files hold.
+        weights.check_blocks(config.n_layers()).map_err(refuse)?;
+        weights.check(M::tensors(&config))?;
+        let tokenizer = Tokenizer::load(files)?;
+        tokenizer.check_end_token(files, config.vocab_size())?;
+        let base = BaseModel { name: name.into(), fingerprint, quant: None };
+        let mut stop_ids: BTreeSet<u32> = M::stop_ids(&config).into_iter().collect();
+        stop_ids.extend(generation_stop_ids(files, config.vocab_size())?);
+        stop_ids.extend(tokenizer.eos().map(|token| token.id));
         Ok(Self { config, tokenizer, base, stop_ids: stop_ids.into_iter().collect(), head, weights })
     }
 
@@ -139,6 +142,21 @@ impl<B: Backend, M: Pretrained<B>> LoadedModel<B, M> {
         device: &B::Device,
     ) -> Result<Self, LoadError> {
         Checkpoint::open::<B, M>(files, name)?.load(precision, device)
+    }
+}
+
+/// The ids that end a text, from `generation_config.json`, if there is one.
+fn generation_stop_ids(files: &ModelFiles, vocab_size: usize) -> Result<Vec<u32>, FileError> {
+    const GENERATION: &str = "generation_config.json";
+    let Some(json) = files.read_optional(GENERATION)? else { return Ok(Vec::new()) };
+    let ids = json_object(&json).and_then(|values| {
+        let mut keys = Keys::new(&values, "");
+        let ids = keys.token_ids("eos_token_id", vocab_size);
+        if keys.problems.is_empty() { Ok(ids) } else { Err(keys.problems.join("; ")) }
+    });
+    match ids {
+        Ok(ids) => Ok(ids.as_ref().map(TokenIds::as_slice).unwrap_or_default().to_vec()),
+        Err(reason) => Err(FileError::Invalid { path: files.path(GENERATION), reason }),
     }
 }
 

@@ -21,6 +21,33 @@ pub fn name_in_block(name: &str) -> &str {
     rest
 }
 
+/// Parts of names that programs add when they wrap a model: data parallelism, compilation, sharding, checkpointing.
+const WRAPPERS: [&str; 4] = ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+
+/// Removes what wrappers have added to the name of a tensor: their own parts anywhere in it, and any of `prefixes`
+/// before the part that begins with one of `roots`.
+///
+/// `None` if the name has no such part, or something else before it.
+pub(crate) fn unwrapped(name: &str, prefixes: &[&str], roots: &[&str]) -> Option<String> {
+    let mut parts = name.split('.').filter(|part| !WRAPPERS.contains(part)).peekable();
+    while parts.next_if(|part| !roots.contains(part) && prefixes.contains(part)).is_some() {}
+    parts.peek().filter(|part| roots.contains(part))?;
+    Some(parts.collect::<Vec<_>>().join("."))
+}
+
+/// Whether a tensor is no weight of a model but a constant that old versions of transformers saved with it.
+pub(crate) fn is_constant(name: &str) -> bool {
+    const CONSTANTS: [&str; 6] = [
+        "rotary_emb.inv_freq",
+        "position_ids",
+        "token_type_ids",
+        "attn.masked_bias",
+        "self.masked_bias",
+        "attention.masked_bias",
+    ];
+    CONSTANTS.iter().any(|end| name.ends_with(end))
+}
+
 /// Whether a name from a server is safe to use as a file or folder name: only letters, digits, `.`, `_` and `-`, and
 /// no dot at the start.
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
@@ -39,6 +66,26 @@ mod tests {
         assert_eq!(name_in_block("model.layers.11.self_attn.q_proj"), "self_attn.q_proj");
         assert_eq!(block_of("model.embed_tokens.weight"), None);
         assert_eq!(name_in_block("lm_head"), "lm_head");
+    }
+
+    #[test]
+    fn wrappers_are_removed_from_names() {
+        let name = |name: &str| unwrapped(name, &["model", "base_model"], &["layers", "lm_head"]);
+        for wrapped in [
+            "layers.0.weight",
+            "model.layers.0.weight",
+            "module.model.layers.0.weight",
+            "_orig_mod.model.layers.0.weight",
+            "model._orig_mod.layers.0._orig_mod.weight",
+            "module._orig_mod.base_model.model.model.layers.0.weight",
+            "_fsdp_wrapped_module.model.layers.0._fsdp_wrapped_module._checkpoint_wrapped_module.weight",
+        ] {
+            assert_eq!(name(wrapped).as_deref(), Some("layers.0.weight"), "{wrapped}");
+        }
+        assert_eq!(name("module.lm_head.weight").as_deref(), Some("lm_head.weight"));
+        for other in ["transformer.layers.0.weight", "model.h.0.weight", "model", ""] {
+            assert_eq!(name(other), None, "{other}");
+        }
     }
 
     #[cfg(feature = "hub")]

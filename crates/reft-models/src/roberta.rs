@@ -7,7 +7,9 @@ use crate::{
     batch::TokenBatch,
     footprint::Footprint,
     frozen::{Frozen, frozen},
+    keys::{Keys, json_object},
     linear::{Linear, dropout},
+    names::{is_constant, unwrapped},
     norm::LayerNorm,
     pass::{Blocks, TrainingPass},
     precision::Dtype,
@@ -18,12 +20,13 @@ use burn::tensor::{
     backend::{AutodiffBackend, Backend},
 };
 use reft_core::{BatchLayout, Component, HeadConfig, Hook, NoHook, Place, Site, hook::check_sites, to_dtype};
-use serde::Deserialize;
 use serde_json::Value;
 use std::{f64::consts::FRAC_1_SQRT_2, ops::Range};
 
 /// `config.json` of a RoBERTa, XLM-RoBERTa, CamemBERT or BERT model.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+///
+/// Missing keys have the defaults of the model's class in transformers.
+#[derive(Debug, Clone, PartialEq)]
 pub struct RobertaConfig {
     /// `roberta`, `xlm-roberta`, `camembert` or `bert`.
     pub model_type: String,
@@ -40,52 +43,17 @@ pub struct RobertaConfig {
     /// Rows of the position embedding.
     pub max_position_embeddings: usize,
     /// Rows of the token type embedding.
-    #[serde(default = "default_types")]
     pub type_vocab_size: usize,
-    /// Activation of the MLP; only the exact `gelu` is supported.
-    #[serde(default = "gelu_name")]
-    pub hidden_act: String,
     /// ε of the norms.
-    #[serde(default = "default_epsilon")]
     pub layer_norm_eps: f64,
     /// The id of the padding token.
-    #[serde(default)]
-    pub pad_token_id: Option<u32>,
+    pub pad_token_id: u32,
     /// Dropout on hidden states, during training.
-    #[serde(default = "default_dropout")]
     pub hidden_dropout_prob: f64,
     /// Dropout on attention weights, during training.
-    #[serde(default = "default_dropout")]
     pub attention_probs_dropout_prob: f64,
     /// Dropout in the classification head; that of hidden states if absent.
-    #[serde(default)]
     pub classifier_dropout: Option<f64>,
-    /// Kind of position embedding; only `absolute` is supported.
-    #[serde(default = "absolute")]
-    pub position_embedding_type: String,
-    /// Whether the model is a decoder; not supported.
-    #[serde(default)]
-    pub is_decoder: bool,
-}
-
-fn default_types() -> usize {
-    2
-}
-
-fn gelu_name() -> String {
-    "gelu".into()
-}
-
-fn default_epsilon() -> f64 {
-    1e-12
-}
-
-fn default_dropout() -> f64 {
-    0.1
-}
-
-fn absolute() -> String {
-    "absolute".into()
 }
 
 impl RobertaConfig {
@@ -95,51 +63,70 @@ impl RobertaConfig {
     /// Reads and checks a `config.json`.
     ///
     /// # Errors
-    /// A message that lists every missing or unsupported value.
+    /// A message that lists every unsupported value.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(json).map_err(|error| format!("invalid JSON: {error}"))?;
-        let model_type = value.get("model_type").and_then(Value::as_str).unwrap_or("absent");
+        let values = json_object(json)?;
+        let model_type = values.get("model_type").and_then(Value::as_str).unwrap_or("absent");
         if !Self::KNOWN.contains(&model_type) {
             return Err(format!(
                 "model_type is {model_type:?}; classification and regression need an encoder: {}",
                 Self::KNOWN.join(", ")
             ));
         }
-        let config: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
-        let mut problems = Vec::new();
-        let (d, heads) = (config.hidden_size, config.num_attention_heads);
-        if heads == 0 || !d.is_multiple_of(heads) {
-            problems.push(format!("hidden_size is {d}, expected a multiple of num_attention_heads, {heads}"));
+        let mut keys = Keys::new(&values, "");
+        let config = Self::read(model_type, &mut keys);
+        config.check(&mut keys);
+        if keys.problems.is_empty() { Ok(config) } else { Err(keys.problems.join("; ")) }
+    }
+
+    fn read(model_type: &str, keys: &mut Keys<'_>) -> Self {
+        let (vocab_size, pad) = match model_type {
+            "bert" => (30_522, 0),
+            "roberta" => (50_265, 1),
+            _ => (30_522, 1),
+        };
+        Self {
+            model_type: model_type.into(),
+            hidden_size: keys.size("hidden_size").unwrap_or(768),
+            intermediate_size: keys.size("intermediate_size").unwrap_or(3_072),
+            num_hidden_layers: keys.size("num_hidden_layers").unwrap_or(12),
+            num_attention_heads: keys.size("num_attention_heads").unwrap_or(12),
+            vocab_size: keys.size("vocab_size").unwrap_or(vocab_size),
+            max_position_embeddings: keys.size("max_position_embeddings").unwrap_or(512),
+            type_vocab_size: keys.size("type_vocab_size").unwrap_or(2),
+            layer_norm_eps: keys.non_negative("layer_norm_eps").unwrap_or(1e-12),
+            pad_token_id: keys.count("pad_token_id").unwrap_or(pad) as u32,
+            hidden_dropout_prob: keys.rate("hidden_dropout_prob").unwrap_or(0.1),
+            attention_probs_dropout_prob: keys.rate("attention_probs_dropout_prob").unwrap_or(0.1),
+            classifier_dropout: keys.rate("classifier_dropout"),
         }
-        if config.hidden_act != "gelu" {
-            problems.push(format!("hidden_act is {:?}; only \"gelu\" is supported", config.hidden_act));
+    }
+
+    fn check(&self, keys: &mut Keys<'_>) {
+        let (d, heads, pad) = (self.hidden_size, self.num_attention_heads, self.pad_token_id as usize);
+        if !d.is_multiple_of(heads) {
+            keys.refuse("hidden_size", d, &format!("a multiple of num_attention_heads, {heads}"));
         }
-        if config.position_embedding_type != "absolute" {
-            let found = &config.position_embedding_type;
-            problems.push(format!("position_embedding_type is {found:?}; only \"absolute\" is supported"));
+        if let Some(act) = keys.text("hidden_act").filter(|act| !["gelu", "gelu_python"].contains(act)) {
+            keys.problems.push(format!("hidden_act is {act:?}; only \"gelu\" is supported"));
         }
-        if config.is_decoder {
-            problems.push("is_decoder is true; only false is supported".into());
+        if let Some(kind) = keys.text("position_embedding_type").filter(|kind| *kind != "absolute") {
+            keys.problems
+                .push(format!("position_embedding_type is {kind:?}; only \"absolute\" is supported"));
         }
-        match config.pad_token_id {
-            None if !config.is_bert() => {
-                problems.push("pad_token_id is missing; position ids start after it (RoBERTa uses 1)".into());
+        for key in ["is_decoder", "add_cross_attention"] {
+            if keys.flag(key) {
+                keys.problems.push(format!("{key} is true; only false is supported"));
             }
-            Some(pad) if pad as usize >= config.vocab_size => {
-                problems.push(format!(
-                    "pad_token_id is {pad}, expected an id below vocab_size, {}",
-                    config.vocab_size
-                ));
-            }
-            Some(pad) if !config.is_bert() && pad as usize + 1 >= config.max_position_embeddings => {
-                problems.push(format!(
-                    "max_position_embeddings is {}, which leaves no position above pad_token_id, {pad}",
-                    config.max_position_embeddings
-                ));
-            }
-            _ => {}
         }
-        if problems.is_empty() { Ok(config) } else { Err(problems.join("; ")) }
+        if pad >= self.vocab_size {
+            keys.refuse("pad_token_id", pad, &format!("an id below vocab_size, {}", self.vocab_size));
+        } else if self.first_position() >= self.max_position_embeddings {
+            keys.problems.push(format!(
+                "max_position_embeddings is {}, which leaves no position above pad_token_id, {pad}",
+                self.max_position_embeddings
+            ));
+        }
     }
 
     fn is_bert(&self) -> bool {
@@ -152,7 +139,7 @@ impl RobertaConfig {
     }
 
     fn first_position(&self) -> usize {
-        if self.is_bert() { 0 } else { self.pad_token_id.unwrap_or_default() as usize + 1 }
+        if self.is_bert() { 0 } else { self.pad_token_id as usize + 1 }
     }
 
     /// The dropout rates used in pretraining.
@@ -339,10 +326,13 @@ impl<B: Backend> Pretrained<B> for Roberta<B> {
         RobertaConfig::parse(json)
     }
 
-    /// Removes the encoder's prefix and maps the names of BERT to those of RoBERTa: pooler and classifier are the two
+    /// Removes what a checkpoint puts before the names, and maps the names of BERT to those of RoBERTa: pooler and classifier are the two
     /// layers of the head, and the oldest checkpoints call the parameters of norms gamma and beta.
     fn tensor_name(config: &RobertaConfig, name: &str) -> String {
-        let name = name.strip_prefix(config.prefix()).unwrap_or(name);
+        const PREFIXES: [&str; 5] = ["model", "base_model", "auto_model", "roberta", "bert"];
+        const ROOTS: [&str; 7] =
+            ["embeddings", "encoder", "pooler", "classifier", "lm_head", "cls", "qa_outputs"];
+        let name = unwrapped(name, &PREFIXES, &ROOTS).unwrap_or_else(|| name.into());
         let name = name.replace("LayerNorm.gamma", "LayerNorm.weight");
         let name = name.replace("LayerNorm.beta", "LayerNorm.bias");
         if config.is_bert() {
@@ -361,9 +351,38 @@ impl<B: Backend> Pretrained<B> for Roberta<B> {
         let half_head = !exists("classifier.out_proj.weight");
         let other_heads = ["pooler.", "lm_head.", "cls.", "qa_outputs."];
         other_heads.iter().any(|head| name.starts_with(head))
-            || name.ends_with("position_ids")
-            || name.ends_with("token_type_ids")
+            || is_constant(name)
             || (half_head && name.starts_with("classifier."))
+    }
+
+    fn tensors(config: &RobertaConfig) -> impl Iterator<Item = (String, Vec<usize>)> {
+        let (d, inner) = (config.hidden_size, config.intermediate_size);
+        let tables = [
+            ("word_embeddings", config.vocab_size),
+            ("position_embeddings", config.max_position_embeddings),
+            ("token_type_embeddings", config.type_vocab_size),
+        ];
+        let tables = tables.map(|(name, rows)| (format!("embeddings.{name}.weight"), vec![rows, d]));
+        let linear = [
+            ("attention.self.query", d, d),
+            ("attention.self.key", d, d),
+            ("attention.self.value", d, d),
+            ("attention.output.dense", d, d),
+            ("intermediate.dense", inner, d),
+            ("output.dense", d, inner),
+        ];
+        let norm = move |name: String| {
+            ["weight", "bias"].map(move |part| (format!("{name}.LayerNorm.{part}"), vec![d]))
+        };
+        let blocks = (0..config.num_hidden_layers).flat_map(move |layer| {
+            let name = move |part: &str| format!("encoder.layer.{layer}.{part}");
+            let linear = linear.into_iter().flat_map(move |(part, rows, columns)| {
+                let name = name(part);
+                [(format!("{name}.weight"), vec![rows, columns]), (format!("{name}.bias"), vec![rows])]
+            });
+            linear.chain(norm(name("attention.output"))).chain(norm(name("output")))
+        });
+        tables.into_iter().chain(norm("embeddings".into())).chain(blocks)
     }
 
     fn from_source<S: TensorSource<B>>(config: &RobertaConfig, source: &mut S) -> Self {
@@ -497,7 +516,7 @@ impl<B: Backend> Roberta<B> {
     /// BERT counts positions from 0. RoBERTa counts them from `pad_token_id + 1` and skips padding, which has the
     /// position `pad_token_id` (Hugging Face's `create_position_ids_from_input_ids`).
     fn position_ids(&self, tokens: &TokenBatch) -> Vec<i64> {
-        let pad = self.config.pad_token_id.filter(|_| !self.config.is_bert());
+        let pad = (!self.config.is_bert()).then_some(self.config.pad_token_id);
         let mut ids = Vec::with_capacity(tokens.ids.len());
         for row in 0..tokens.batch {
             let mut next = self.config.first_position() as i64;

@@ -35,11 +35,20 @@ pub trait Pretrained<B: Backend>: Sized {
         name.into()
     }
 
+    /// A tensor that is used in place of another one if a checkpoint lacks the other: both names, as
+    /// [`tensor_name`](Self::tensor_name) returns them.
+    fn stands_for(_config: &Self::Config) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
     /// Whether a tensor may be in a checkpoint although the model does not use it.
     ///
     /// `name` is one that [`tensor_name`](Self::tensor_name) returned; `exists` says whether the checkpoint has a
     /// tensor of such a name.
     fn ignores(config: &Self::Config, name: &str, exists: &dyn Fn(&str) -> bool) -> bool;
+
+    /// Names and shapes of all tensors that [`from_source`](Self::from_source) takes.
+    fn tensors(config: &Self::Config) -> impl Iterator<Item = (String, Vec<usize>)>;
 
     /// Builds the model from its tensors.
     ///

@@ -2,30 +2,21 @@
 
 use crate::{
     files::ModelFiles,
+    names,
     precision::{Dtype, Precision},
+    quantized,
+    shards::{Shard, shorten},
     source::TensorSource,
 };
 use burn::tensor::{Tensor, TensorData, backend::Backend};
-#[cfg(not(target_arch = "wasm32"))]
-use memmap2::Mmap;
 use reft_core::{FileError, HeadConfig, head::HeadValues};
-use safetensors::{
-    SafeTensors,
-    tensor::{Metadata, TensorInfo},
-};
+use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-#[cfg(target_arch = "wasm32")]
-use std::io::Read;
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::File,
-    io,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::PathBuf,
 };
-
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 /// The tensors of a checkpoint, memory-mapped and read one at a time.
 ///
@@ -40,15 +31,6 @@ pub struct Weights {
     problems: Vec<String>,
 }
 
-#[derive(Debug)]
-struct Shard {
-    name: String,
-    bytes: Bytes,
-    /// Offset of the tensor data in the file.
-    data_start: usize,
-    metadata: Metadata,
-}
-
 impl Weights {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///
@@ -56,54 +38,72 @@ impl Weights {
     /// If there are no weights, or a file is missing or damaged.
     pub fn open(files: &ModelFiles) -> Result<Self, FileError> {
         let place = PathBuf::from(files.place());
-        let mut promised = BTreeMap::new();
-        let shard_names: Vec<String> = if let Some(json) = files.read_optional(INDEX)? {
-            promised =
-                weight_map(&json).map_err(|reason| FileError::Invalid { path: files.path(INDEX), reason })?;
-            promised.values().cloned().collect::<BTreeSet<_>>().into_iter().collect()
-        } else {
-            vec![SINGLE.to_string()]
-        };
-        let mut problems = Vec::new();
-        let mut shards = Vec::new();
-        for name in shard_names {
-            match Bytes::open(files, &name)? {
-                Some(bytes) => shards.push(open_shard(files, name, bytes)?),
-                None if name == SINGLE && promised.is_empty() => {
-                    let reason = format!(
-                        "no weights: expected {SINGLE} or {INDEX}, found {}; convert other formats with \
-                         transformers' save_pretrained",
-                        files.listing()
-                    );
-                    return Err(FileError::Invalid { path: place, reason });
-                }
-                None => problems.push(format!("missing file: {name}, named in {INDEX}")),
-            }
-        }
-        let mut index = BTreeMap::new();
+        let shards = Shard::open_all(files)?;
+        let (mut index, mut problems) = (BTreeMap::new(), Vec::new());
         for (shard_idx, shard) in shards.iter().enumerate() {
-            for name in shard.metadata.tensors().keys() {
-                index.insert(name.clone(), (shard_idx, name.clone()));
+            for name in shard.names() {
+                insert(&shards, &mut index, name.clone(), (shard_idx, name), &mut problems);
             }
-        }
-        for (tensor, file) in &promised {
-            let shard = shards.iter().find(|shard| shard.name == *file);
-            if shard.is_some_and(|shard| shard.metadata.info(tensor).is_none()) {
-                problems.push(format!("missing: {tensor} in {file}, where {INDEX} places it"));
-            }
-        }
-        if !problems.is_empty() {
-            return Err(FileError::Tensors { path: place, problems });
         }
         let unused = index.keys().cloned().collect();
         Ok(Self { place, shards, index, unused, problems })
     }
 
-    /// Changes the names by which tensors are taken.
+    /// Changes the names by which tensors are taken. Two tensors must not get the same name, unless they are equal.
     pub fn rename(&mut self, name: impl Fn(&str) -> String) {
-        let rename = |old: &String| name(old);
-        self.unused = self.unused.iter().map(rename).collect();
-        self.index = std::mem::take(&mut self.index).into_iter().map(|(old, at)| (name(&old), at)).collect();
+        let mut index = BTreeMap::new();
+        for (old, place) in std::mem::take(&mut self.index) {
+            insert(&self.shards, &mut index, name(&old), place, &mut self.problems);
+        }
+        self.unused = self.unused.iter().map(|old| name(old)).collect();
+        self.index = index;
+    }
+
+    /// Refuses files that some other program has quantized.
+    ///
+    /// # Errors
+    /// If the names or dtypes of tensors show it.
+    pub(crate) fn refuse_quantized(&self) -> Result<(), FileError> {
+        let tensors = self.index.keys().filter_map(|name| Some((name.as_str(), self.info(name)?.1.dtype)));
+        match quantized::by_tensors(tensors) {
+            Some(reason) => Err(FileError::Invalid { path: self.place.clone(), reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that the files hold at least this number of blocks.
+    ///
+    /// # Errors
+    /// If they hold fewer.
+    pub(crate) fn check_blocks(&self, expected: usize) -> Result<(), String> {
+        let blocks: BTreeSet<usize> = self.unused.iter().filter_map(|name| names::block_of(name)).collect();
+        match (blocks.len(), self.unused.first()) {
+            (found, _) if found >= expected => Ok(()),
+            (0, Some(name)) => Err(format!(
+                "num_hidden_layers is {expected}, but no tensor of the weights belongs to a block; the first is {name}"
+            )),
+            (found, _) => Err(format!(
+                "num_hidden_layers is {expected}, but the weights have the tensors of {found} blocks"
+            )),
+        }
+    }
+
+    /// Checks the names, shapes and dtypes of the tensors, before any of them is read.
+    ///
+    /// # Errors
+    /// If any is missing, unexpected, or has the wrong shape or dtype: the error lists all of them.
+    pub(crate) fn check(
+        &self,
+        expected: impl Iterator<Item = (String, Vec<usize>)>,
+    ) -> Result<(), FileError> {
+        let mut problems = self.problems.clone();
+        let mut unexpected: BTreeSet<&str> = self.unused.iter().map(String::as_str).collect();
+        for (name, shape) in expected {
+            problems.extend(self.check_tensor(&name, &shape).err());
+            unexpected.remove(name.as_str());
+        }
+        problems.extend(unexpected.iter().map(|name| format!("unexpected: {name}")));
+        self.report(problems)
     }
 
     /// Whether a tensor with this name exists.
@@ -162,8 +162,7 @@ impl Weights {
         for name in self.index.keys() {
             let Some((shard, info)) = self.info(name) else { continue };
             hash.update(format!("{name} {:?} {:?}\n", info.dtype, info.shape));
-            let (start, end) = info.data_offsets;
-            let data = &shard.bytes.get()[shard.data_start + start..shard.data_start + end];
+            let data = shard.data(info);
             for sample in 0..SAMPLES {
                 let at = data.len().saturating_sub(SAMPLE_BYTES) * sample / (SAMPLES - 1);
                 hash.update(&data[at..(at + SAMPLE_BYTES).min(data.len())]);
@@ -175,7 +174,7 @@ impl Weights {
     /// Tells the system that pages read so far are no longer needed.
     pub(crate) fn release(&self) {
         for shard in &self.shards {
-            shard.bytes.release(0..shard.bytes.get().len());
+            shard.release_all();
         }
     }
 
@@ -191,30 +190,34 @@ impl Weights {
     fn info(&self, name: &str) -> Option<(&Shard, &TensorInfo)> {
         let (shard_idx, name) = self.index.get(name)?;
         let shard = &self.shards[*shard_idx];
-        Some((shard, shard.metadata.info(name)?))
+        Some((shard, shard.info(name)?))
     }
 
-    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
+    fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<(&Shard, &TensorInfo, Dtype), String> {
         let (shard, info) = self.info(name).ok_or_else(|| format!("missing: {name} {shape:?}"))?;
         if info.shape != shape {
             return Err(format!("{name}: shape {:?}, expected {shape:?}", info.shape));
         }
-        let (start, end) = (shard.data_start + info.data_offsets.0, shard.data_start + info.data_offsets.1);
-        let bytes = &shard.bytes.get()[start..end];
+        match model_dtype(info) {
+            Some(dtype) => Ok((shard, info, dtype)),
+            None => Err(format!("{name}: dtype {:?}, expected F32, F16 or BF16", info.dtype)),
+        }
+    }
+
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
+        let (shard, info, dtype) = self.check_tensor(name, shape)?;
+        let bytes = shard.data(info);
         let half = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-        let values: Vec<f32> = match model_dtype(info) {
-            Some(Dtype::F32) => {
+        let values: Vec<f32> = match dtype {
+            Dtype::F32 => {
                 bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
             }
-            Some(Dtype::Bf16) => {
-                bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(half(b)) << 16)).collect()
-            }
-            Some(Dtype::F16) => {
+            Dtype::Bf16 => bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(half(b)) << 16)).collect(),
+            Dtype::F16 => {
                 bytes.chunks_exact(2).map(|b| burn::tensor::f16::from_bits(half(b)).to_f32()).collect()
             }
-            None => return Err(format!("{name}: dtype {:?}, expected F32, F16 or BF16", info.dtype)),
         };
-        shard.bytes.release(start..end);
+        shard.release(info);
         match values.iter().filter(|x| !x.is_finite()).count() {
             0 => Ok(values),
             1 => Err(format!("{name}: 1 value is NaN or infinite")),
@@ -226,19 +229,41 @@ impl Weights {
     ///
     /// # Errors
     /// If any tensor is missing, unexpected, of the wrong shape or dtype, or not finite.
-    pub fn finish(mut self) -> Result<(), FileError> {
-        let problems = &mut self.problems;
-        problems.extend(self.unused.iter().map(|name| format!("unexpected: {name}")));
-        const SHOWN: usize = 20;
-        if problems.len() > SHOWN {
-            let more = problems.len() - SHOWN;
-            problems.truncate(SHOWN);
-            problems.push(format!("and {more} more"));
-        }
+    pub fn finish(self) -> Result<(), FileError> {
+        let unexpected = self.unused.iter().map(|name| format!("unexpected: {name}"));
+        self.report(self.problems.iter().cloned().chain(unexpected).collect())
+    }
+
+    fn report(&self, problems: Vec<String>) -> Result<(), FileError> {
         if problems.is_empty() {
             Ok(())
         } else {
-            Err(FileError::Tensors { path: self.place, problems: self.problems })
+            Err(FileError::Tensors { path: self.place.clone(), problems: shorten(problems) })
+        }
+    }
+}
+
+/// Adds a tensor to an index. One that is there already under that name must be equal.
+fn insert(
+    shards: &[Shard],
+    index: &mut BTreeMap<String, (usize, String)>,
+    name: String,
+    place: (usize, String),
+    problems: &mut Vec<String>,
+) {
+    let content = |(shard_idx, name): &(usize, String)| {
+        let shard = &shards[*shard_idx];
+        shard.info(name).map(|info| (info.dtype, &info.shape, shard.data(info)))
+    };
+    match index.entry(name) {
+        Entry::Vacant(entry) => {
+            entry.insert(place);
+        }
+        Entry::Occupied(entry) => {
+            if content(entry.get()) != content(&place) {
+                let (name, first, second) = (entry.key(), &entry.get().1, &place.1);
+                problems.push(format!("{name} is there twice with different values: {first} and {second}"));
+            }
         }
     }
 }
@@ -301,110 +326,13 @@ fn model_dtype(info: &TensorInfo) -> Option<Dtype> {
     }
 }
 
-/// Tensor → file, from an index of shards.
-fn weight_map(json: &[u8]) -> Result<BTreeMap<String, String>, String> {
-    let value: Value = serde_json::from_slice(json).map_err(|error| format!("invalid JSON: {error}"))?;
-    let map = value.get("weight_map").ok_or("has no weight_map")?;
-    let map: BTreeMap<String, String> =
-        serde_json::from_value(map.clone()).map_err(|error| format!("weight_map: {error}"))?;
-    // An index must not make us read files outside the model's folder.
-    match map.values().find(|file| file.contains(['/', '\\']) || file.starts_with("..")) {
-        Some(file) => Err(format!("weight_map names {file:?}, expected a file in the folder of the index")),
-        None if map.is_empty() => Err("weight_map is empty".into()),
-        None => Ok(map),
-    }
-}
-
-fn open_shard(files: &ModelFiles, name: String, bytes: Bytes) -> Result<Shard, FileError> {
-    // This also checks that the tensors fill the file exactly.
-    let (header_len, metadata) = SafeTensors::read_metadata(bytes.get()).map_err(|error| {
-        let reason = format!("not a complete safetensors file: {error}; download it again");
-        FileError::Invalid { path: files.path(&name), reason }
-    })?;
-    Ok(Shard { name, bytes, data_start: header_len + 8, metadata })
-}
-
-/// The bytes of a safetensors file.
-#[derive(Debug)]
-enum Bytes {
-    #[cfg(not(target_arch = "wasm32"))]
-    Mapped(Mmap),
-    #[cfg(target_arch = "wasm32")]
-    Read(Vec<u8>),
-    Static(&'static [u8]),
-}
-
-impl Bytes {
-    /// `None` if the file does not exist.
-    fn open(files: &ModelFiles, name: &str) -> Result<Option<Self>, FileError> {
-        let folder = match files {
-            ModelFiles::Folder(folder) => folder,
-            ModelFiles::Embedded(embedded) => {
-                let found = embedded.iter().find(|(file, _)| *file == name);
-                return Ok(found.map(|(_, bytes)| Bytes::Static(bytes)));
-            }
-        };
-        let path = folder.join(name);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(FileError::Io { path, error }),
-        };
-        match Self::read(file) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) => Err(FileError::Io { path, error }),
-        }
-    }
-
-    #[cfg(not(target_arch = "wasm32"))]
-    fn read(file: File) -> io::Result<Self> {
-        // An empty file cannot be mapped.
-        if file.metadata()?.len() == 0 {
-            return Ok(Bytes::Static(&[]));
-        }
-        // SAFETY: sound as long as no other process truncates the file meanwhile, which no file format can prevent.
-        Ok(Bytes::Mapped(unsafe { Mmap::map(&file) }?))
-    }
-
-    #[cfg(target_arch = "wasm32")]
-    fn read(mut file: File) -> io::Result<Self> {
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(Bytes::Read(bytes))
-    }
-
-    fn get(&self) -> &[u8] {
-        match self {
-            #[cfg(not(target_arch = "wasm32"))]
-            Bytes::Mapped(map) => map,
-            #[cfg(target_arch = "wasm32")]
-            Bytes::Read(bytes) => bytes,
-            Bytes::Static(bytes) => bytes,
-        }
-    }
-
-    /// Tells the system that mapped pages are no longer needed, so that a model's file and its tensors are never both
-    /// in memory.
-    fn release(&self, _range: std::ops::Range<usize>) {
-        #[cfg(unix)]
-        if let Bytes::Mapped(map) = self {
-            const PAGE: usize = 4096;
-            let start = _range.start.div_ceil(PAGE) * PAGE;
-            if start < _range.end {
-                let advice = memmap2::UncheckedAdvice::DontNeed;
-                // SAFETY: the mapping is read-only and backed by a file, so dropped pages are read again on access.
-                let _ = unsafe { map.unchecked_advise_range(advice, start, _range.end - start) };
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shards::SINGLE;
     use burn_flex::Flex;
     use reft_core::files::write_tensors;
-    use std::{fs, path::Path};
+    use std::path::Path;
 
     fn write(folder: &Path, file: &str, tensors: &[(&str, &[usize], Vec<f32>)]) {
         let named =
@@ -474,48 +402,6 @@ mod tests {
             message(weights.finish(), folder.path()),
             "folder: the tensors do not match the configuration:\n  \
              a: 2 values are out of range for f16; use dtype bf16 or f32"
-        );
-    }
-
-    #[test]
-    fn folders_without_usable_weights_are_errors() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let index = |json: &str| {
-            fs::write(folder.path().join(INDEX), json).expect("written");
-            message(open(folder.path()), folder.path())
-        };
-        fs::write(folder.path().join("pytorch_model.bin"), "").expect("written");
-        assert_eq!(
-            message(open(folder.path()), folder.path()),
-            "folder: no weights: expected model.safetensors or model.safetensors.index.json, found \
-             pytorch_model.bin; convert other formats with transformers' save_pretrained"
-        );
-        write(folder.path(), "one.safetensors", &[("a", &[1], vec![0.0])]);
-        assert_eq!(
-            index(
-                r#"{"weight_map": {"a": "one.safetensors", "b": "one.safetensors", "c": "two.safetensors"}}"#
-            ),
-            "folder: the tensors do not match the configuration:\n  \
-             missing file: two.safetensors, named in model.safetensors.index.json\n  \
-             missing: b in one.safetensors, where model.safetensors.index.json places it"
-        );
-        assert_eq!(
-            index(r#"{"weight_map": {"a": "../one.safetensors"}}"#),
-            "folder/model.safetensors.index.json: weight_map names \"../one.safetensors\", expected a file in the \
-             folder of the index"
-        );
-        assert_eq!(index("{}"), "folder/model.safetensors.index.json: has no weight_map");
-        assert_eq!(
-            index(r#"{"weight_map": {}}"#),
-            "folder/model.safetensors.index.json: weight_map is empty"
-        );
-        let mut bytes = fs::read(folder.path().join("one.safetensors")).expect("read");
-        bytes.push(0);
-        fs::write(folder.path().join("one.safetensors"), &bytes).expect("written");
-        assert_eq!(
-            index(r#"{"weight_map": {"a": "one.safetensors"}}"#),
-            "folder/one.safetensors: not a complete safetensors file: incomplete metadata, file not fully covered; \
-             download it again"
         );
     }
 }
