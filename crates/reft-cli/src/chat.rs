@@ -75,5 +75,5 @@ impl OnDevice for &ChatArgs {
 fn conversation(messages: &[ChatMessage]) -> Row {
     let mut fields = serde_json::Map::new();
     fields.insert("messages".into(), json!(messages));
-    Row { fields, place: "the conversation".into() }
+    Row::from_fields(fields, "the conversation")
 }

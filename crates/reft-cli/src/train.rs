@@ -148,11 +148,15 @@ impl Screen {
                 if summary.dropped > 0 {
                     text += &format!(", {} dropped because no answer token was left", summary.dropped);
                 }
+                if summary.skipped > 0 {
+                    text += &format!(", {} skipped because they cannot be used", summary.skipped);
+                }
                 self.line(&text);
                 for notice in &summary.notices {
                     self.line(&format!("note: {}: {notice}", summary.what));
                 }
             }
+            Event::Notice(notice) => self.line(&format!("note       {notice}")),
             Event::Trainable { method, interventions, parameters, head, weights } => {
                 let percent = 100.0 * parameters as f64 / weights as f64;
                 let (kind, count) = match method.intervention() {

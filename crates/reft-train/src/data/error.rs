@@ -41,6 +41,21 @@ pub enum DataError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Several rows that cannot be used.
+    #[error(
+        "{file}: {n_bad} of {} cannot be used:\n{}\nfix them, or skip them with data.on_bad_row = \"skip\" (--skip-bad-rows)",
+        count(*n_rows, "row"), report_lines(shown, *n_bad)
+    )]
+    BadRows {
+        /// The file.
+        file: String,
+        /// The place within the file and the reason of the first ones.
+        shown: Vec<(String, String)>,
+        /// Number of rows that cannot be used.
+        n_bad: usize,
+        /// Number of rows in the file.
+        n_rows: usize,
+    },
     /// The template cannot be used.
     #[error("template {template:?}: {reason}")]
     Template {
@@ -104,4 +119,13 @@ pub enum DataError {
     /// The tokenizer rejects a text.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+}
+
+/// One line for each row shown, and the number of the others.
+fn report_lines(shown: &[(String, String)], n_bad: usize) -> String {
+    let mut lines: Vec<String> = shown.iter().map(|(at, reason)| format!("  {at}: {reason}")).collect();
+    if n_bad > shown.len() {
+        lines.push(format!("  and {} more", n_bad - shown.len()));
+    }
+    lines.join("\n")
 }

@@ -1,23 +1,27 @@
 //! Data: files → rows → prompts and answers → tokens → batches.
 
+mod bad_rows;
 mod batch;
 mod batches;
 mod conversation;
 mod dataset;
 mod encode;
 mod error;
+mod notices;
 mod read;
 mod rows;
 mod table;
 mod template;
 mod text_stream;
 
+pub use bad_rows::{BadRows, OnBadRow, all_readable};
 pub use batch::{ClassifierBatch, LanguageModelBatch};
 pub use batches::{Sampler, SamplerConfig, epoch};
 pub use conversation::TrainOn;
 pub use dataset::{DataSet, Encoding, Example, LabeledSet, LabeledText, Tokenized};
 pub use encode::{EncodedPrompt, PromptLimit};
 pub use error::DataError;
+pub use notices::{shared_rows, unused_fields};
 pub(crate) use read::read_text;
 pub use read::{find_rows, max_length, read_rows, read_split};
 pub use rows::{Row, parse_rows};

@@ -11,13 +11,15 @@ pub struct Row {
     pub fields: Map<String, Value>,
     /// `file, line N` or `file, row N`, for error messages.
     pub place: String,
+    /// Why the row could not be read, see [`readable`](Self::readable); such a row has no fields.
+    pub(crate) problem: Option<String>,
 }
 
 impl Row {
     /// A row with these fields; `place` names it in errors.
     pub fn new<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>, place: impl Into<String>) -> Self {
         let fields = fields.into_iter().map(|(key, value)| (key.into(), Value::from(value)));
-        Self { fields: fields.collect(), place: place.into() }
+        Self::from_fields(fields.collect(), place)
     }
 
     /// Rows with two fields of these names.
@@ -34,6 +36,16 @@ impl Row {
     pub(crate) fn texts(name: &str, texts: &[impl AsRef<str>]) -> Vec<Self> {
         let rows = texts.iter().enumerate();
         rows.map(|(idx, text)| Self::new([(name, text.as_ref())], format!("text {}", idx + 1))).collect()
+    }
+
+    /// A row with these fields; `place` names it in errors.
+    pub fn from_fields(fields: Map<String, Value>, place: impl Into<String>) -> Self {
+        Self { fields, place: place.into(), problem: None }
+    }
+
+    /// A row that could not be read.
+    pub(crate) fn unreadable(place: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { fields: Map::new(), place: place.into(), problem: Some(problem.into()) }
     }
 
     /// An error about this row.
@@ -69,7 +81,7 @@ impl Row {
 pub fn parse_rows(text: &str, file: &str) -> Result<Vec<Row>, DataError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let object = |value: Value, place: String| match value {
-        Value::Object(fields) => Ok(Row { fields, place }),
+        Value::Object(fields) => Ok(Row::from_fields(fields, place)),
         other => {
             Err(DataError::Row { reason: format!("expected an object, found {}", kind_of(&other)), place })
         }

@@ -67,7 +67,7 @@ pub fn parse_table(
                 return Err(DataError::Row { place, reason });
             }
             let values = fields.into_iter().map(Value::String);
-            Ok(Row { fields: names.iter().cloned().zip(values).collect::<Map<_, _>>(), place })
+            Ok(Row::from_fields(names.iter().cloned().zip(values).collect::<Map<_, _>>(), place))
         })
         .collect::<Result<Vec<_>, _>>()?;
     if rows.is_empty() { Err(DataError::Empty { file: file.into() }) } else { Ok(rows) }

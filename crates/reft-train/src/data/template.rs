@@ -131,7 +131,7 @@ impl Template {
             Template::Alpaca | Template::Chat => &["instruction"],
         };
         let fields: Map<String, Value> = keys.iter().map(|key| (key.to_string(), text.into())).collect();
-        Row { fields, place: "the prompt".into() }
+        Row::from_fields(fields, "the prompt")
     }
 
     /// The fields of a row that this template, or the answer to it, is made of.

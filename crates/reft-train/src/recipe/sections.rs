@@ -1,6 +1,11 @@
 //! The sections and keys of a recipe.
 
-use crate::{data::TrainOn, method::TrainMethod, metrics::Metric, train_config::TrainConfig};
+use crate::{
+    data::{OnBadRow, TrainOn},
+    method::TrainMethod,
+    metrics::Metric,
+    train_config::TrainConfig,
+};
 use reft_core::{Activation, Component, Init, Layers, Method, Positions};
 use reft_models::{Dtype, Quant};
 use serde::{
@@ -159,6 +164,9 @@ pub struct DataSection {
     /// Number of held-out rows: the last ones of `train`, or the first ones of `eval`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_rows: Option<usize>,
+    /// What happens if a file has rows that cannot be used: `error` or `skip`.
+    #[serde(default)]
+    pub on_bad_row: OnBadRow,
     /// `auto`, `alpaca`, `chat`, `plain`, or a Jinja template over the row's fields.
     #[serde(default = "auto")]
     pub template: String,

@@ -36,6 +36,8 @@ pub enum Event<'a> {
         /// The length at which rows were truncated.
         max_length: usize,
     },
+    /// Something that the user should know about the data.
+    Notice(&'a str),
     /// The trainable parameters exist.
     Trainable {
         /// What is trained.

@@ -91,6 +91,9 @@ fn run_task<A: AutodiffBackend, T: Task<A::InnerBackend>>(
     for summary in &data.summaries {
         on_event(Event::Data { summary, max_length: data.max_length });
     }
+    for notice in &data.notices {
+        on_event(Event::Notice(notice));
+    }
     if dry {
         return Ok(Outcome::Planned(Box::new(plan)));
     }

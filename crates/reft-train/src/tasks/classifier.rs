@@ -141,14 +141,20 @@ impl<B: Backend> Task<B> for ClassifierTask {
         let selection_name = if self.scoring_rows.is_empty() { "held out" } else { "selection" };
         let sets = [("train", &train), (selection_name, &selection), ("scoring", &scoring)];
         let summaries = sets.into_iter().filter(|(_, set)| !set.examples.is_empty()).map(|(what, set)| {
-            DataSummary { what, rows: set.examples.len(), cut: set.n_cut, dropped: 0, notices: vec![] }
+            DataSummary { what, rows: set.examples.len(), cut: set.n_cut, dropped: 0, skipped: 0 }
         });
         let summaries = summaries.collect();
         for (file, rows) in &self.test_rows {
             self.test_sets.push((file.clone(), encode(rows)?));
         }
         self.scoring_set = scoring;
-        Ok(DataSets { train: train.examples, held_out: selection.examples, summaries, max_length })
+        Ok(DataSets {
+            train: train.examples,
+            held_out: selection.examples,
+            summaries,
+            notices: Vec::new(),
+            max_length,
+        })
     }
 
     fn labels(&self) -> Option<&[String]> {

@@ -94,13 +94,14 @@ impl<B: Backend> Task<B> for LanguageModelTask {
                 return Ok(Vec::new());
             }
             let set = DataSet::encode(rows, encoding, file)?;
-            let (rows, notices) = (set.examples.len(), set.notices());
-            summaries.push(DataSummary { what, rows, cut: set.n_cut, dropped: set.n_dropped, notices });
+            let (rows, cut, dropped, skipped) = (set.examples.len(), set.n_cut, set.n_dropped, set.n_skipped);
+            summaries.push(DataSummary { what, rows, cut, dropped, skipped });
+            notices.extend(set.notices(file));
             Ok(set.examples)
         };
         let train = encode("train", &self.train_rows, &data.train)?;
         let held_out = encode("held out", &self.held_out_rows, data.eval.as_ref().unwrap_or(&data.train))?;
-        Ok(DataSets { train, held_out, summaries, max_length })
+        Ok(DataSets { train, held_out, summaries, notices: Vec::new(), max_length })
     }
 
     fn n_logits(&self, config: &LlamaConfig) -> usize {

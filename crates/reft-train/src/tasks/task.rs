@@ -138,6 +138,8 @@ pub struct DataSets<E> {
     pub held_out: Vec<E>,
     /// Counts of every set, for display.
     pub summaries: Vec<DataSummary>,
+    /// What else the user should know about the data, a line each.
+    pub notices: Vec<String>,
     /// The length at which rows were truncated.
     pub max_length: usize,
 }
@@ -153,8 +155,8 @@ pub struct DataSummary {
     pub cut: usize,
     /// Rows dropped because no answer token was left.
     pub dropped: usize,
-    /// What else a user should know about the rows, one sentence each.
-    pub notices: Vec<String>,
+    /// Rows skipped because they cannot be used.
+    pub skipped: usize,
 }
 
 /// Scores of a finished run.
