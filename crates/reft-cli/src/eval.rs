@@ -10,7 +10,7 @@ use clap::Args;
 use reft_core::Reft;
 use reft_train::{
     Chosen, DataSet, OnDevice,
-    adapter::read_adapter,
+    adapter_files::AdapterFiles,
     data::{Encoding, Row, Template, TrainOn, find_rows},
     eval::{AnswerConfig, Likelihood, RowNll, answers, exact_match, likelihood},
     on_device,
@@ -64,10 +64,10 @@ impl OnDevice for &EvalArgs {
     type Output = Result<Output>;
 
     fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Output> {
-        let adapter = self.model.adapter.as_deref().map(read_adapter).transpose()?;
-        match adapter.and_then(|(_, metadata)| metadata.task) {
-            Some(_) => Ok(Output::Classifier(self.classifier::<A::InnerBackend>(on)?)),
-            None => Ok(Output::LanguageModel(self.language_model::<A::InnerBackend>(on)?)),
+        let adapter = self.model.adapter.as_deref().map(AdapterFiles::find).transpose()?;
+        match adapter.is_some_and(|files| files.is_classifier()) {
+            true => Ok(Output::Classifier(self.classifier::<A::InnerBackend>(on)?)),
+            false => Ok(Output::LanguageModel(self.language_model::<A::InnerBackend>(on)?)),
         }
     }
 }

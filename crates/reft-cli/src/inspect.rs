@@ -4,17 +4,23 @@ use anyhow::Result;
 use burn::{module::Module, tensor::backend::AutodiffBackend};
 use clap::Args;
 use reft_core::{Adapter, AdapterConfig};
+use reft_models::peft::{PEFT_CONFIG, PeftConfig};
 use reft_train::{
     OnDevice,
-    adapter::{AdapterMetadata, read_adapter},
+    adapter::AdapterMetadata,
+    adapter_files::{AdapterFiles, AdapterKind},
     device::{Chosen, cpu, on_chosen},
 };
 use serde::Serialize;
-use std::{io::Write, path::PathBuf};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 #[derive(Args)]
 pub struct InspectArgs {
-    /// The adapter's folder
+    /// The adapter's folder: one of reft, the run it belongs to, or LoRA of PEFT
     adapter: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -41,12 +47,19 @@ pub struct Output {
     metadata: AdapterMetadata,
 }
 
-impl OnDevice for &InspectArgs {
+/// An adapter of this library.
+struct Contents {
+    folder: PathBuf,
+    config: AdapterConfig,
+    metadata: AdapterMetadata,
+}
+
+impl OnDevice for Contents {
     type Output = Result<Output>;
 
     fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Output> {
-        let (config, metadata) = read_adapter(&self.adapter)?;
-        let adapter = Adapter::<A::InnerBackend>::load(&self.adapter, &on.device)?;
+        let Contents { folder, config, metadata } = self;
+        let adapter = Adapter::<A::InnerBackend>::load(&folder, &on.device)?;
         let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         let edits = adapter.reft.edits().map(|edit| {
             let values = edit.intervention.values();
@@ -63,7 +76,12 @@ impl OnDevice for &InspectArgs {
 }
 
 pub fn inspect(args: &InspectArgs) -> Result<()> {
-    let output = on_chosen(&cpu()?, args)??;
+    let AdapterFiles { folder, kind } = AdapterFiles::find(&args.adapter)?;
+    let (config, metadata) = match kind {
+        AdapterKind::Reft(config, metadata) => (*config, metadata),
+        AdapterKind::Peft(settings) => return inspect_peft(&folder, &settings, args.json),
+    };
+    let output = on_chosen(&cpu()?, Contents { folder, config, metadata })??;
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&output)?)?;
@@ -112,5 +130,30 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
             edit.site, edit.part, edit.parameters, edit.bias_norm
         )?;
     }
+    Ok(())
+}
+
+/// Shows the settings of a PEFT adapter, whose weights mean nothing without the model.
+fn inspect_peft(folder: &Path, settings: &PeftConfig, json: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        let text = fs::read_to_string(folder.join(PEFT_CONFIG))?;
+        writeln!(out, "{}", text.trim_end())?;
+        return Ok(());
+    }
+    let scaling = if settings.use_rslora { ", scaled by alpha / sqrt(rank)" } else { "" };
+    let dora = if settings.use_dora { ", DoRA" } else { "" };
+    writeln!(
+        out,
+        "method       LoRA of PEFT, rank {}, alpha {}{scaling}{dora}",
+        settings.rank, settings.alpha
+    )?;
+    writeln!(out, "modules      {}", settings.targets())?;
+    if let Some(task) = &settings.task_type {
+        writeln!(out, "task         {task}")?;
+    }
+    let revision =
+        settings.revision.as_ref().map_or(String::new(), |revision| format!(" (revision {revision})"));
+    writeln!(out, "base model   {}{revision}", settings.base_model.as_deref().unwrap_or("not named"))?;
     Ok(())
 }

@@ -16,6 +16,7 @@ mod predict;
 mod train;
 
 use clap::{Parser, Subcommand};
+use reft_train::RunError;
 use std::{io::Write, process::ExitCode};
 
 /// Representation finetuning (ReFT): steer a frozen language model with small learned edits of its hidden states.
@@ -80,12 +81,17 @@ fn silence_device_select() {
     }
 }
 
-/// The message of an error and of its causes, without those that it already includes.
+/// The message of an error and of its causes, without those that it already includes, and what to do about it here.
 fn message(error: &anyhow::Error) -> String {
-    error.chain().skip(1).fold(error.to_string(), |text, cause| match cause.to_string() {
+    let hint = match error.downcast_ref::<RunError>() {
+        Some(RunError::OtherWeights { .. }) => "; pass that model with --model, or use this one with --force",
+        _ => "",
+    };
+    let text = error.chain().skip(1).fold(error.to_string(), |text, cause| match cause.to_string() {
         cause if text.contains(&cause) => text,
         cause => format!("{text}: {cause}"),
-    })
+    });
+    text + hint
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -7,12 +7,13 @@ use reft_core::{Reft, adapter::CONFIG_FILE};
 use reft_models::{Dtype, Llama, LoadedModel, Quant};
 use reft_train::{
     Chosen, Template,
-    adapter::read_adapter,
+    adapter_files::{AdapterFiles, AdapterKind},
     data::{Row, max_length},
     open::{LanguageModelAdapter, PrecisionRequest, check_generates, load_adapter, load_model},
     recipe::{parse_dtype, parse_quant},
+    same_model::OtherWeights,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A value, or none for a word such as `auto`. The alias keeps clap from treating it as an optional argument.
 type Choice<T> = Option<T>;
@@ -22,12 +23,15 @@ pub struct ModelArgs {
     /// Folder, name on the Hugging Face Hub, or `embedded:tiny` [default: the adapter's model]
     #[arg(long)]
     pub model: Option<String>,
-    /// Branch, tag or commit on the Hub
+    /// Branch, tag or commit on the Hub [default: the one of the adapter's model]
     #[arg(long)]
     pub revision: Option<String>,
-    /// Folder of the adapter
+    /// Folder of the adapter: one of reft, the run it belongs to, or LoRA of PEFT
     #[arg(long)]
     pub adapter: Option<PathBuf>,
+    /// Use the adapter although the model has other weights than the one it was trained on
+    #[arg(long, requires = "adapter")]
+    pub force: bool,
     /// `alpaca`, `chat`, `plain`, or a Jinja template such as `Q: {{ instruction }}` [default: the adapter's template]
     #[arg(long)]
     pub template: Option<String>,
@@ -48,6 +52,18 @@ pub struct ModelArgs {
     pub seed: u64,
 }
 
+fn quant_of(quant: Option<String>, folder: &Path) -> Result<Option<Quant>> {
+    let Some(quant) = quant else { return Ok(None) };
+    let file = folder.join(CONFIG_FILE);
+    parse_quant(&quant).map_err(|reason| anyhow!("{}: base_model.quant: {reason}", file.display()))
+}
+
+/// Whether a model would be downloaded.
+fn needs_download(name: &str, revision: Option<&str>) -> bool {
+    let is_local = name.starts_with(reft_train::tiny::PREFIX) || Path::new(name).is_dir();
+    !is_local && !reft_models::load::is_cached(name, revision)
+}
+
 /// A language model, ready to use.
 pub struct Ready<B: Backend> {
     pub loaded: LoadedModel<B, Llama<B>>,
@@ -60,21 +76,48 @@ impl ModelArgs {
     pub fn name(&self) -> Result<String> {
         match (&self.model, &self.adapter) {
             (Some(name), _) => Ok(name.clone()),
-            (None, Some(adapter)) => Ok(read_adapter(adapter)?.0.base_model.name),
+            (None, Some(adapter)) => match AdapterFiles::find(adapter)?.base_model() {
+                Some(name) => Ok(name.into()),
+                None => bail!("{}: does not name its model; pass it with --model", adapter.display()),
+            },
             (None, None) => bail!("no model given: pass --model or --adapter"),
         }
+    }
+
+    /// The requested revision, or that of the adapter's model if this is the one that is used.
+    pub fn revision(&self) -> Result<Option<String>> {
+        match (&self.revision, &self.model, &self.adapter) {
+            (None, None, Some(adapter)) => Ok(AdapterFiles::find(adapter)?.revision().map(str::to_string)),
+            (revision, ..) => Ok(revision.clone()),
+        }
+    }
+
+    /// Says on standard error which model is about to be downloaded because the adapter names it.
+    pub fn announce_download(&self) -> Result<()> {
+        let (name, revision) = (self.name()?, self.revision()?);
+        let is_named_by_adapter = self.model.is_none();
+        if is_named_by_adapter && needs_download(&name, revision.as_deref()) {
+            let revision = revision.map_or(String::new(), |revision| format!(" (revision {revision})"));
+            note!("the adapter was trained on {name}{revision}, which is downloaded from the Hub now");
+        }
+        Ok(())
+    }
+
+    /// What to do with an adapter of other weights.
+    pub fn other_weights(&self) -> OtherWeights {
+        if self.force { OtherWeights::Warn } else { OtherWeights::Refuse }
     }
 
     /// The requested precision; the quantization is the adapter's unless requested otherwise.
     pub fn precision(&self) -> Result<PrecisionRequest> {
         let of_adapter = match &self.adapter {
-            Some(folder) => match read_adapter(folder)?.0.base_model.quant {
-                Some(quant) => parse_quant(&quant).map_err(|reason| {
-                    let file = folder.join(CONFIG_FILE);
-                    anyhow!("{}: base_model.quant: {reason}", file.display())
-                })?,
-                None => None,
-            },
+            Some(path) => {
+                let AdapterFiles { folder, kind } = AdapterFiles::find(path)?;
+                match kind {
+                    AdapterKind::Reft(config, _) => quant_of(config.base_model.quant, &folder)?,
+                    AdapterKind::Peft(_) => None,
+                }
+            }
             None => None,
         };
         Ok(PrecisionRequest { dtype: self.dtype, quant: self.quant.unwrap_or(of_adapter) })
@@ -83,14 +126,18 @@ impl ModelArgs {
     /// Loads the language model and its adapter.
     pub fn load<B: Backend>(&self, on: &Chosen<B::Device>) -> Result<Ready<B>> {
         if let Some(folder) = &self.adapter {
-            check_generates(folder, read_adapter(folder)?.1.task.as_ref())?;
+            check_generates(&AdapterFiles::find(folder)?)?;
         }
         let name = self.name()?;
+        self.announce_download()?;
         B::seed(&on.device, self.seed);
         let loaded: LoadedModel<B, Llama<B>> =
-            load_model(&name, self.revision.as_deref(), self.precision()?, on)?;
-        let adapter = self.adapter.as_deref();
-        let adapter = adapter.map(|folder| load_adapter(folder, &loaded, &on.device)).transpose()?;
+            load_model(&name, self.revision()?.as_deref(), self.precision()?, on)?;
+        let load = |folder| load_adapter(folder, &loaded, self.other_weights(), &on.device);
+        let adapter = self.adapter.as_deref().map(load).transpose()?;
+        for warning in adapter.iter().flat_map(|adapter| &adapter.warnings) {
+            note!("warning: {warning}");
+        }
         let max_length = max_length(self.max_length, loaded.model.config().max_position_embeddings)?;
         Ok(Ready { loaded, adapter, max_length })
     }

@@ -52,8 +52,13 @@ pub fn classify<B: Backend>(
     on: &Chosen<B::Device>,
 ) -> Result<Classified> {
     let Some(folder) = &model.adapter else { bail!("no classifier given: pass --adapter") };
-    let revision = model.revision.as_deref();
-    let classifier = load_classifier::<B>(folder, &model.name()?, revision, model.precision()?, on)?;
+    let (name, revision) = (model.name()?, model.revision()?);
+    model.announce_download()?;
+    let (precision, other_weights) = (model.precision()?, model.other_weights());
+    let classifier = load_classifier::<B>(folder, &name, revision.as_deref(), precision, other_weights, on)?;
+    for warning in &classifier.warnings {
+        note!("warning: {warning}");
+    }
     let (loaded, spec) = (&classifier.loaded, classifier.spec);
     let rows = read_task_rows(&spec.config.name, Path::new(data))?;
     let config = loaded.model.config();

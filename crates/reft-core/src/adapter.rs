@@ -48,17 +48,46 @@ pub type Metadata = serde_json::Map<String, Value>;
 pub struct BaseModel {
     /// Folder or Hub name, as given by the user.
     pub name: String,
-    /// Identifies the configuration and weights; the adapter is refused on any other model.
+    /// The commit of a model from the Hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Identifies what the model computes.
     pub fingerprint: String,
+    /// The same of copies of the model in half precision; absent in adapters of version 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounded: Option<RoundedFingerprints>,
+    /// Identifies how the tokenizer encodes texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// Identifies the chat template, if the model has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
     /// How the weights were held if they were quantized, in the words of the crate that loaded them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quant: Option<String>,
 }
 
+/// The fingerprints that copies of a model in half precision have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundedFingerprints {
+    /// That of the weights rounded to bf16.
+    pub bf16: String,
+    /// That of the weights rounded to f16.
+    pub f16: String,
+}
+
 impl BaseModel {
-    /// A model that is not quantized.
+    /// A model that is not quantized, with nothing but a fingerprint to tell it from others.
     pub fn new(name: impl Into<String>, fingerprint: impl Into<String>) -> Self {
-        Self { name: name.into(), fingerprint: fingerprint.into(), quant: None }
+        Self {
+            name: name.into(),
+            revision: None,
+            fingerprint: fingerprint.into(),
+            rounded: None,
+            tokenizer: None,
+            chat_template: None,
+            quant: None,
+        }
     }
 }
 
@@ -289,7 +318,7 @@ mod tests {
             .with_positions("f2+l1".parse().expect("valid"))
             .with_tied(false)
             .with_dropout(0.05);
-        let base_model = BaseModel { name: "some/model".into(), fingerprint: "abc".into(), quant: None };
+        let base_model = BaseModel::new("some/model", "abc");
         let reft = config.with_seed(4).init(&Default::default());
         Adapter::new(reft, base_model).with_metadata(&notes())
     }

@@ -21,6 +21,13 @@ impl ModelFiles {
         }
     }
 
+    /// The commit, if the folder is a snapshot in the Hub's cache: `snapshots/{commit}`.
+    pub fn revision(&self) -> Option<String> {
+        let ModelFiles::Folder(folder) = self else { return None };
+        let is_snapshot = folder.parent()?.file_name()? == "snapshots";
+        is_snapshot.then(|| folder.file_name().map(|name| name.to_string_lossy().into_owned()))?
+    }
+
     /// The path of a file in errors; `embedded {name}` for embedded files.
     pub fn path(&self, name: &str) -> PathBuf {
         match self {

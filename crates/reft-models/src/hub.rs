@@ -92,6 +92,12 @@ pub fn download(name: &str, revision: Option<&str>) -> Result<PathBuf, HubError>
     Hub::from_env().download(name, revision.unwrap_or("main"))
 }
 
+/// Whether the files of a model are in the cache.
+pub fn is_cached(name: &str, revision: Option<&str>) -> bool {
+    let cache_only = Hub { offline: true, ..Hub::from_env() };
+    cache_only.download(name, revision.unwrap_or("main")).is_ok()
+}
+
 impl Hub {
     /// Reads the environment variables, see the [module](self).
     pub fn from_env() -> Self {
@@ -175,6 +181,12 @@ impl Fetch<'_> {
         let cache = Cache::new(self.hub.cache.clone());
         if let Some(path) = cache.repo(repo.clone()).get(file) {
             return Ok(Some(path));
+        }
+        // A commit is a folder in the cache, whatever branch it was downloaded as.
+        let model = format!("models--{}", self.name.replace('/', "--"));
+        let commit = self.hub.cache.join(model).join("snapshots").join(self.revision).join(file);
+        if is_plain(self.revision) && commit.is_file() {
+            return Ok(Some(commit));
         }
         if self.hub.offline {
             return Ok(None);

@@ -40,6 +40,7 @@ pub mod batch;
 pub mod cache;
 mod chat;
 pub mod files;
+mod fingerprint;
 pub mod footprint;
 mod frozen;
 pub mod generate;

@@ -4,6 +4,7 @@
 use crate::hub::HubError;
 use crate::{
     files::{ModelFiles, TokenIds},
+    fingerprint,
     keys::{Keys, json_object},
     precision::{Dtype, Precision},
     quantized,
@@ -14,6 +15,8 @@ use crate::{
 use burn::tensor::backend::Backend;
 use reft_core::{BaseModel, FileError, head::HeadValues};
 use std::{collections::BTreeSet, path::Path};
+
+const CONFIG: &str = "config.json";
 
 /// A model that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,7 @@ pub struct LoadedModel<B: Backend, M> {
     pub base: BaseModel,
     /// Token ids that end a generated text.
     pub stop_ids: Vec<u32>,
+    files: ModelFiles,
 }
 
 /// An opened model whose weights are not loaded yet: enough to tell how much memory it needs.
@@ -59,6 +63,7 @@ pub struct Checkpoint<C> {
     /// Token ids that end a generated text.
     pub stop_ids: Vec<u32>,
     head: Option<HeadValues>,
+    files: ModelFiles,
     weights: Weights,
 }
 
@@ -71,7 +76,6 @@ impl<C: ModelConfig> Checkpoint<C> {
         files: &ModelFiles,
         name: &str,
     ) -> Result<Self, LoadError> {
-        const CONFIG: &str = "config.json";
         let config_json = files.read(CONFIG)?;
         let refuse = |reason| FileError::Invalid { path: files.path(CONFIG), reason };
         if let Some(reason) = json_object(&config_json).ok().as_ref().and_then(quantized::by_config) {
@@ -79,8 +83,6 @@ impl<C: ModelConfig> Checkpoint<C> {
         }
         let config = M::parse(&config_json).map_err(refuse)?;
         let mut weights = Weights::open(files)?;
-        let fingerprint = weights.fingerprint(&config_json);
-        weights.release();
         weights.refuse_quantized()?;
         weights.rename(|name| M::tensor_name(&config, name));
         if let Some((present, absent)) = M::stands_for(&config)
@@ -95,11 +97,20 @@ impl<C: ModelConfig> Checkpoint<C> {
         weights.check(M::tensors(&config))?;
         let tokenizer = Tokenizer::load(files)?;
         tokenizer.check_end_token(files, config.vocab_size())?;
-        let base = BaseModel { name: name.into(), fingerprint, quant: None };
+        let (fingerprint, rounded) = fingerprint::of_model(&weights, &config.function());
+        weights.release();
+        let base = BaseModel {
+            revision: files.revision(),
+            rounded: Some(rounded),
+            tokenizer: Some(tokenizer.fingerprint()),
+            chat_template: tokenizer.chat_template_fingerprint(),
+            ..BaseModel::new(name, fingerprint)
+        };
         let mut stop_ids: BTreeSet<u32> = M::stop_ids(&config).into_iter().collect();
         stop_ids.extend(generation_stop_ids(files, config.vocab_size())?);
         stop_ids.extend(tokenizer.eos().map(|token| token.id));
-        Ok(Self { config, tokenizer, base, stop_ids: stop_ids.into_iter().collect(), head, weights })
+        let (files, stop_ids) = (files.clone(), stop_ids.into_iter().collect());
+        Ok(Self { files, config, tokenizer, base, stop_ids, head, weights })
     }
 
     /// Names and shapes of the tensors that the model will load.
@@ -121,12 +132,33 @@ impl<C: ModelConfig> Checkpoint<C> {
         precision: Precision,
         device: &B::Device,
     ) -> Result<LoadedModel<B, M>, LoadError> {
-        let Self { config, tokenizer, mut base, stop_ids, head, mut weights } = self;
+        let Self { config, tokenizer, mut base, stop_ids, head, files, mut weights } = self;
         base.quant = precision.quant.map(|quant| quant.name().into());
         let mut tensors = NamedTensors::default();
         let model = M::from_source(&config, &mut tensors.record(weights.on::<B>(precision, device)));
         weights.finish()?;
-        Ok(LoadedModel { model, tensors, head, tokenizer, base, stop_ids })
+        Ok(LoadedModel { model, tensors, head, tokenizer, base, stop_ids, files })
+    }
+}
+
+impl<B: Backend, M> LoadedModel<B, M> {
+    /// The model's `config.json`, read again.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn config_json(&self) -> Result<Vec<u8>, FileError> {
+        Ok(self.files.read(CONFIG)?.into_owned())
+    }
+
+    /// The fingerprint that version 0.1 stored in adapters of this model. Opens the files again.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged by now.
+    pub fn earlier_fingerprint(&self) -> Result<String, FileError> {
+        let weights = Weights::open(&self.files)?;
+        let fingerprint = weights.earlier_fingerprint(&self.files.read(CONFIG)?);
+        weights.release();
+        Ok(fingerprint)
     }
 }
 
@@ -157,6 +189,17 @@ fn generation_stop_ids(files: &ModelFiles, vocab_size: usize) -> Result<Vec<u32>
     match ids {
         Ok(ids) => Ok(ids.as_ref().map(TokenIds::as_slice).unwrap_or_default().to_vec()),
         Err(reason) => Err(FileError::Invalid { path: files.path(GENERATION), reason }),
+    }
+}
+
+/// Whether a model of the Hub is complete in the cache, so that [`find`] does not download anything.
+pub fn is_cached(name: &str, revision: Option<&str>) -> bool {
+    #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+    return crate::hub::is_cached(name, revision);
+    #[cfg(not(all(feature = "hub", not(target_arch = "wasm32"))))]
+    {
+        let _ = (name, revision);
+        false
     }
 }
 

@@ -203,6 +203,11 @@ impl ModelConfig for RobertaConfig {
     fn vocab_size(&self) -> usize {
         self.vocab_size
     }
+
+    fn function(&self) -> String {
+        let (heads, first) = (self.num_attention_heads, self.first_position());
+        format!("roberta heads {heads} eps {:?} first position {first}", self.layer_norm_eps)
+    }
 }
 
 /// Dropout rates within the model.

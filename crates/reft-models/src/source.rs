@@ -17,6 +17,10 @@ pub trait ModelConfig {
 
     /// Number of token ids.
     fn vocab_size(&self) -> usize;
+
+    /// The values on which the result depends, except those that the shapes of the tensors tell. Two configurations have the
+    /// same text exactly if models with the same tensors compute the same.
+    fn function(&self) -> String;
 }
 
 /// A model that can be loaded from files in Hugging Face's layout.

@@ -104,7 +104,7 @@ pub enum TuningError {
 }
 
 /// Names and shapes `[d_out, d_in]` of the linear maps within the blocks.
-fn maps<'a>(shapes: &[(&'a str, &[usize])]) -> Vec<(&'a str, [usize; 2])> {
+pub(crate) fn maps<'a>(shapes: &[(&'a str, &[usize])]) -> Vec<(&'a str, [usize; 2])> {
     let map = |(name, shape): &(&'a str, &[usize])| {
         let map = name.strip_suffix(".weight")?;
         let shape = <[usize; 2]>::try_from(*shape).ok()?;

@@ -2,7 +2,7 @@
 
 use crate::{
     files::ModelFiles,
-    names,
+    fingerprint, names,
     precision::{Dtype, Precision},
     quantized,
     shards::{Shard, shorten},
@@ -15,6 +15,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    ops::Range,
     path::PathBuf,
 };
 
@@ -146,10 +147,9 @@ impl Weights {
         largest.and_then(|(_, info)| model_dtype(info)).unwrap_or_default()
     }
 
-    /// Identifies a model: a hash of its configuration, of the name, dtype and shape of every tensor, and of samples
-    /// of their values.
-    pub(crate) fn fingerprint(&self, config_json: &[u8]) -> String {
-        // These keys do not affect what the model computes.
+    /// The fingerprint that version 0.1 gave to a model: a hash of its configuration, of the name, dtype and shape of every
+    /// tensor, and of samples of their values.
+    pub(crate) fn earlier_fingerprint(&self, config_json: &[u8]) -> String {
         const VOLATILE: [&str; 5] =
             ["transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache"];
         const SAMPLES: usize = 16;
@@ -168,7 +168,14 @@ impl Weights {
                 hash.update(&data[at..(at + SAMPLE_BYTES).min(data.len())]);
             }
         }
-        hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        fingerprint::text_of(hash)
+    }
+
+    /// Some of a tensor's values, of those that models can be loaded from; without checks.
+    pub(crate) fn values_at(&self, name: &str, range: Range<usize>) -> Vec<f32> {
+        let Some((shard, info)) = self.info(name) else { return Vec::new() };
+        let Some(dtype) = model_dtype(info) else { return Vec::new() };
+        floats(&shard.data(info)[range.start * dtype.size()..range.end * dtype.size()], dtype)
     }
 
     /// Tells the system that pages read so far are no longer needed.
@@ -206,17 +213,7 @@ impl Weights {
 
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
         let (shard, info, dtype) = self.check_tensor(name, shape)?;
-        let bytes = shard.data(info);
-        let half = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-        let values: Vec<f32> = match dtype {
-            Dtype::F32 => {
-                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-            }
-            Dtype::Bf16 => bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(half(b)) << 16)).collect(),
-            Dtype::F16 => {
-                bytes.chunks_exact(2).map(|b| burn::tensor::f16::from_bits(half(b)).to_f32()).collect()
-            }
-        };
+        let values = floats(shard.data(info), dtype);
         shard.release(info);
         match values.iter().filter(|x| !x.is_finite()).count() {
             0 => Ok(values),
@@ -316,9 +313,28 @@ impl<B: Backend> TensorSource<B> for DeviceSource<'_, B> {
     }
 }
 
+/// The numbers of a tensor's bytes.
+fn floats(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    let half = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
+    match dtype {
+        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Dtype::Bf16 => bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(half(b)) << 16)).collect(),
+        Dtype::F16 => bytes.chunks_exact(2).map(|b| burn::tensor::f16::from_bits(half(b)).to_f32()).collect(),
+    }
+}
+
+/// The numbers of a tensor in a file, if models can be loaded from its dtype.
+pub(crate) fn floats_of(dtype: safetensors::Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    known_dtype(dtype).map(|dtype| floats(bytes, dtype))
+}
+
 /// The dtype of a tensor in a file, if models can be loaded from it.
 fn model_dtype(info: &TensorInfo) -> Option<Dtype> {
-    match info.dtype {
+    known_dtype(info.dtype)
+}
+
+fn known_dtype(dtype: safetensors::Dtype) -> Option<Dtype> {
+    match dtype {
         safetensors::Dtype::F32 => Some(Dtype::F32),
         safetensors::Dtype::F16 => Some(Dtype::F16),
         safetensors::Dtype::BF16 => Some(Dtype::Bf16),
@@ -356,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_stay_the_same_between_versions() {
+    fn the_fingerprints_of_version_0_1_stay_the_same() {
         let folder = tempfile::tempdir().expect("a folder");
         small_model(folder.path());
         let weights = open(folder.path()).expect("opened");
@@ -366,9 +382,9 @@ mod tests {
             r#"{"model_type": "llama", "hidden_size": 2}"#,
             r#"{"hidden_size": 2, "torch_dtype": "float32", "model_type": "llama"}"#,
         ] {
-            assert_eq!(weights.fingerprint(config.as_bytes()), expected);
+            assert_eq!(weights.earlier_fingerprint(config.as_bytes()), expected);
         }
-        assert_ne!(weights.fingerprint(br#"{"hidden_size": 3, "model_type": "llama"}"#), expected);
+        assert_ne!(weights.earlier_fingerprint(br#"{"hidden_size": 3, "model_type": "llama"}"#), expected);
     }
 
     #[test]

@@ -52,6 +52,24 @@ pub enum RunError {
     /// The files of an adapter.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
+    /// Something else than an adapter.
+    #[error("{}: {reason}", path.display())]
+    NotAnAdapter {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        reason: String,
+    },
+    /// An adapter that was trained on a model with other weights.
+    #[error("{adapter}: trained on {trained_on}, but {model} has other weights or settings")]
+    OtherWeights {
+        /// The adapter.
+        adapter: String,
+        /// The model in use.
+        model: String,
+        /// The model that it was trained on.
+        trained_on: String,
+    },
     /// An adapter that does not fit the model.
     #[error("{adapter}: {reason}")]
     WrongModel {

@@ -33,6 +33,7 @@
 //! |---|---|
 //! | [`app`] | models for applications: train, load, apply, stream, classify |
 //! | [`open`], [`adapter`] | models and adapters from disk; what an adapter stores |
+//! | [`adapter_files`], [`same_model`] | the kind of an adapter, also of other programs; whether it belongs to a model |
 //! | [`device`], [`selftest`] | the backend, chosen at run time; whether it computes correctly |
 //! | [`memory`], [`workload`] | the memory of the machine, and the memory that a run needs |
 //! | [`tiny`] | the embedded default model and data |
@@ -41,6 +42,7 @@
 //! This crate prints nothing: a run reports [`run::Event`]s, training reports to an [`Observer`].
 
 pub mod adapter;
+pub mod adapter_files;
 pub mod app;
 pub mod checkpoint;
 mod count;
@@ -59,6 +61,7 @@ pub mod open;
 pub mod optim;
 pub mod recipe;
 pub mod run;
+pub mod same_model;
 pub mod score;
 pub mod selftest;
 pub mod tasks;

@@ -8,6 +8,7 @@ use crate::{
     objective::step_gradients,
     observer::Silent,
     open::load_adapter,
+    same_model::OtherWeights,
     tasks::LanguageModeling,
     tiny,
     train_config::TrainConfig,
@@ -153,7 +154,7 @@ impl OnDevice for SelfTest<'_> {
 
         Adapter::new(reft, loaded.base.clone()).save(self.folder)?;
         let nll_of = |folder: &Path| -> Result<f64, RunError> {
-            let reft = load_adapter(folder, &loaded, device)?.adapter.reft;
+            let reft = load_adapter(folder, &loaded, OtherWeights::Refuse, device)?.adapter.reft;
             Ok(likelihood(&loaded.model, &reft.hook(), &examples, ROWS).nll)
         };
         let loaded_nll = nll_of(self.folder)?;

@@ -244,6 +244,15 @@ impl ModelConfig for LlamaConfig {
     fn vocab_size(&self) -> usize {
         self.vocab_size
     }
+
+    fn function(&self) -> String {
+        let windows: Vec<Option<usize>> = (0..self.num_hidden_layers).map(|layer| self.window(layer)).collect();
+        let windows = if windows.iter().all(Option::is_none) { Vec::new() } else { windows };
+        format!(
+            "llama heads {} {} {} eps {:?} rope {:?} windows {windows:?}",
+            self.num_attention_heads, self.num_key_value_heads, self.head_dim, self.rms_norm_eps, self.rope,
+        )
+    }
 }
 
 fn check_heads(keys: &mut Keys<'_>, [hidden_size, heads, kv_heads]: [usize; 3], head_dim: Option<usize>) {

@@ -22,6 +22,7 @@ mod special;
 use crate::{
     chat::{Chat, RenderedChat},
     files::{ModelFiles, TokenIds},
+    fingerprint,
 };
 use class::{Class, Resolved};
 use json::JsonFile;
@@ -163,6 +164,26 @@ impl Tokenizer {
     /// The token that ends a text.
     pub fn eos(&self) -> Option<&SpecialToken> {
         self.eos.as_ref()
+    }
+
+    /// Identifies how texts are encoded: a hash of the tokens of some texts, so that the files may say it differently.
+    pub(crate) fn fingerprint(&self) -> String {
+        const TEXTS: [&str; 6] = [
+            "The quick brown fox jumps over the lazy dog.",
+            "  two spaces,\ttab\n\nand 3.14159 + 1,000,000 = ?",
+            "fn main() { println!(\"{}\", a_b[0] != c::D); }",
+            "Grüße aus København; l'été — naïve Ünïcödé",
+            "東京の天気 Привет мир שלום 🙂👩‍💻",
+            "unbelievably re-tokenised McDonald's @user #tag https://example.org/x?y=z",
+        ];
+        let ids: Vec<Vec<u32>> = TEXTS.iter().map(|text| self.encode(text).unwrap_or_default()).collect();
+        let end = self.eos.as_ref().map(|token| token.id);
+        fingerprint::of_text(&format!("{} {end:?} {ids:?}", self.vocab_size()))
+    }
+
+    /// Identifies the chat template, if there is one.
+    pub(crate) fn chat_template_fingerprint(&self) -> Option<String> {
+        self.chat_template.as_deref().map(fingerprint::of_text)
     }
 
     /// Names and texts of the special tokens, such as `eos_token`, as transformers gives them to chat templates:

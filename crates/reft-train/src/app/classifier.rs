@@ -7,6 +7,7 @@ use crate::{
     error::RunError,
     metrics::argmax,
     open::{attach_classifier, find_model, read_classifier},
+    same_model::OtherWeights,
     tasks::{Classification, TaskSpec, initial_head, predict as outputs_of, probabilities},
     trainable::Trainable,
 };
@@ -136,7 +137,8 @@ impl<B: Backend> TextEncoder<B> {
     pub fn classifier(&self, folder: impl AsRef<Path>) -> Result<TextClassifier<B>, RunError> {
         let (folder, device) = (folder.as_ref(), self.loaded.model.device());
         let saved = read_classifier::<B>(folder, &device)?;
-        let (trainable, spec) = attach_classifier(folder, saved, &self.loaded, &device)?;
+        let (trainable, spec, _) =
+            attach_classifier(folder, saved, &self.loaded, OtherWeights::Refuse, &device)?;
         Ok(TextClassifier { encoder: self.clone(), trainable, spec })
     }
 

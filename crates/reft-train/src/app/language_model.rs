@@ -6,7 +6,8 @@ use crate::{
     data::{DataError, DataSet, Encoding, PromptLimit, Row, Template, TextStream, max_length},
     error::RunError,
     eval::EvalError,
-    open::{LanguageModelAdapter, check_adapter, find_model, load_adapter},
+    open::{LanguageModelAdapter, find_model, load_adapter},
+    same_model::{OtherWeights, check_sizes},
     tasks::LanguageModeling,
 };
 use burn::tensor::backend::Backend;
@@ -98,7 +99,7 @@ impl<B: Backend> LanguageModel<B> {
             let template = origin.template;
             let metadata = AdapterMetadata { template: template.clone(), ..AdapterMetadata::default() };
             let adapter = Adapter::new(trainable.reft, origin.base).with_metadata(&metadata);
-            LanguageModelAdapter { adapter, template, tuned: None }
+            LanguageModelAdapter::trained(adapter, template)
         }))
     }
 
@@ -107,7 +108,20 @@ impl<B: Backend> LanguageModel<B> {
     /// # Errors
     /// If it cannot be read, is a classifier's, or was trained on another model.
     pub fn adapter(&self, folder: impl AsRef<Path>) -> Result<LanguageModelAdapter<B>, RunError> {
-        load_adapter(folder.as_ref(), &self.loaded, &self.loaded.model.device())
+        let device = self.loaded.model.device();
+        load_adapter(folder.as_ref(), &self.loaded, OtherWeights::Refuse, &device)
+    }
+
+    /// Loads an adapter of a model with other weights, whose effect on this model is unknown. Its sizes must fit, and its
+    /// [`warnings`](LanguageModelAdapter::warnings) say what differs.
+    ///
+    /// # Errors
+    /// If it cannot be read, is a classifier's, or does not fit the sizes of this model.
+    pub fn adapter_of_other_weights(
+        &self,
+        folder: impl AsRef<Path>,
+    ) -> Result<LanguageModelAdapter<B>, RunError> {
+        load_adapter(folder.as_ref(), &self.loaded, OtherWeights::Warn, &self.loaded.model.device())
     }
 
     /// Continues a prompt with an adapter, greedily, up to 256 tokens. [`stream`](Self::stream) has settings.
@@ -134,12 +148,22 @@ impl<B: Backend> LanguageModel<B> {
         on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<String, RunError> {
         let model = &self.loaded.model;
-        check_adapter(Path::new("the adapter"), &adapter.adapter, &self.loaded.base, model.config())?;
+        let base = &self.loaded.base;
+        check_sizes(Path::new("the adapter"), adapter.adapter.reft.config(), base, model.config())?;
+        if adapter.used_on != base.fingerprint {
+            return Err(RunError::OtherWeights {
+                adapter: "the adapter".into(),
+                model: base.name.clone(),
+                trained_on: adapter.adapter.base_model.name.clone(),
+            });
+        }
         let of_adapter = adapter.adapter.reft.edits().next().map(|edit| edit.intervention.bias().device());
         if of_adapter.is_some_and(|device| device != model.device()) {
             return Err(RunError::OtherDevice);
         }
-        let template = Template::parse(&adapter.template)?;
+        // An adapter of PEFT does not say with which template it was trained.
+        let text = if adapter.template == "auto" { "plain" } else { &adapter.template };
+        let template = Template::parse(text)?;
         let question = template.question(prompt);
         let tokens = template.encode_prompt(&question, &self.loaded.tokenizer, PromptLimit::NONE)?.tokens;
         self.stream_tokens(adapter.model(model), tokens, adapter, config, on_text)

@@ -1,5 +1,11 @@
 //! Files of trained weights: LoRA in the format of [PEFT](https://github.com/huggingface/peft), other baselines as one
-//! safetensors file with Hugging Face's names.
+//! safetensors file with Hugging Face's names. Adapters that PEFT wrote are read by [`PeftConfig`] and [`PeftWeights`].
+
+mod config;
+mod weights;
+
+pub use config::{PEFT_CONFIG, PeftConfig};
+pub use weights::PeftWeights;
 
 use crate::{
     roberta::RobertaConfig,
@@ -18,7 +24,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const PEFT_CONFIG: &str = "adapter_config.json";
 const PEFT_TENSORS: &str = "adapter_model.safetensors";
 const TUNED_TENSORS: &str = "tuned.safetensors";
 /// Prefix of all tensors in PEFT's files.
@@ -77,6 +82,11 @@ impl PeftNames {
             },
         };
         Self { task_type: "SEQ_CLS", prefix: config.prefix(), head: Some(head) }
+    }
+
+    /// What precedes the names of the model's tensors.
+    pub fn prefix(&self) -> &'static str {
+        self.prefix
     }
 
     fn tensor(&self, name: &str) -> String {
