@@ -91,7 +91,7 @@ impl EvalArgs {
         let mut likelihood =
             likelihood(ready.model(), &ready.reft().map(Reft::hook), &set.examples, self.batch_size as usize);
         likelihood.rows = by_row(&likelihood.rows, &set);
-        set.notices().iter().for_each(|notice| note!("{}: {notice}", self.data));
+        set.notices.iter().for_each(|notice| note!("{notice}"));
         let exact_match = self.exact_match.then(|| self.exact_match(&ready, &rows, &template)).transpose()?;
         Ok(LanguageModel { likelihood, exact_match, cut: set.n_cut, dropped: set.n_dropped })
     }

@@ -152,9 +152,6 @@ impl Screen {
                     text += &format!(", {} skipped because they cannot be used", summary.skipped);
                 }
                 self.line(&text);
-                for notice in &summary.notices {
-                    self.line(&format!("note: {}: {notice}", summary.what));
-                }
             }
             Event::Notice(notice) => self.line(&format!("note       {notice}")),
             Event::Trainable { method, interventions, parameters, head, weights } => {

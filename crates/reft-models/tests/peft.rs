@@ -71,7 +71,8 @@ fn adapters_give_the_logits_of_peft() {
 /// A copy of an adapter whose tensors are kept, renamed or left out.
 fn changed(name: &str, rename: impl Fn(&str) -> Option<String>) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    fs::copy(fixture(name).join("adapter_config.json"), folder.path().join("adapter_config.json")).expect("copied");
+    fs::copy(fixture(name).join("adapter_config.json"), folder.path().join("adapter_config.json"))
+        .expect("copied");
     let bytes = fs::read(fixture(name).join("adapter_model.safetensors")).expect("readable");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     let tensors = file.iter().filter_map(|(name, view)| Some((rename(name)?, view)));
@@ -85,13 +86,17 @@ fn changed(name: &str, rename: impl Fn(&str) -> Option<String>) -> tempfile::Tem
 fn the_names_of_other_versions_of_peft_are_known() {
     let loaded = base("untied");
     for rename in [
-        |name: &str| name.replace("lora_A.weight", "lora_A.default.weight").replace("lora_B.weight", "lora_B.default.weight"),
+        |name: &str| {
+            name.replace("lora_A.weight", "lora_A.default.weight")
+                .replace("lora_B.weight", "lora_B.default.weight")
+        },
         |name: &str| name.strip_prefix("base_model.model.").unwrap_or(name).to_string(),
     ] {
         let folder = changed("rslora", |name| Some(rename(name)));
         read(folder.path(), &loaded).expect("the same adapter");
     }
-    let folder = changed("dora", |name| Some(name.replace("magnitude_vector", "magnitude_vector.default.weight")));
+    let folder =
+        changed("dora", |name| Some(name.replace("magnitude_vector", "magnitude_vector.default.weight")));
     read(folder.path(), &loaded).expect("the same adapter");
 }
 
@@ -110,7 +115,9 @@ fn what_does_not_fit_is_listed() {
     });
     assert_eq!(
         error(folder.path()),
-        format!("missing: {q0} [4, 16]\nunexpected: the update of model.layers.0.self_attn.x_proj, which the model does not have")
+        format!(
+            "missing: {q0} [4, 16]\nunexpected: the update of model.layers.0.self_attn.x_proj, which the model does not have"
+        )
     );
     let folder = changed("rslora", |name| {
         Some(if name.ends_with(q0) { "base_model.model.extra".into() } else { name.into() })

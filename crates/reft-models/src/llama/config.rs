@@ -246,7 +246,8 @@ impl ModelConfig for LlamaConfig {
     }
 
     fn function(&self) -> String {
-        let windows: Vec<Option<usize>> = (0..self.num_hidden_layers).map(|layer| self.window(layer)).collect();
+        let windows: Vec<Option<usize>> =
+            (0..self.num_hidden_layers).map(|layer| self.window(layer)).collect();
         let windows = if windows.iter().all(Option::is_none) { Vec::new() } else { windows };
         format!(
             "llama heads {} {} {} eps {:?} rope {:?} windows {windows:?}",

@@ -23,6 +23,7 @@ use crate::{
     chat::{Chat, RenderedChat},
     files::{ModelFiles, TokenIds},
     fingerprint,
+    keys::Keys,
 };
 use class::{Class, Resolved};
 use json::JsonFile;
@@ -231,7 +232,10 @@ impl Tokenizer {
     pub fn encode_with_offsets(&self, text: &str, rendered: bool) -> Result<EncodedText, TokenizerError> {
         let encoding = self.inner.encode(text, !rendered).map_err(failed)?;
         let n = encoding.len().saturating_sub(if rendered { 0 } else { self.n_suffix });
-        Ok(EncodedText { ids: encoding.get_ids()[..n].to_vec(), offsets: encoding.get_offsets()[..n].to_vec() })
+        Ok(EncodedText {
+            ids: encoding.get_ids()[..n].to_vec(),
+            offsets: encoding.get_offsets()[..n].to_vec(),
+        })
     }
 
     /// The token ids and token types of a text, or of a pair of texts, with special tokens.
@@ -387,10 +391,11 @@ fn end_token_of_model(
     model: &JsonFile,
 ) -> Result<Option<SpecialToken>, FileError> {
     let generation = JsonFile::read(files, "generation_config.json")?;
-    let values = [model, &generation].into_iter().filter_map(|file| file.get("eos_token_id"));
-    let ids = values.filter_map(|value| TokenIds::deserialize_lenient(value).ok().flatten());
+    let ids = [model, &generation].into_iter();
+    // Whether they are valid is checked with the model.
+    let ids = ids.filter_map(|file| Keys::new(&file.values, "").token_ids("eos_token_id", usize::MAX));
     Ok(ids
-        .flat_map(|ids| ids.as_slice().to_vec())
+        .flat_map(|ids: TokenIds| ids.as_slice().to_vec())
         .find_map(|id| Some(SpecialToken { text: tokenizer.id_to_token(id)?, id })))
 }
 

@@ -1,6 +1,14 @@
 //! Rows as tokens.
 
-use super::{conversation::TrainOn, encode::EncodedAnswer, error::DataError, rows::Row, template::Template};
+use super::{
+    bad_rows::{BadRows, OnBadRow},
+    conversation::TrainOn,
+    encode::EncodedAnswer,
+    error::DataError,
+    notices::unused_fields,
+    rows::Row,
+    template::Template,
+};
 use crate::count::count;
 use reft_models::Tokenizer;
 
@@ -14,7 +22,7 @@ pub trait Tokenized {
 }
 
 /// A prompt and its answer, as tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Example {
     /// Token ids of the prompt, followed by those of the answer.
     pub tokens: Vec<u32>,
@@ -53,17 +61,25 @@ pub struct Encoding<'a> {
     pub max_length: usize,
     /// Which messages of a chat are trained.
     pub train_on: TrainOn,
+    /// What happens to rows that cannot be used.
+    pub on_bad_row: OnBadRow,
 }
 
 impl<'a> Encoding<'a> {
-    /// For the last message of a chat.
+    /// For the last message of a chat, and files without rows that cannot be used.
     pub fn new(template: &'a Template, tokenizer: &'a Tokenizer, vocab: usize, max_length: usize) -> Self {
-        Self { template, tokenizer, vocab, max_length, train_on: TrainOn::Last }
+        let (train_on, on_bad_row) = (TrainOn::Last, OnBadRow::Error);
+        Self { template, tokenizer, vocab, max_length, train_on, on_bad_row }
     }
 
     /// For other messages of a chat.
     pub fn with_train_on(self, train_on: TrainOn) -> Self {
         Self { train_on, ..self }
+    }
+
+    /// For files with rows that cannot be used.
+    pub fn with_on_bad_row(self, on_bad_row: OnBadRow) -> Self {
+        Self { on_bad_row, ..self }
     }
 }
 
@@ -86,25 +102,36 @@ pub struct DataSet {
     pub n_merged: usize,
     /// Number of chats that the template renders differently once they are answered.
     pub n_differing: usize,
+    /// Number of rows that were skipped because they cannot be used.
+    pub n_skipped: usize,
+    /// What a user should know about the rows beside the counts of truncated and dropped ones, one line each.
+    pub notices: Vec<String>,
 }
 
 impl DataSet {
     /// Encodes rows; `file` names them in errors. Examples without an answer token left are dropped.
     ///
     /// # Errors
-    /// If a row has no prompt, no answer, or a token that the model does not have, or if every row is dropped.
+    /// If rows have no prompt, no answer, or a token that the model does not have, or if every row is dropped.
     pub fn encode(rows: &[Row], encoding: Encoding, file: &str) -> Result<Self, DataError> {
-        let Encoding { template, tokenizer, vocab, max_length, train_on } = encoding;
+        let Encoding { template, tokenizer, vocab, max_length, train_on, on_bad_row } = encoding;
         let mut set = DataSet { n_rows: rows.len(), ..Default::default() };
+        let mut bad = BadRows::default();
         for (idx, row) in rows.iter().enumerate() {
-            for answered in template.encode_answered(row, tokenizer, train_on)? {
+            let answers = row.readable().and_then(|row| template.encode_answered(row, tokenizer, train_on));
+            for answered in bad.keep(answers)?.into_iter().flatten() {
                 row.check_tokens(&answered.tokens, vocab)?;
                 set.push(answered, idx, max_length);
             }
         }
+        set.n_skipped = bad.finish(on_bad_row, rows.len())?;
         if set.examples.is_empty() {
             return Err(DataError::NothingLeft { file: file.into(), rows: rows.len(), max_length });
         }
+        set.notices = set.counted(file);
+        set.notices.extend(bad.notice());
+        let used = template.fields();
+        set.notices.extend(unused_fields(file, rows, |name| used.contains(name)));
         Ok(set)
     }
 
@@ -126,29 +153,23 @@ impl DataSet {
         self.row_of.push(row);
     }
 
-    /// What a user should know about the rows beside the counts of truncated and dropped ones, one sentence each.
-    pub fn notices(&self) -> Vec<String> {
-        let rows = |n: usize| count(n, "row");
-        let mut notices = Vec::new();
-        if self.n_empty > 0 {
-            notices
-                .push(format!("{} with an empty answer: only the end token is trained", rows(self.n_empty)));
-        }
-        if self.n_merged > 0 {
-            notices.push(format!(
-                "{} where one token holds the end of the prompt and the start of the answer; if the template ends in a \
-                 space, remove it",
-                rows(self.n_merged)
-            ));
-        }
-        if self.n_differing > 0 {
-            notices.push(format!(
-                "{} that the chat template renders differently once they are answered: the answer is what follows the \
-                 common part",
-                rows(self.n_differing)
-            ));
-        }
-        notices
+    /// The counts that are not zero, with what they mean.
+    fn counted(&self, file: &str) -> Vec<String> {
+        let counts = [
+            (self.n_empty, "with an empty answer: only the end token is trained"),
+            (
+                self.n_merged,
+                "where one token holds the end of the prompt and the start of the answer; if the template ends in a space, \
+                 remove it",
+            ),
+            (
+                self.n_differing,
+                "that the chat template renders differently once they are answered: the answer is what follows the common \
+                 part",
+            ),
+        ];
+        let counts = counts.into_iter().filter(|(n, _)| *n > 0);
+        counts.map(|(n, what)| format!("{file}: {} {what}", count(n, "row"))).collect()
     }
 }
 

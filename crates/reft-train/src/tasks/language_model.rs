@@ -5,7 +5,7 @@ use crate::{
     adapter::TaskConfig,
     data::{
         DataSet, Encoding, Example, LanguageModelBatch, Row, Template, Tokenized, find_rows, max_length,
-        read_split,
+        read_split, shared_rows,
     },
     error::RunError,
     eval::{Answer, AnswerConfig, EvalError, answers, exact_match, likelihood},
@@ -87,8 +87,9 @@ impl<B: Backend> Task<B> for LanguageModelTask {
         let max_length = max_length(data.max_length, config.max_position_embeddings)?;
         self.max_length = max_length;
         let encoding = Encoding::new(&self.template, tokenizer, config.vocab_size, max_length)
-            .with_train_on(data.train_on);
-        let mut summaries = Vec::new();
+            .with_train_on(data.train_on)
+            .with_on_bad_row(data.on_bad_row);
+        let (mut summaries, mut notices) = (Vec::new(), Vec::new());
         let mut encode = |what, rows: &[Row], file: &str| -> Result<Vec<Example>, RunError> {
             if rows.is_empty() {
                 return Ok(Vec::new());
@@ -96,12 +97,17 @@ impl<B: Backend> Task<B> for LanguageModelTask {
             let set = DataSet::encode(rows, encoding, file)?;
             let (rows, cut, dropped, skipped) = (set.examples.len(), set.n_cut, set.n_dropped, set.n_skipped);
             summaries.push(DataSummary { what, rows, cut, dropped, skipped });
-            notices.extend(set.notices(file));
+            for notice in set.notices {
+                if !notices.contains(&notice) {
+                    notices.push(notice);
+                }
+            }
             Ok(set.examples)
         };
         let train = encode("train", &self.train_rows, &data.train)?;
         let held_out = encode("held out", &self.held_out_rows, data.eval.as_ref().unwrap_or(&data.train))?;
-        Ok(DataSets { train, held_out, summaries, notices: Vec::new(), max_length })
+        notices.extend(shared_rows(&train, &held_out));
+        Ok(DataSets { train, held_out, summaries, notices, max_length })
     }
 
     fn n_logits(&self, config: &LlamaConfig) -> usize {
