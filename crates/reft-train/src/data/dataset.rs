@@ -128,7 +128,7 @@ impl DataSet {
         if set.examples.is_empty() {
             return Err(DataError::NothingLeft { file: file.into(), rows: rows.len(), max_length });
         }
-        set.notices = set.counted(file);
+        set.notices = set.counted(template, file);
         set.notices.extend(bad.notice());
         let used = template.fields();
         set.notices.extend(unused_fields(file, rows, |name| used.contains(name)));
@@ -154,14 +154,17 @@ impl DataSet {
     }
 
     /// The counts that are not zero, with what they mean.
-    fn counted(&self, file: &str) -> Vec<String> {
+    fn counted(&self, template: &Template, file: &str) -> Vec<String> {
+        let merged = if *template == Template::Chat {
+            "where one token holds the end of the prompt and the start of the answer, and is not trained; a chat template \
+             should not end in a space"
+        } else {
+            "where one token holds the end of the prompt and the start of the answer; if the template ends in a space, \
+             remove it"
+        };
         let counts = [
             (self.n_empty, "with an empty answer: only the end token is trained"),
-            (
-                self.n_merged,
-                "where one token holds the end of the prompt and the start of the answer; if the template ends in a space, \
-                 remove it",
-            ),
+            (self.n_merged, merged),
             (
                 self.n_differing,
                 "that the chat template renders differently once they are answered: the answer is what follows the common \

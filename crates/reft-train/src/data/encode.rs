@@ -104,7 +104,9 @@ impl Template {
 
     /// Encodes prompt and answer, without truncation: one example, or one for every trained message of a chat.
     ///
-    /// The answer begins with the first token that is not wholly in the prompt.
+    /// The answer begins with the first token that is not wholly in the prompt. In a chat, a token that holds the end of the
+    /// prompt and the start of the answer is not trained: there, transformers' trainers count the tokens of the prompt, and
+    /// losses stay comparable.
     ///
     /// # Errors
     /// If the row has no prompt or no answer.
@@ -193,16 +195,21 @@ fn encode_whole(
     let Whole { text, answer, differs, is_empty } = whole;
     let failed = |error| row.tokenizer_error(error);
     let EncodedText { mut ids, offsets } = tokenizer.encode_with_offsets(&text, is_chat).map_err(failed)?;
-    let first = offsets.iter().position(|(_, end)| *end > answer.start).unwrap_or(ids.len());
+    let mut first = offsets.iter().position(|(_, end)| *end > answer.start).unwrap_or(ids.len());
     let covered = offsets[..first].iter().map(|(_, end)| *end).max().unwrap_or(0);
     // Tokens that reach over the border, or leave a gap before it, may differ from those of the prompt alone.
     let is_suspicious =
         covered < answer.start || offsets.get(first).is_some_and(|(start, _)| *start < answer.start);
-    let is_merged = is_suspicious && {
+    let mut is_merged = false;
+    if is_suspicious {
         let prompt = &text[..answer.start];
         let alone = if is_chat { tokenizer.encode_rendered(prompt) } else { tokenizer.encode(prompt) };
-        !ids.starts_with(&alone.map_err(failed)?)
-    };
+        let alone = alone.map_err(failed)?;
+        is_merged = !ids.starts_with(&alone);
+        if is_merged && is_chat {
+            first = alone.len().min(ids.len());
+        }
+    }
     if answer.end < text.len() {
         let after = (first..ids.len()).find(|idx| offsets[*idx].0 >= answer.end);
         ids.truncate(after.unwrap_or(ids.len()));

@@ -18,6 +18,9 @@ const ALPACA_WITH_INPUT: &str = "Below is an instruction that describes a task, 
                                  context. Write a response that appropriately completes the \
                                  request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n";
 
+/// The fields of an answer.
+const ANSWERS: [&str; 2] = ["output", "completion"];
+
 /// How a row becomes a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Template {
@@ -136,13 +139,12 @@ impl Template {
 
     /// The fields of a row that this template, or the answer to it, is made of.
     pub fn fields(&self) -> BTreeSet<String> {
-        let answers = ["output", "completion"].map(String::from);
         let named: BTreeSet<String> = match self {
             Template::Custom(template) => template.fields(),
             Template::Chat => CHAT_FIELDS.map(String::from).into(),
             Template::Alpaca | Template::Plain => ["instruction", "prompt", "input"].map(String::from).into(),
         };
-        named.into_iter().chain(answers).collect()
+        named.into_iter().chain(ANSWERS.map(String::from)).collect()
     }
 
     /// The prompt of a row.
@@ -243,10 +245,14 @@ pub fn answer(row: &Row) -> Result<String, DataError> {
             .map(text_of)
             .ok_or_else(|| row.error("no answer: the last message must be the assistant's"));
     }
-    for key in ["output", "completion"] {
+    for key in ANSWERS {
         if let Some(text) = text_field(row, key)? {
             return Ok(text);
         }
+    }
+    // Files that were written with a column for the answers have null where it is empty.
+    if ANSWERS.iter().any(|key| row.fields.contains_key(*key)) {
+        return Ok(String::new());
     }
     Err(row.error(
         "no answer: expected text in `output` or `completion`, or `messages` that end with the assistant's",
@@ -305,7 +311,7 @@ mod tests {
             "template \"alpacca\": expected `auto`, `alpaca`, `chat`, `plain`, or a text with `{{ field }}`"
         );
         assert_eq!(
-            answer(&row("{\"instruction\": \"x\", \"output\": null}")).expect_err("none").to_string(),
+            answer(&row("{\"instruction\": \"x\"}")).expect_err("none").to_string(),
             "d.json, line 1: no answer: expected text in `output` or `completion`, or `messages` that end with the \
              assistant's"
         );
@@ -326,6 +332,7 @@ mod tests {
             "Below is an instruction that describes a task. Write a response that appropriately completes the \
              request.\n\n### Instruction:\nHi\n\n### Response:\n"
         );
+        assert_eq!(answer(&row("{\"output\": null}")).expect("empty"), "");
         let custom = Template::parse("Q: {{ instruction }}\nA:").expect("parsed");
         assert_eq!(custom.prompt(&with_input, &t).expect("rendered"), "Q: Add {input}.\nA:");
         assert_eq!(Template::Plain.prompt(&with_input, &t).expect("rendered"), "Add {input}.\n1 2\n");
