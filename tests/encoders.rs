@@ -25,7 +25,7 @@ use reft_models::{
 };
 use reft_train::{
     Classification, TaskSpec, Trainable,
-    data::{ClassifierBatch, LabeledText, Row, parse_rows},
+    data::{ClassifierBatch, LabeledText, OnBadRow, Row, parse_rows},
     metrics::Metric,
     step_gradients,
     tasks::{predict, read_task_rows},
@@ -182,8 +182,11 @@ fn real_texts<B: Backend>(loaded: &Encoder<B>, expected: &Value) -> Vec<LabeledT
             (TaskSpec::discover(name, None, None, &rows).expect("a task"), rows)
         });
         let row = std::slice::from_ref(&rows[get::<usize>(text, "row")]);
-        let example =
-            spec.encode(row, &loaded.tokenizer, vocab, 512, false).expect("encoded").examples.remove(0);
+        let example = spec
+            .encode(row, &loaded.tokenizer, vocab, 512, false, OnBadRow::Error)
+            .expect("encoded")
+            .examples
+            .remove(0);
         assert_eq!(example.tokens.len(), get::<usize>(text, "tokens"), "{text}");
         example
     });

@@ -11,7 +11,7 @@ use reft_core::Reft;
 use reft_train::{
     Chosen, DataSet, OnDevice,
     adapter_files::AdapterFiles,
-    data::{Encoding, Row, Template, TrainOn, find_rows},
+    data::{Encoding, OnBadRow, Row, Template, TrainOn, load_rows},
     eval::{AnswerConfig, Likelihood, RowNll, answers, exact_match, likelihood},
     on_device,
     tasks::Report,
@@ -23,7 +23,7 @@ use std::io::Write;
 pub struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// JSON, JSON Lines, CSV or TSV with prompts and answers, or with a classifier's texts and labels
+    /// JSON, JSON Lines, CSV, TSV or Parquet with prompts and answers, or with a classifier's texts and labels
     #[arg(long)]
     data: String,
     /// Rows per forward pass
@@ -38,6 +38,9 @@ pub struct EvalArgs {
     /// Messages of a chat's assistant to judge: `last` or `all`
     #[arg(long, default_value = "last", value_parser = <TrainOn as std::str::FromStr>::from_str)]
     train_on: TrainOn,
+    /// Skip and count rows that cannot be used, instead of refusing the file
+    #[arg(long)]
+    skip_bad_rows: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -74,25 +77,28 @@ impl OnDevice for &EvalArgs {
 
 impl EvalArgs {
     fn classifier<B: Backend>(&self, on: &Chosen<B::Device>) -> Result<Report> {
-        let classified = classify::<B>(&self.model, &self.data, self.batch_size as usize, true, on)?;
+        let (batch_size, skips) = (self.batch_size as usize, self.skip_bad_rows);
+        let classified = classify::<B>(&self.model, &self.data, batch_size, true, skips, on)?;
         let Classified { spec, set, outputs } = classified;
         Ok(Report::new(&spec, &set, &outputs))
     }
 
     fn language_model<B: Backend>(&self, on: &Chosen<B::Device>) -> Result<LanguageModel> {
-        let rows = find_rows(&self.data)?;
+        let rows = load_rows(&self.data)?;
         let ready = self.model.load::<B>(on)?;
         let template = ready.template(self.model.template.as_deref(), &rows)?;
         let loaded = &ready.loaded;
         let vocab = loaded.model.config().vocab_size;
-        let encoding =
-            Encoding::new(&template, &loaded.tokenizer, vocab, ready.max_length).with_train_on(self.train_on);
+        let encoding = Encoding::new(&template, &loaded.tokenizer, vocab, ready.max_length)
+            .with_train_on(self.train_on)
+            .with_on_bad_row(if self.skip_bad_rows { OnBadRow::Skip } else { OnBadRow::Error });
         let set = DataSet::encode(&rows, encoding, &self.data)?;
         let mut likelihood =
             likelihood(ready.model(), &ready.reft().map(Reft::hook), &set.examples, self.batch_size as usize);
         likelihood.rows = by_row(&likelihood.rows, &set);
         set.notices.iter().for_each(|notice| note!("{notice}"));
-        let exact_match = self.exact_match.then(|| self.exact_match(&ready, &rows, &template)).transpose()?;
+        let answers = || self.exact_match(&ready, &set.answered(&rows), &template);
+        let exact_match = self.exact_match.then(answers).transpose()?;
         Ok(LanguageModel { likelihood, exact_match, cut: set.n_cut, dropped: set.n_dropped })
     }
 
@@ -153,7 +159,8 @@ fn show_language_model(out: &mut impl Write, output: &LanguageModel) -> Result<(
 
 fn show_report(out: &mut impl Write, report: &Report) -> Result<()> {
     writeln!(out, "task         {}", report.task)?;
-    writeln!(out, "rows         {} ({} truncated)", report.rows, report.cut)?;
+    let skipped = if report.skipped > 0 { format!(", {} skipped", report.skipped) } else { String::new() };
+    writeln!(out, "rows         {} ({} truncated{skipped})", report.rows, report.cut)?;
     for (name, value) in &report.metrics.0 {
         writeln!(out, "{name:<12} {value:.4}")?;
     }

@@ -9,7 +9,7 @@ use reft_core::files::write_atomic;
 use reft_models::ModelConfig;
 use reft_train::{
     Chosen, OnDevice, TaskSpec,
-    data::{LabeledSet, max_length},
+    data::{LabeledSet, OnBadRow, max_length},
     metrics::argmax,
     on_device,
     open::load_classifier,
@@ -25,7 +25,7 @@ use std::{
 pub struct PredictArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// JSON, JSON Lines, CSV or TSV with the texts; labels are not needed
+    /// JSON, JSON Lines, CSV, TSV or Parquet with the texts; labels are not needed
     #[arg(long)]
     data: String,
     /// Output file: CSV if its name ends in .csv, else JSON Lines [default: standard output]
@@ -34,6 +34,9 @@ pub struct PredictArgs {
     /// Rows per forward pass
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
+    /// Predict nothing for rows that cannot be used, instead of refusing the file
+    #[arg(long)]
+    skip_bad_rows: bool,
 }
 
 /// A classifier's outputs for the rows of a file.
@@ -49,6 +52,7 @@ pub fn classify<B: Backend>(
     data: &str,
     batch_size: usize,
     labeled: bool,
+    skips_bad_rows: bool,
     on: &Chosen<B::Device>,
 ) -> Result<Classified> {
     let Some(folder) = &model.adapter else { bail!("no classifier given: pass --adapter") };
@@ -61,9 +65,16 @@ pub fn classify<B: Backend>(
     }
     let (loaded, spec) = (&classifier.loaded, classifier.spec);
     let rows = read_task_rows(&spec.config.name, Path::new(data))?;
+    if let Some(notice) = spec.unused_fields(data, &rows) {
+        note!("{notice}");
+    }
     let config = loaded.model.config();
     let max_length = max_length(model.max_length, config.context())?;
-    let set = spec.encode(&rows, &loaded.tokenizer, config.vocab_size, max_length, labeled)?;
+    let on_bad_row = if skips_bad_rows { OnBadRow::Skip } else { OnBadRow::Error };
+    let set = spec.encode(&rows, &loaded.tokenizer, config.vocab_size, max_length, labeled, on_bad_row)?;
+    for notice in set.notices(data) {
+        note!("{notice}");
+    }
     let outputs =
         outputs_of(&loaded.model, &loaded.tensors, &classifier.trainable, &set.examples, batch_size, &NoHook);
     Ok(Classified { spec, set, outputs })
@@ -73,56 +84,70 @@ impl OnDevice for &PredictArgs {
     type Output = Result<Classified>;
 
     fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Classified> {
-        classify::<A::InnerBackend>(&self.model, &self.data, self.batch_size as usize, false, on)
+        let batch_size = self.batch_size as usize;
+        classify::<A::InnerBackend>(&self.model, &self.data, batch_size, false, self.skip_bad_rows, on)
     }
 }
 
 pub fn predict(args: &PredictArgs) -> Result<()> {
-    let Classified { spec, outputs, .. } = on_device(&args.model.device, args)??;
+    let Classified { spec, set, outputs } = on_device(&args.model.device, args)??;
+    let mut rows = vec![None; set.n_rows];
+    for (idx, output) in set.row_of.iter().zip(outputs) {
+        rows[*idx] = Some(output);
+    }
     let as_csv = |path: &&PathBuf| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"));
     let bytes = match args.output.as_ref().filter(as_csv) {
-        Some(_) => csv_lines(&spec, &outputs)?,
-        None => json_lines(&spec, &outputs)?,
+        Some(_) => csv_lines(&spec, &rows)?,
+        None => json_lines(&spec, &rows)?,
     };
     match &args.output {
         Some(path) => {
             write_atomic(path, &bytes).with_context(|| path.display().to_string())?;
-            say!("{} rows written to {}", outputs.len(), path.display());
+            say!("{} rows written to {}", rows.len(), path.display());
         }
         None => std::io::stdout().lock().write_all(&bytes)?,
     }
     Ok(())
 }
 
-fn json_lines(spec: &TaskSpec, outputs: &[Vec<f32>]) -> Result<Vec<u8>> {
+/// The outputs for each row of the file; none for a row that cannot be used.
+type Outputs = [Option<Vec<f32>>];
+
+fn json_lines(spec: &TaskSpec, outputs: &Outputs) -> Result<Vec<u8>> {
     let labels = &spec.config.labels;
     let mut out = Vec::new();
     for row in outputs {
-        let line = if spec.is_regression() {
-            json!({ "value": row[0] })
-        } else {
-            let each = labels.iter().cloned().zip(probabilities(row).into_iter().map(Value::from));
-            json!({ "label": labels[argmax(row)], "probabilities": each.collect::<Map<_, _>>() })
+        let line = match row {
+            None if spec.is_regression() => json!({ "value": null }),
+            None => json!({ "label": null }),
+            Some(row) if spec.is_regression() => json!({ "value": row[0] }),
+            Some(row) => {
+                let each = labels.iter().cloned().zip(probabilities(row).into_iter().map(Value::from));
+                json!({ "label": labels[argmax(row)], "probabilities": each.collect::<Map<_, _>>() })
+            }
         };
         writeln!(out, "{}", serde_json::to_string(&line)?)?;
     }
     Ok(out)
 }
 
-fn csv_lines(spec: &TaskSpec, outputs: &[Vec<f32>]) -> Result<Vec<u8>> {
+fn csv_lines(spec: &TaskSpec, outputs: &Outputs) -> Result<Vec<u8>> {
     let labels = &spec.config.labels;
     let mut out = csv::Writer::from_writer(Vec::new());
-    if spec.is_regression() {
-        out.write_record(["value"])?;
+    let columns: Vec<String> = if spec.is_regression() {
+        vec!["value".into()]
     } else {
-        out.write_record(["label".to_string()].into_iter().chain(labels.iter().map(|l| format!("p({l})"))))?;
-    }
+        ["label".to_string()].into_iter().chain(labels.iter().map(|l| format!("p({l})"))).collect()
+    };
+    out.write_record(&columns)?;
     for row in outputs {
-        if spec.is_regression() {
-            out.write_record([row[0].to_string()])?;
-        } else {
-            let each = probabilities(row).into_iter().map(|p| format!("{p:.6}"));
-            out.write_record([labels[argmax(row)].clone()].into_iter().chain(each))?;
+        match row {
+            None => out.write_record(vec![""; columns.len()])?,
+            Some(row) if spec.is_regression() => out.write_record([row[0].to_string()])?,
+            Some(row) => {
+                let each = probabilities(row).into_iter().map(|p| format!("{p:.6}"));
+                out.write_record([labels[argmax(row)].clone()].into_iter().chain(each))?;
+            }
         }
     }
     Ok(out.into_inner()?)

@@ -3,7 +3,7 @@
 use super::trainer::{Trained, Trainer};
 use crate::{
     adapter::{AdapterOrigin, save_adapter},
-    data::{Row, max_length},
+    data::{OnBadRow, Row, max_length},
     error::RunError,
     metrics::argmax,
     open::{attach_classifier, find_model, read_classifier},
@@ -111,7 +111,8 @@ impl<B: Backend> TextEncoder<B> {
         }
         let spec = TaskSpec::discover(task, None, None, rows)?;
         let max_length = max_length(trainer.max_length, config.context())?;
-        let encode = |rows: &[Row]| spec.encode(rows, &loaded.tokenizer, config.vocab_size, max_length, true);
+        let (vocab, strict) = (config.vocab_size, OnBadRow::Error);
+        let encode = |rows: &[Row]| spec.encode(rows, &loaded.tokenizer, vocab, max_length, true, strict);
         let (train, held_out) = (encode(rows)?.examples, encode(&trainer.held_out)?.examples);
         let rate = trainer.config.model_dropout;
         let head = initial_head(loaded, &spec, rate, trainer.config.seed, &device);
@@ -174,7 +175,7 @@ impl<B: Backend> TextClassifier<B> {
     /// Classifies texts.
     ///
     /// # Errors
-    /// If a text is empty or does not fit the encoder, or the classifier compares two texts.
+    /// If a text does not fit the encoder, or the classifier compares two texts.
     pub fn predict(&self, texts: &[impl AsRef<str>]) -> Result<Vec<Prediction>, RunError> {
         self.predict_with_hook(texts, &NoHook)
     }
@@ -194,7 +195,7 @@ impl<B: Backend> TextClassifier<B> {
     /// Classifies rows with the classifier's text columns, which may be two.
     ///
     /// # Errors
-    /// If a row lacks a column, or a text is empty or does not fit the encoder.
+    /// If a row lacks a column, or a text does not fit the encoder.
     pub fn predict_rows(&self, rows: &[Row]) -> Result<Vec<Prediction>, RunError> {
         self.predict_rows_with_hook(rows, &NoHook)
     }
@@ -213,7 +214,8 @@ impl<B: Backend> TextClassifier<B> {
         let config = loaded.model.config();
         check_sites(hook, config.num_hidden_layers)?;
         let max_length = max_length(None, config.context())?;
-        let set = self.spec.encode(rows, &loaded.tokenizer, config.vocab_size, max_length, false)?;
+        let (vocab, strict) = (config.vocab_size, OnBadRow::Error);
+        let set = self.spec.encode(rows, &loaded.tokenizer, vocab, max_length, false, strict)?;
         let outputs =
             outputs_of(&loaded.model, &loaded.tensors, &self.trainable, &set.examples, ROWS_PER_PASS, hook);
         let prediction = |outputs: &Vec<f32>| match self.labels() {

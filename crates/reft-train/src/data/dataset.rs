@@ -7,7 +7,7 @@ use super::{
     error::DataError,
     notices::unused_fields,
     rows::Row,
-    template::Template,
+    template::{Template, answer},
 };
 use crate::count::count;
 use reft_models::Tokenizer;
@@ -102,8 +102,8 @@ pub struct DataSet {
     pub n_merged: usize,
     /// Number of chats that the template renders differently once they are answered.
     pub n_differing: usize,
-    /// Number of rows that were skipped because they cannot be used.
-    pub n_skipped: usize,
+    /// Row indices of those that were skipped because they cannot be used.
+    pub skipped: Vec<usize>,
     /// What a user should know about the rows beside the counts of truncated and dropped ones, one line each.
     pub notices: Vec<String>,
 }
@@ -119,12 +119,16 @@ impl DataSet {
         let mut bad = BadRows::default();
         for (idx, row) in rows.iter().enumerate() {
             let answers = row.readable().and_then(|row| template.encode_answered(row, tokenizer, train_on));
-            for answered in bad.keep(answers)?.into_iter().flatten() {
+            let Some(answers) = bad.keep(answers)? else {
+                set.skipped.push(idx);
+                continue;
+            };
+            for answered in answers {
                 row.check_tokens(&answered.tokens, vocab)?;
                 set.push(answered, idx, max_length);
             }
         }
-        set.n_skipped = bad.finish(on_bad_row, rows.len())?;
+        bad.finish(on_bad_row, rows.len())?;
         if set.examples.is_empty() {
             return Err(DataError::NothingLeft { file: file.into(), rows: rows.len(), max_length });
         }
@@ -133,6 +137,13 @@ impl DataSet {
         let used = template.fields();
         set.notices.extend(unused_fields(file, rows, |name| used.contains(name)));
         Ok(set)
+    }
+
+    /// The rows that a generated answer can be compared with: those that were not skipped and end with an answer.
+    pub fn answered(&self, rows: &[Row]) -> Vec<Row> {
+        let rows =
+            rows.iter().enumerate().filter(|(idx, row)| !self.skipped.contains(idx) && answer(row).is_ok());
+        rows.map(|(_, row)| row.clone()).collect()
     }
 
     fn push(&mut self, answered: EncodedAnswer, row: usize, max_length: usize) {
@@ -200,10 +211,31 @@ impl Tokenized for LabeledText {
 /// The encoded rows of a classification or regression file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LabeledSet {
-    /// The rows, in file order.
+    /// The rows that can be used, in file order.
     pub examples: Vec<LabeledText>,
+    /// Row index of each example.
+    pub row_of: Vec<usize>,
+    /// Number of rows in the file.
+    pub n_rows: usize,
     /// Number of truncated rows.
     pub n_cut: usize,
+    /// Number of rows with an empty text.
+    pub n_empty: usize,
+    /// Number of skipped rows.
+    pub n_skipped: usize,
+    /// Number of skipped rows that GLUE's files are known to have.
+    pub n_malformed: usize,
+    /// A line for display if other rows were skipped.
+    pub skipped: Option<String>,
+}
+
+impl LabeledSet {
+    /// What the user should know about the rows, a line each; `what` names them.
+    pub fn notices(&self, what: &str) -> Vec<String> {
+        let empty =
+            (self.n_empty > 0).then(|| format!("{what}: {} with an empty text", count(self.n_empty, "row")));
+        self.skipped.clone().into_iter().chain(empty).collect()
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ pub enum DataError {
         error: io::Error,
     },
     /// A file without rows.
-    #[error("{file}: no rows; expected JSON Lines or a JSON array of objects")]
+    #[error(
+        "{file}: no rows; expected JSON Lines, a JSON array of objects, or a table with a line of column names"
+    )]
     Empty {
         /// The file.
         file: String,
@@ -39,6 +41,14 @@ pub enum DataError {
         /// File and row.
         place: String,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// A file that cannot be read as data.
+    #[error("{place}: {reason}")]
+    File {
+        /// The file, and the line if it is known.
+        place: String,
+        /// What is wrong with it, and what to do.
         reason: String,
     },
     /// Several rows that cannot be used.

@@ -42,3 +42,17 @@ pub fn shared_rows<T: Hash + Eq>(
     }
     (shared > 0).then(|| format!("{shared} of {all} held-out rows also occur in the training rows"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_in_both_sets_are_counted() {
+        assert_eq!(
+            shared_rows([1, 2, 3], [3, 4, 3]).as_deref(),
+            Some("2 of 3 held-out rows also occur in the training rows")
+        );
+        assert_eq!(shared_rows([1, 2], [3]), None);
+    }
+}

@@ -1,24 +1,26 @@
 //! Reading data files of any supported format, and splitting off held-out rows.
 
 use super::{
+    bad_rows::all_readable,
+    compression::{decompress, extension},
+    encoding::decode,
     error::DataError,
-    rows::{Row, parse_rows},
-    table::{Separator, parse_table},
+    formats::foreign_format,
+    json_rows::json_rows,
+    parquet_rows::{is_parquet, parquet_rows},
+    rows::Row,
+    table::{Separator, table_rows},
 };
 use crate::{recipe::DataSection, tiny};
+use serde::de::IgnoredAny;
 use std::{fs, io, path::Path};
 
-/// Reads a file of JSON Lines, a JSON array or, by its extension, CSV or TSV.
+/// Reads a file of JSON, JSON Lines, CSV, TSV or Parquet, which may be compressed with gzip or Zstandard.
 ///
 /// # Errors
-/// If the file cannot be read, is empty or is malformed; the error names the line.
+/// If the file cannot be read, is empty, or has malformed rows; the error names the lines.
 pub fn read_rows(path: &Path) -> Result<Vec<Row>, DataError> {
-    let file = path.display().to_string();
-    let text = read_text(path)?;
-    match Separator::of_file(&file) {
-        Some(separator) => parse_table(&text, &file, separator, None),
-        None => parse_rows(&text, &file),
-    }
+    all_readable(load_file(path)?)
 }
 
 /// Reads a data file, or an embedded one by its name.
@@ -26,9 +28,17 @@ pub fn read_rows(path: &Path) -> Result<Vec<Row>, DataError> {
 /// # Errors
 /// As [`read_rows`].
 pub fn find_rows(name: &str) -> Result<Vec<Row>, DataError> {
-    let Some(embedded) = name.strip_prefix(tiny::PREFIX) else { return read_rows(Path::new(name)) };
+    all_readable(load_rows(name)?)
+}
+
+/// Reads a data file, or an embedded one by its name, with malformed rows among the others, see [`Row::readable`].
+///
+/// # Errors
+/// If the file cannot be read, is empty, or is malformed as a whole.
+pub fn load_rows(name: &str) -> Result<Vec<Row>, DataError> {
+    let Some(embedded) = name.strip_prefix(tiny::PREFIX) else { return load_file(Path::new(name)) };
     match tiny::data(embedded) {
-        Some(text) => parse_rows(text, name),
+        Some(text) => json_rows(text, name),
         None => {
             let error = io::Error::new(io::ErrorKind::NotFound, "no such embedded data");
             Err(DataError::Io { file: name.into(), error })
@@ -36,8 +46,91 @@ pub fn find_rows(name: &str) -> Result<Vec<Row>, DataError> {
     }
 }
 
-pub(crate) fn read_text(path: &Path) -> Result<String, DataError> {
-    fs::read_to_string(path).map_err(|error| DataError::Io { file: path.display().to_string(), error })
+fn load_file(path: &Path) -> Result<Vec<Row>, DataError> {
+    let file = path.display().to_string();
+    match read_contents(path)? {
+        Contents::Rows(rows) => Ok(rows),
+        Contents::Text(text) => match Syntax::of(&text, &file) {
+            Syntax::Json => json_rows(&text, &file),
+            Syntax::Table(separator) => table_rows(&text, &file, separator, None),
+        },
+    }
+}
+
+/// What a file has.
+pub(crate) enum Contents {
+    /// The rows of a Parquet file.
+    Rows(Vec<Row>),
+    /// The text of another file.
+    Text(String),
+}
+
+/// Reads a file and finds out what it has.
+///
+/// # Errors
+/// If it cannot be read, or is of another format; the error says which, and how to convert it.
+pub(crate) fn read_contents(path: &Path) -> Result<Contents, DataError> {
+    let file = path.display().to_string();
+    if path.is_dir() {
+        return Err(DataError::File { place: file, reason: what_folder(path) });
+    }
+    let bytes = fs::read(path).map_err(|error| DataError::Io { file: file.clone(), error })?;
+    let bytes = decompress(bytes, &file)?;
+    if is_parquet(&bytes) {
+        return parquet_rows(bytes, &file).map(Contents::Rows);
+    }
+    if let Some(reason) = foreign_format(&bytes, &file) {
+        return Err(DataError::File { place: file, reason });
+    }
+    let text = decode(bytes, &file)?;
+    if text.trim().is_empty() { Err(DataError::Empty { file }) } else { Ok(Contents::Text(text)) }
+}
+
+/// A message about a folder in place of a file.
+fn what_folder(path: &Path) -> String {
+    const KNOWN: [&str; 8] = ["csv", "tsv", "tab", "json", "jsonl", "ndjson", "parquet", "txt"];
+    const SHOWN: usize = 10;
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    let mut names: Vec<String> =
+        files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|name| KNOWN.contains(&extension(name).as_str()));
+    names.sort();
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    match names.len() {
+        0 => "is a folder without data files; name a file".into(),
+        _ => {
+            names.truncate(SHOWN);
+            format!("is a folder; name one of its files: {}{more}", names.join(", "))
+        }
+    }
+}
+
+/// How a text is read.
+pub(crate) enum Syntax {
+    /// JSON or JSON Lines.
+    Json,
+    /// CSV or TSV.
+    Table(Separator),
+}
+
+impl Syntax {
+    /// The syntax that a text begins with; the file's extension decides where that leaves a choice.
+    pub(crate) fn of(text: &str, file: &str) -> Self {
+        let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        let begins_as_json = text.trim_start().starts_with(['{', '[']);
+        let is_json = match extension(file).as_str() {
+            "json" | "jsonl" | "ndjson" => true,
+            "csv" | "tsv" | "tab" => {
+                // A name in brackets would be possible.
+                begins_as_json
+                    && (serde_json::from_str::<IgnoredAny>(first).is_ok()
+                        || matches!(first.trim(), "{" | "[" | "[{"))
+            }
+            _ => begins_as_json,
+        };
+        if is_json { Syntax::Json } else { Syntax::Table(Separator::of_header(file, first)) }
+    }
 }
 
 /// Reads the training rows and the held-out rows of a recipe.
@@ -63,6 +156,12 @@ pub fn read_split(
     }
     if let Some(n) = data.train_rows {
         train.truncate(n);
+    }
+    if train.is_empty() {
+        return Err(DataError::File {
+            place: data.train.clone(),
+            reason: "data.train_rows is 0, so no row is left to train on; raise it or leave it out".into(),
+        });
     }
     Ok((train, held_out))
 }

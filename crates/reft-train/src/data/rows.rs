@@ -1,4 +1,4 @@
-//! Rows of JSON and JSON Lines files.
+//! A row of a data file.
 
 use super::error::DataError;
 use reft_models::TokenizerError;
@@ -74,41 +74,6 @@ impl Row {
     }
 }
 
-/// Parses JSON Lines or a JSON array; `file` names it in errors.
-///
-/// # Errors
-/// If there are no rows, or one is not a JSON object; the error names the line.
-pub fn parse_rows(text: &str, file: &str) -> Result<Vec<Row>, DataError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let object = |value: Value, place: String| match value {
-        Value::Object(fields) => Ok(Row::from_fields(fields, place)),
-        other => {
-            Err(DataError::Row { reason: format!("expected an object, found {}", kind_of(&other)), place })
-        }
-    };
-    let json_error = |line: usize, e: serde_json::Error| {
-        let message = e.to_string();
-        let place = format!(" at line {} column {}", e.line(), e.column());
-        let reason = message.strip_suffix(&place).unwrap_or(&message);
-        DataError::Json { file: file.into(), line, column: e.column(), reason: reason.into() }
-    };
-    let rows = if text.trim_start().starts_with('[') {
-        let values: Vec<Value> = serde_json::from_str(text).map_err(|e| json_error(e.line(), e))?;
-        let rows = values.into_iter().enumerate();
-        rows.map(|(idx, value)| object(value, format!("{file}, row {}", idx + 1)))
-            .collect::<Result<Vec<_>, _>>()?
-    } else {
-        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        lines
-            .map(|(idx, line)| {
-                let value = serde_json::from_str(line).map_err(|e| json_error(idx + 1, e))?;
-                object(value, format!("{file}, line {}", idx + 1))
-            })
-            .collect::<Result<Vec<_>, _>>()?
-    };
-    if rows.is_empty() { Err(DataError::Empty { file: file.into() }) } else { Ok(rows) }
-}
-
 /// The type of a JSON value, in the words of an error message.
 pub(super) fn kind_of(value: &Value) -> &'static str {
     match value {
@@ -118,32 +83,5 @@ pub(super) fn kind_of(value: &Value) -> &'static str {
         Value::String(_) => "text",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_come_as_lines_or_as_an_array() {
-        let lines = parse_rows("{\"a\": 1}\n\n{\"a\": 2}\n", "d").expect("valid");
-        let array = parse_rows(" [{\"a\": 1},\n {\"a\": 2}]", "d").expect("valid");
-        assert_eq!(lines.len(), 2);
-        assert_eq!(lines[1].fields, array[1].fields);
-        assert_eq!((lines[1].place.as_str(), array[1].place.as_str()), ("d, line 3", "d, row 2"));
-    }
-
-    #[test]
-    fn unusable_files_are_errors_that_say_where() {
-        let error = |text: &str| parse_rows(text, "d.json").expect_err("unusable").to_string();
-        let no_rows = "d.json: no rows; expected JSON Lines or a JSON array of objects";
-        assert_eq!(error(""), no_rows);
-        assert_eq!(error("[]"), no_rows);
-        assert_eq!(
-            error("{\"a\": 1}\n{oops}"),
-            "d.json, line 2, column 2: invalid JSON: key must be a string"
-        );
-        assert_eq!(error("{\"a\": 1}\n3"), "d.json, line 2: expected an object, found a number");
     }
 }

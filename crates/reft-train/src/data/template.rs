@@ -109,7 +109,7 @@ impl Template {
         if text != "auto" {
             return Self::parse(text);
         }
-        Ok(match rows.first() {
+        Ok(match rows.iter().find(|row| row.readable().is_ok()) {
             Some(row) if has_messages(row) => Template::Chat,
             Some(row) if row.fields.contains_key("prompt") => Template::Plain,
             _ => Template::Alpaca,

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     adapter::TaskConfig,
-    data::{ClassifierBatch, LabeledSet, LabeledText, Row, Tokenized, max_length, read_split},
+    data::{ClassifierBatch, LabeledSet, LabeledText, Row, Tokenized, max_length, read_split, shared_rows},
     error::RunError,
     gradients::{GradientSum, scalar_value},
     loss::cross_entropy,
@@ -58,6 +58,23 @@ impl ClassifierTask {
             Some(rate) => DropoutRates { hidden: rate, attention: rate },
             None => config.dropout(),
         }
+    }
+
+    /// What the user should know about columns and labels.
+    fn notices_of_rows(&self, recipe: &Recipe) -> Vec<String> {
+        let data = &recipe.data;
+        let mut notices = Vec::new();
+        let unused = self.spec.unused_fields(&data.train, &self.train_rows);
+        let of_eval = data.eval.as_ref().and_then(|file| self.spec.unused_fields(file, &self.selection_rows));
+        // Once, if both files have the same columns.
+        let names = |line: &Option<String>| {
+            line.as_ref().and_then(|line| line.rsplit_once(": ")).map(|(_, names)| names.to_string())
+        };
+        let is_new = names(&of_eval) != names(&unused);
+        notices.extend(unused);
+        notices.extend(of_eval.filter(|_| is_new));
+        notices.extend(self.spec.label_notice(self.train_rows.len()));
+        notices
     }
 
     fn head_config(&self, config: &RobertaConfig) -> HeadConfig {
@@ -134,27 +151,32 @@ impl<B: Backend> Task<B> for ClassifierTask {
     ) -> Result<DataSets<LabeledText>, RunError> {
         let max_length = max_length(recipe.data.max_length, config.context())?;
         let spec = &self.spec;
-        let encode = |rows: &[Row]| spec.encode(rows, tokenizer, config.vocab_size, max_length, true);
+        let (vocab, on_bad_row) = (config.vocab_size, recipe.data.on_bad_row);
+        let encode = |rows: &[Row]| spec.encode(rows, tokenizer, vocab, max_length, true, on_bad_row);
         let train = encode(&self.train_rows)?;
         let selection = encode(&self.selection_rows)?;
         let scoring = encode(&self.scoring_rows)?;
         let selection_name = if self.scoring_rows.is_empty() { "held out" } else { "selection" };
         let sets = [("train", &train), (selection_name, &selection), ("scoring", &scoring)];
         let summaries = sets.into_iter().filter(|(_, set)| !set.examples.is_empty()).map(|(what, set)| {
-            DataSummary { what, rows: set.examples.len(), cut: set.n_cut, dropped: 0, skipped: 0 }
+            DataSummary { what, rows: set.examples.len(), cut: set.n_cut, dropped: 0, skipped: set.n_skipped }
         });
         let summaries = summaries.collect();
         for (file, rows) in &self.test_rows {
             self.test_sets.push((file.clone(), encode(rows)?));
         }
+        let mut notices = self.notices_of_rows(recipe);
+        for (what, set) in sets {
+            notices.extend(set.notices(what));
+        }
+        for (file, set) in &self.test_sets {
+            notices.extend(set.notices(file));
+        }
+        let held_out = selection.examples.iter().chain(&scoring.examples);
+        let tokens = |example: &LabeledText| example.tokens.clone();
+        notices.extend(shared_rows(train.examples.iter().map(tokens), held_out.map(tokens)));
         self.scoring_set = scoring;
-        Ok(DataSets {
-            train: train.examples,
-            held_out: selection.examples,
-            summaries,
-            notices: Vec::new(),
-            max_length,
-        })
+        Ok(DataSets { train: train.examples, held_out: selection.examples, summaries, notices, max_length })
     }
 
     fn labels(&self) -> Option<&[String]> {
@@ -369,6 +391,8 @@ pub struct Report {
     pub rows: usize,
     /// Number of truncated rows.
     pub cut: usize,
+    /// Number of skipped rows.
+    pub skipped: usize,
     /// The metrics.
     pub metrics: Score,
     /// The labels; empty for a regression.
@@ -388,6 +412,7 @@ impl Report {
             task: spec.config.name.clone(),
             rows: set.examples.len(),
             cut: set.n_cut,
+            skipped: set.n_skipped,
             metrics: spec.score(&set.examples, outputs),
             confusion: if is_regression {
                 Vec::new()

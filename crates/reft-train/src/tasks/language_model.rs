@@ -4,7 +4,7 @@ use super::task::{DataSets, DataSummary, FinalEvaluation, Task, Trained};
 use crate::{
     adapter::TaskConfig,
     data::{
-        DataSet, Encoding, Example, LanguageModelBatch, Row, Template, Tokenized, find_rows, max_length,
+        DataSet, Encoding, Example, LanguageModelBatch, Row, Template, Tokenized, load_rows, max_length,
         read_split, shared_rows,
     },
     error::RunError,
@@ -72,7 +72,7 @@ impl<B: Backend> Task<B> for LanguageModelTask {
     type Objective<'a> = LanguageModeling<'a, B>;
 
     fn read(recipe: &Recipe) -> Result<Self, RunError> {
-        let (train_rows, held_out_rows) = read_split(&recipe.data, find_rows)?;
+        let (train_rows, held_out_rows) = read_split(&recipe.data, load_rows)?;
         let template = Template::resolve(&recipe.data.template, &train_rows)?;
         Ok(Self { train_rows, held_out_rows, template, max_length: 0 })
     }
@@ -90,22 +90,25 @@ impl<B: Backend> Task<B> for LanguageModelTask {
             .with_train_on(data.train_on)
             .with_on_bad_row(data.on_bad_row);
         let (mut summaries, mut notices) = (Vec::new(), Vec::new());
-        let mut encode = |what, rows: &[Row], file: &str| -> Result<Vec<Example>, RunError> {
+        let mut encode = |what, rows: &[Row], file: &str| -> Result<DataSet, RunError> {
             if rows.is_empty() {
-                return Ok(Vec::new());
+                return Ok(DataSet::default());
             }
-            let set = DataSet::encode(rows, encoding, file)?;
-            let (rows, cut, dropped, skipped) = (set.examples.len(), set.n_cut, set.n_dropped, set.n_skipped);
+            let mut set = DataSet::encode(rows, encoding, file)?;
+            let (rows, cut, dropped, skipped) =
+                (set.examples.len(), set.n_cut, set.n_dropped, set.skipped.len());
             summaries.push(DataSummary { what, rows, cut, dropped, skipped });
-            for notice in set.notices {
+            for notice in set.notices.drain(..) {
                 if !notices.contains(&notice) {
                     notices.push(notice);
                 }
             }
-            Ok(set.examples)
+            Ok(set)
         };
-        let train = encode("train", &self.train_rows, &data.train)?;
+        let train = encode("train", &self.train_rows, &data.train)?.examples;
         let held_out = encode("held out", &self.held_out_rows, data.eval.as_ref().unwrap_or(&data.train))?;
+        self.held_out_rows = held_out.answered(&self.held_out_rows);
+        let held_out = held_out.examples;
         notices.extend(shared_rows(&train, &held_out));
         Ok(DataSets { train, held_out, summaries, notices, max_length })
     }

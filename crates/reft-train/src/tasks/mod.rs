@@ -2,6 +2,7 @@
 
 mod classifier;
 mod glue;
+mod labels;
 mod language_model;
 mod spec;
 mod task;
