@@ -34,6 +34,7 @@ impl OnDevice for &ChatArgs {
     fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<()> {
         let ready = self.model.load::<A::InnerBackend>(on)?;
         let tokenizer = &ready.loaded.tokenizer;
+        let context = ready.loaded.model.config().max_position_embeddings;
         let template = match (&self.model.template, &ready.adapter) {
             (None, None) if tokenizer.has_chat_template() => Template::Chat,
             _ => ready.template(self.model.template.as_deref(), &[])?,
@@ -61,15 +62,45 @@ impl OnDevice for &ChatArgs {
             } else {
                 template.question(&line)
             };
-            let prompt = template.encode_prompt(&row, tokenizer, PromptLimit::NONE)?.tokens;
+            let mut prompt = template.encode_prompt(&row, tokenizer, PromptLimit::NONE)?.tokens;
+            // The oldest question and answer make room; instructions of the system stay.
+            let mut n_dropped = 0;
+            while prompt.len() + ROOM > context && drop_oldest(&mut messages) {
+                n_dropped += 1;
+                prompt = template.encode_prompt(&conversation(&messages), tokenizer, PromptLimit::NONE)?.tokens;
+            }
+            if n_dropped > 0 {
+                let turns = if n_dropped == 1 { "turn is" } else { "turns are" };
+                note!("the model's context of {context} tokens is full: the {n_dropped} oldest {turns} forgotten");
+            }
+            if prompt.len() >= context {
+                let tokens = prompt.len();
+                note!("this question has {tokens} tokens, but the model's context is {context}; ask a shorter one");
+                messages.pop();
+                continue;
+            }
             let config = self.sampling.config(&ready.loaded.stop_ids, self.model.seed);
             let out = show_generated(&ready, prompt, &config)?;
             say!();
             let content = tokenizer.decode(&out.tokens)?;
-            messages.push(ChatMessage { role: "assistant".into(), content });
+            if template == Template::Chat {
+                messages.push(ChatMessage { role: "assistant".into(), content });
+            }
         }
         Ok(())
     }
+}
+
+/// Tokens of the context that are kept free for an answer.
+const ROOM: usize = 32;
+
+/// Removes the oldest question with its answer; false if only the last question is left.
+fn drop_oldest(messages: &mut Vec<ChatMessage>) -> bool {
+    let Some(first) = messages.iter().position(|message| message.role == "user") else { return false };
+    let rest = &messages[first + 1..];
+    let Some(next) = rest.iter().position(|message| message.role == "user") else { return false };
+    messages.drain(first..first + 1 + next);
+    true
 }
 
 fn conversation(messages: &[ChatMessage]) -> Row {

@@ -4,9 +4,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::backend::Backend;
 use clap::Args;
 use reft_core::{Reft, adapter::CONFIG_FILE};
-use reft_models::{Dtype, Llama, LoadedModel, Quant};
+use reft_models::{Dtype, Llama, LoadError, LoadedModel, Quant};
 use reft_train::{
-    Chosen, Template,
+    Chosen, RunError, Template,
     adapter_files::{AdapterFiles, AdapterKind},
     data::{Row, max_length},
     open::{LanguageModelAdapter, PrecisionRequest, check_generates, load_adapter, load_model},
@@ -103,6 +103,16 @@ impl ModelArgs {
         Ok(())
     }
 
+    /// Adds to an error about a missing model that the adapter names it, as it was when the adapter was trained.
+    pub fn where_named(&self, error: RunError) -> anyhow::Error {
+        match (&self.model, &self.adapter, &error) {
+            (None, Some(adapter), RunError::Load(LoadError::Hub(_))) => {
+                anyhow!("{error}; {} names this model: pass where it is now with --model", adapter.display())
+            }
+            _ => error.into(),
+        }
+    }
+
     /// What to do with an adapter of other weights.
     pub fn other_weights(&self) -> OtherWeights {
         if self.force { OtherWeights::Warn } else { OtherWeights::Refuse }
@@ -132,7 +142,8 @@ impl ModelArgs {
         self.announce_download()?;
         B::seed(&on.device, self.seed);
         let loaded: LoadedModel<B, Llama<B>> =
-            load_model(&name, self.revision()?.as_deref(), self.precision()?, on)?;
+            load_model(&name, self.revision()?.as_deref(), self.precision()?, on)
+                .map_err(|error| self.where_named(error))?;
         let load = |folder| load_adapter(folder, &loaded, self.other_weights(), &on.device);
         let adapter = self.adapter.as_deref().map(load).transpose()?;
         for warning in adapter.iter().flat_map(|adapter| &adapter.warnings) {

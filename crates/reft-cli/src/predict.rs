@@ -59,7 +59,8 @@ pub fn classify<B: Backend>(
     let (name, revision) = (model.name()?, model.revision()?);
     model.announce_download()?;
     let (precision, other_weights) = (model.precision()?, model.other_weights());
-    let classifier = load_classifier::<B>(folder, &name, revision.as_deref(), precision, other_weights, on)?;
+    let classifier = load_classifier::<B>(folder, &name, revision.as_deref(), precision, other_weights, on)
+        .map_err(|error| model.where_named(error))?;
     for warning in &classifier.warnings {
         note!("warning: {warning}");
     }

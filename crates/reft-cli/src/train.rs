@@ -89,6 +89,7 @@ fn show_plan(plan: &Plan) {
         ("weights", memory.weights),
         ("activations", memory.activations),
         ("logits", memory.logits),
+        ("evaluation", memory.evaluation),
         ("adapter", memory.adapter),
         ("optimizer", memory.optimizer),
         ("peak", memory.total),
@@ -154,6 +155,7 @@ impl Screen {
                 self.line(&text);
             }
             Event::Notice(notice) => self.line(&format!("note       {notice}")),
+            Event::Warning(text) => self.line(&format!("warning: {text}")),
             Event::Trainable { method, interventions, parameters, head, weights } => {
                 let percent = 100.0 * parameters as f64 / weights as f64;
                 let (kind, count) = match method.intervention() {

@@ -19,8 +19,8 @@ use crate::{
     files::{FileError, StrictTensors, TensorList, write_atomic, write_tensors},
     head::{Head, HeadConfig, HeadValues},
     hook::{Hook, Place},
-    intervention::InterventionError,
-    position::Part,
+    intervention::{Activation, InterventionError, Method},
+    position::{Part, Positions},
     reft::{Reft, ReftConfig},
     saved,
     site::Site,
@@ -169,20 +169,26 @@ impl<B: Backend> Adapter<B> {
     /// Saves the adapter to a folder, which is created if it does not exist.
     ///
     /// # Errors
-    /// If a file cannot be written. Each file is replaced atomically.
+    /// If a file cannot be written, or the metadata have a key of the configuration. Each file is replaced atomically.
     pub fn save(&self, folder: &Path) -> Result<(), AdapterError> {
-        let config = AdapterConfig {
+        let path = folder.join(CONFIG_FILE);
+        let mut config = AdapterConfig {
             format_version: FORMAT_VERSION,
             library_version: env!("CARGO_PKG_VERSION").into(),
             base_model: self.base_model.clone(),
             head: self.head.as_ref().map(|head| *head.config()),
             reft: self.reft.config().clone(),
-            metadata: self.metadata.clone(),
+            metadata: Metadata::new(),
         };
+        let own = serde_json::to_value(&config).expect("plain data serializes");
+        if let Some(key) = self.metadata.keys().find(|key| own.get(key.as_str()).is_some() || *key == "head") {
+            let reason = format!("the metadata key {key:?} belongs to the configuration of the adapter");
+            return Err(FileError::Invalid { path, reason }.into());
+        }
+        config.metadata = self.metadata.clone();
         let json = serde_json::to_string_pretty(&config).expect("plain data serializes") + "\n";
         fs::create_dir_all(folder).map_err(FileError::io(folder))?;
         write_tensors(&folder.join(TENSOR_FILE), self.tensors())?;
-        let path = folder.join(CONFIG_FILE);
         Ok(write_atomic(&path, json.as_bytes()).map_err(FileError::io(&path))?)
     }
 
@@ -210,6 +216,11 @@ impl<B: Backend> Adapter<B> {
         let path = folder.join(TENSOR_FILE);
         let bytes = fs::read(&path).map_err(FileError::io(&path))?;
         let mut tensors = StrictTensors::new(&path, &bytes)?;
+        let of_edits = config.places().into_iter();
+        let of_edits = of_edits.flat_map(|(site, part)| saved::shapes(&config.intervention(), &prefix(site, part)));
+        let of_head = head.iter().flat_map(HeadConfig::tensors);
+        let of_head = of_head.map(|(name, shape)| (format!("{HEAD_PREFIX}{name}"), shape));
+        tensors.expect(of_edits.chain(of_head))?;
         let reft = config
             .build(|site, part| {
                 saved::take(&config.intervention(), &prefix(site, part), &mut tensors, device)
@@ -263,8 +274,26 @@ impl AdapterConfig {
 /// # Errors
 /// If the metadata do not have that type's keys.
 pub fn parse_metadata<T: DeserializeOwned>(metadata: &Metadata, folder: &Path) -> Result<T, FileError> {
-    serde_json::from_value(Value::Object(metadata.clone()))
-        .map_err(|error| FileError::Invalid { path: folder.join(CONFIG_FILE), reason: error.to_string() })
+    typed(metadata.clone()).map_err(|reason| FileError::Invalid { path: folder.join(CONFIG_FILE), reason })
+}
+
+/// Types an object; an error names the key whose value is to blame, which serde does not.
+fn typed<T: DeserializeOwned>(object: Metadata) -> Result<T, String> {
+    let parse = |object: Metadata| serde_json::from_value::<T>(Value::Object(object));
+    let error = match parse(object.clone()) {
+        Ok(value) => return Ok(value),
+        Err(error) => error.to_string(),
+    };
+    // Without the value that is to blame there is no error, or another one.
+    let is_to_blame = |key: &&String| {
+        let mut rest = object.clone();
+        rest.remove(key.as_str());
+        parse(rest).map_err(|other| other.to_string()).err().is_none_or(|other| other != error)
+    };
+    Err(match object.keys().find(is_to_blame) {
+        Some(key) => format!("{key}: {error}"),
+        None => error,
+    })
 }
 
 /// Reads `adapter.json` alone.
@@ -274,19 +303,49 @@ pub fn parse_metadata<T: DeserializeOwned>(metadata: &Metadata, folder: &Path) -
 pub fn read_config(folder: &Path) -> Result<AdapterConfig, AdapterError> {
     let path = folder.join(CONFIG_FILE);
     let text = fs::read_to_string(&path).map_err(FileError::io(&path))?;
-    let invalid = |error: serde_json::Error| FileError::Invalid {
+    let invalid = |reason: String| FileError::Invalid {
         path: path.clone(),
-        reason: format!("not an adapter of this library: {error}"),
+        reason: format!("not an adapter of this library: {reason}"),
     };
-    let value: Value = serde_json::from_str(&text).map_err(invalid)?;
+    let object: Metadata = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
     // The version is checked first: a newer format may lack keys that this version expects.
-    let version = value.get("format_version").and_then(Value::as_u64);
+    let version = object.get("format_version").and_then(Value::as_u64);
     if let Some(found) = version.filter(|version| *version > u64::from(FORMAT_VERSION)) {
         return Err(AdapterError::Version { path, found });
     }
-    let config: AdapterConfig = serde_json::from_value(value).map_err(invalid)?;
+    check_types(&object).map_err(invalid)?;
+    let config: AdapterConfig =
+        serde_json::from_value(Value::Object(object)).map_err(|error| invalid(error.to_string()))?;
     config.check().map_err(|reason| FileError::Invalid { path: path.clone(), reason })?;
     Ok(config)
+}
+
+/// Checks each value of `adapter.json` by itself, so that an error names its key, which serde does not.
+fn check_types(object: &Metadata) -> Result<(), String> {
+    fn check<T: DeserializeOwned>(value: &Value) -> Result<(), serde_json::Error> {
+        T::deserialize(value).map(drop)
+    }
+    type Check = fn(&Value) -> Result<(), serde_json::Error>;
+    let keys: [(&str, Check); 12] = [
+        ("format_version", check::<u32>),
+        ("library_version", check::<String>),
+        ("base_model", check::<BaseModel>),
+        ("head", check::<Option<HeadConfig>>),
+        ("method", check::<Method>),
+        ("rank", check::<usize>),
+        ("hidden_size", check::<usize>),
+        ("sites", check::<Vec<Site>>),
+        ("positions", check::<Positions>),
+        ("tied", check::<bool>),
+        ("activation", check::<Activation>),
+        ("dropout", check::<f64>),
+    ];
+    for (key, check) in keys {
+        if let Some(value) = object.get(key) {
+            check(value).map_err(|error| format!("{key}: {error}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// What precedes the names of an intervention's tensors.
@@ -387,6 +446,57 @@ mod tests {
         );
         fs::write(&file, text.replace("\"rank\": 3", "\"rank\": 2")).expect("written");
         assert!(refusal(folder.path()).contains("prefix.bias: shape [3], expected [2]"));
+    }
+
+    /// The tensors are compared with the configuration before anything of their size is allocated.
+    #[test]
+    fn absurd_sizes_are_refused_without_being_allocated() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = HeadConfig { hidden_size: 12, outputs: 2, input_dropout: 0.1, inner_dropout: 0.1 };
+        let mut saved = adapter(Method::Loreft);
+        saved.head = Some(config.init(1, &Default::default()));
+        saved.save(folder.path()).expect("saved");
+        let file = folder.path().join(CONFIG_FILE);
+        let text = fs::read_to_string(&file).expect("read");
+        let huge = "1000000000";
+        for change in [
+            text.replace("\"rank\": 3", &format!("\"rank\": {huge}")).replace("hidden_size\": 12", &format!("hidden_size\": {huge}")),
+            text.replace("hidden_size\": 12", &format!("hidden_size\": {huge}")),
+            text.replace("\"outputs\": 2", &format!("\"outputs\": {huge}")),
+            text.replace("\"layer\": 4", &format!("\"layer\": {huge}")),
+        ] {
+            fs::write(&file, change).expect("written");
+            let message = refusal(folder.path());
+            assert!(message.contains("do not match the configuration") && message.contains(huge), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_named_by_its_key() {
+        let folder = tempfile::tempdir().expect("a folder");
+        adapter(Method::Loreft).save(folder.path()).expect("saved");
+        let file = folder.path().join(CONFIG_FILE);
+        let text = fs::read_to_string(&file).expect("read");
+        fs::write(&file, text.replace("\"rank\": 3", "\"rank\": \"3\"")).expect("written");
+        assert_eq!(
+            refusal(folder.path()),
+            "folder/adapter.json: not an adapter of this library: rank: invalid type: string \"3\", expected usize"
+        );
+        fs::write(&file, text.replace("\"alpaca\"", "[1]")).expect("written");
+        let metadata = load(folder.path()).expect("other crates' keys").metadata;
+        let error = parse_metadata::<Notes>(&metadata, Path::new("folder")).expect_err("not text");
+        assert_eq!(error.to_string(), "folder/adapter.json: template: invalid type: sequence, expected a string");
+    }
+
+    #[test]
+    fn metadata_cannot_replace_keys_of_the_configuration() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for key in ["rank", "base_model", "head"] {
+            let mut saved = adapter(Method::Loreft);
+            saved.metadata.insert(key.into(), 1.into());
+            let error = saved.save(folder.path()).expect_err("refused").to_string();
+            assert!(error.ends_with(&format!("the metadata key {key:?} belongs to the configuration of the adapter")));
+        }
     }
 
     #[test]

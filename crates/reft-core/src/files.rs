@@ -50,6 +50,19 @@ impl FileError {
 /// # Errors
 /// If the folder is not writable or the disk is full; the temporary file is removed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_renamed(path, bytes).map_err(without_path)
+}
+
+/// The same error without the path of the temporary file, which is gone by then.
+fn without_path(error: io::Error) -> io::Error {
+    let cause = error.get_ref().and_then(|inner| inner.source()?.downcast_ref::<io::Error>());
+    match cause.and_then(io::Error::raw_os_error) {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error,
+    }
+}
+
+fn write_renamed(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".reft-").tempfile_in(folder)?;
     file.write_all(bytes)?;
@@ -129,18 +142,44 @@ impl<'a> StrictTensors<'a> {
         self.unused.retain(|name| !names(name));
     }
 
+    /// Checks that the file has exactly these tensors, before anything of their size is allocated.
+    ///
+    /// # Errors
+    /// If any tensor is missing, unexpected, or of the wrong shape or dtype.
+    pub fn expect(&self, tensors: impl IntoIterator<Item = (String, Vec<usize>)>) -> Result<(), FileError> {
+        let (mut problems, mut unused) = (Vec::new(), self.unused.clone());
+        for (name, shape) in tensors {
+            unused.retain(|unused| *unused != name);
+            problems.extend(self.mismatch(&name, &shape));
+        }
+        problems.extend(unused.iter().map(|name| format!("unexpected: {name}")));
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(FileError::Tensors { path: self.path.into(), problems }),
+        }
+    }
+
+    /// What is wrong with a tensor, apart from its values.
+    fn mismatch(&self, name: &str, shape: &[usize]) -> Option<String> {
+        match self.file.tensor(name) {
+            Err(_) => Some(format!("missing: {name} {shape:?}")),
+            Ok(view) if view.dtype() != Dtype::F32 => {
+                Some(format!("{name}: dtype {:?}, expected F32", view.dtype()))
+            }
+            Ok(view) if view.shape() != shape => {
+                Some(format!("{name}: shape {:?}, expected {shape:?}", view.shape()))
+            }
+            Ok(_) => None,
+        }
+    }
+
     /// The values of a tensor; zeros, and an entry in the list of problems, if it does not match.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Vec<f32> {
         self.unused.retain(|unused| unused != name);
-        match self.file.tensor(name) {
-            Err(_) => self.problems.push(format!("missing: {name} {shape:?}")),
-            Ok(view) if view.dtype() != Dtype::F32 => {
-                self.problems.push(format!("{name}: dtype {:?}, expected F32", view.dtype()));
-            }
-            Ok(view) if view.shape() != shape => {
-                self.problems.push(format!("{name}: shape {:?}, expected {shape:?}", view.shape()));
-            }
-            Ok(view) => {
+        match (self.mismatch(name, shape), self.file.tensor(name)) {
+            (Some(problem), _) => self.problems.push(problem),
+            (None, Err(error)) => self.problems.push(format!("{name}: {error}")),
+            (None, Ok(view)) => {
                 let values: Vec<f32> = view
                     .data()
                     .chunks_exact(4)

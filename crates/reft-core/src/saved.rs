@@ -53,6 +53,22 @@ pub(crate) fn put<B: Backend>(intervention: &Intervention<B>, prefix: &str, out:
     }
 }
 
+/// Names and shapes of the tensors of an intervention.
+pub(crate) fn shapes(config: &InterventionConfig, prefix: &str) -> Vec<(String, Vec<usize>)> {
+    let (d, r) = (config.hidden_size, config.rank);
+    let mut shapes = Vec::new();
+    if config.method.has_weight() {
+        shapes.push(("weight", vec![r, d]));
+    }
+    shapes.push(("bias", vec![r]));
+    if config.method.orthonormal() {
+        shapes.extend([("reflectors", vec![d, r]), ("signs", vec![r])]);
+    } else {
+        shapes.push(("projection", vec![r, d]));
+    }
+    shapes.into_iter().map(|(name, shape)| (format!("{prefix}{name}"), shape)).collect()
+}
+
 /// Takes the tensors of an intervention from a file.
 pub(crate) fn take<B: Backend>(
     config: &InterventionConfig,
@@ -117,6 +133,7 @@ fn read<B: Backend>(path: &Path, bytes: &[u8], device: &B::Device) -> Result<Int
     let config: InterventionConfig = serde_json::from_str(&config)
         .map_err(|error| invalid(format!("reft_intervention in its metadata: {error}")))?;
     config.check().map_err(|reason| SavedError::Values { path: path.into(), reason })?;
+    tensors.expect(shapes(&config, ""))?;
     let taken = take(&config, "", &mut tensors, device);
     tensors.finish()?;
     taken.map_err(|reason| SavedError::Values { path: path.into(), reason })

@@ -95,6 +95,15 @@ pub enum GenerateError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// Logits that are not numbers.
+    #[error(
+        "prompt {row}: the model's output is NaN; use another dtype (bf16 or f32 instead of f16), and check the adapter and \
+         the device"
+    )]
+    NotANumber {
+        /// Index of the prompt.
+        row: usize,
+    },
     /// A hook for a layer that the model does not have.
     #[error(transparent)]
     MissingSite(#[from] MissingSite),
@@ -178,8 +187,8 @@ impl GenerateConfig {
 /// and may end that row. Rows that have ended are still computed, with the token 0, until all have.
 ///
 /// # Errors
-/// If a prompt is empty or does not fit the model, a setting is out of range, or the hook needs a layer that the model does
-/// not have.
+/// If a prompt is empty or does not fit the model, a setting is out of range, the hook needs a layer that the model does not
+/// have, or the model's output is not a number.
 pub fn generate<B: Backend, H: Hook<B> + ?Sized>(
     model: &Llama<B>,
     prompts: &[Vec<u32>],
@@ -219,7 +228,7 @@ pub fn generate<B: Backend, H: Hook<B> + ?Sized>(
     let mut logits = model.logits(hidden, &last_tokens);
     let all_rows: Vec<usize> = (0..rows.len()).collect();
     for step in 0..config.max_new_tokens {
-        let next = choose(logits, &mut rows, config);
+        let next = choose(logits, &mut rows, config)?;
         let mut inputs = Vec::with_capacity(rows.len());
         for (idx, (row, token)) in rows.iter_mut().zip(next).enumerate() {
             inputs.push(token.unwrap_or_default());
@@ -262,22 +271,41 @@ impl Sequence {
 }
 
 /// The next token of every unfinished row.
+///
+/// # Errors
+/// If a logit of such a row is NaN.
 fn choose<B: Backend>(
     logits: Tensor<B, 2>,
     rows: &mut [Sequence],
     config: &GenerateConfig,
-) -> Vec<Option<u32>> {
-    let [_, vocab] = logits.dims();
+) -> Result<Vec<Option<u32>>, GenerateError> {
+    let [n, vocab] = logits.dims();
     if config.temperature == 0.0 && config.repetition_penalty == 1.0 {
-        // Computed on the device, so that only one number per row is copied back.
-        let ids: Vec<i64> = logits.argmax(1).into_data().convert::<i64>().to_vec().expect("integer data");
-        return rows.iter().zip(ids).map(|(row, id)| (!row.done).then_some(id as u32)).collect();
+        // Computed on the device, so that only two numbers per row are copied back.
+        let n_nan = logits.clone().is_nan().int().sum_dim(1);
+        let both: Vec<i64> = Tensor::cat(vec![logits.argmax(1), n_nan], 0)
+            .into_data()
+            .convert::<i64>()
+            .to_vec()
+            .expect("integer data");
+        let (ids, n_nan) = both.split_at(n);
+        let next = rows.iter().zip(ids.iter().zip(n_nan)).enumerate();
+        return next
+            .map(|(idx, (row, (id, n_nan)))| match (row.done, n_nan) {
+                (true, _) => Ok(None),
+                (false, 0) => Ok(Some(*id as u32)),
+                (false, _) => Err(GenerateError::NotANumber { row: idx }),
+            })
+            .collect();
     }
     let mut values: Vec<f32> = logits.into_data().convert::<f32>().to_vec().expect("f32 data");
-    rows.iter_mut()
-        .zip(values.chunks_mut(vocab))
-        .map(|(row, logits)| (!row.done).then(|| sample(logits, row, config)))
-        .collect()
+    let next = rows.iter_mut().zip(values.chunks_mut(vocab)).enumerate();
+    next.map(|(idx, (row, logits))| match row.done {
+        true => Ok(None),
+        false if logits.iter().any(|logit| logit.is_nan()) => Err(GenerateError::NotANumber { row: idx }),
+        false => Ok(Some(sample(logits, row, config))),
+    })
+    .collect()
 }
 
 fn sample(logits: &mut [f32], row: &mut Sequence, config: &GenerateConfig) -> u32 {
@@ -296,22 +324,7 @@ fn sample(logits: &mut [f32], row: &mut Sequence, config: &GenerateConfig) -> u3
         let best = ids.max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize]).then(b.cmp(a)));
         return best.unwrap_or(0);
     }
-    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-    ids.sort_unstable_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
-    if config.top_k > 0 {
-        ids.truncate(config.top_k);
-    }
-    let top = f64::from(logits[ids[0] as usize]);
-    let mut weights: Vec<f64> =
-        ids.iter().map(|id| ((f64::from(logits[*id as usize]) - top) / config.temperature).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    // The smallest set of most likely tokens whose total probability reaches top_p.
-    let mut sum = 0.0;
-    let kept = weights.iter().position(|w| {
-        sum += w / total;
-        sum >= config.top_p
-    });
-    weights.truncate(kept.map_or(weights.len(), |last| last + 1));
+    let (ids, weights) = candidates(logits, config);
     let mut draw = row.rng.random::<f64>() * weights.iter().sum::<f64>();
     for (id, weight) in ids.iter().zip(&weights) {
         draw -= weight;
@@ -320,6 +333,41 @@ fn sample(logits: &mut [f32], row: &mut Sequence, config: &GenerateConfig) -> u3
         }
     }
     ids[weights.len() - 1]
+}
+
+/// The tokens to sample from, the most likely first, and their weights: those of `top_k`, and of these the smallest set whose
+/// total probability reaches `top_p`.
+fn candidates(logits: &[f32], config: &GenerateConfig) -> (Vec<u32>, Vec<f64>) {
+    let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+    if (1..ids.len()).contains(&config.top_k) {
+        ids.select_nth_unstable_by(config.top_k - 1, by_logit);
+        ids.truncate(config.top_k);
+    }
+    let top = ids.iter().map(|id| logits[*id as usize]).fold(f32::NEG_INFINITY, f32::max);
+    let weight = |id: &u32| ((f64::from(logits[*id as usize]) - f64::from(top)) / config.temperature).exp();
+    let total: f64 = ids.iter().map(weight).sum();
+    // Most of the probability is in few tokens, so the others need not be sorted.
+    let mut n_sorted = if config.top_p < 1.0 { 64 } else { ids.len() };
+    loop {
+        n_sorted = n_sorted.min(ids.len());
+        if n_sorted < ids.len() {
+            ids.select_nth_unstable_by(n_sorted - 1, by_logit);
+        }
+        ids[..n_sorted].sort_unstable_by(by_logit);
+        let weights: Vec<f64> = ids[..n_sorted].iter().map(weight).collect();
+        let mut sum = 0.0;
+        let last = weights.iter().position(|w| {
+            sum += w / total;
+            sum >= config.top_p
+        });
+        if last.is_some() || n_sorted == ids.len() {
+            let n = last.map_or(n_sorted, |last| last + 1);
+            ids.truncate(n);
+            return (ids, weights[..n].to_vec());
+        }
+        n_sorted *= 8;
+    }
 }
 
 #[cfg(test)]
@@ -355,6 +403,68 @@ mod tests {
         let top_p = GenerateConfig { temperature: 1.0, top_p: 0.7, ..Default::default() };
         let counts = draws(&top_p, &logits, 2000);
         assert!(counts[1] > 0 && counts[2..] == [0, 0], "{counts:?}");
+    }
+
+    #[test]
+    fn candidates_are_those_of_a_whole_sort() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for case in 0..200 {
+            let n = [1, 5, 65, 3000][case % 4];
+            // Few values, so that many are equal.
+            let logits: Vec<f32> = (0..n).map(|_| rng.random_range(-8..8) as f32 / 4.0).collect();
+            let config = GenerateConfig {
+                temperature: 0.7,
+                top_k: [0, 1, 7, 100, 5000][case % 5],
+                top_p: [1.0, 0.99, 0.5, 1e-9][case / 4 % 4],
+                ..Default::default()
+            };
+            let mut ids: Vec<u32> = (0..n as u32).collect();
+            ids.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+            if config.top_k > 0 {
+                ids.truncate(config.top_k);
+            }
+            let weights: Vec<f64> = ids.iter().map(|id| (f64::from(logits[*id as usize]) / 0.7).exp()).collect();
+            let (total, mut sum) = (weights.iter().sum::<f64>(), 0.0);
+            let last = weights.iter().position(|w| {
+                sum += w / total;
+                sum >= config.top_p
+            });
+            // Sums of other orders may differ in the last bit.
+            let found = candidates(&logits, &config).0;
+            let n_expected = last.map_or(ids.len(), |last| last + 1);
+            assert!(found.len().abs_diff(n_expected) <= 1, "{} {n_expected}", found.len());
+            assert_eq!(found[..], ids[..found.len()]);
+        }
+    }
+
+    #[test]
+    fn logits_that_are_not_numbers_are_an_error() {
+        type B = burn_flex::Flex;
+        for temperature in [0.0, 0.7] {
+            for penalty in [1.0, 1.1] {
+                let config = GenerateConfig { temperature, repetition_penalty: penalty, ..Default::default() };
+                let mut rows: Vec<Sequence> = (0..2).map(|idx| Sequence::new(idx, &[0], &config)).collect();
+                let with = |value: f32| Tensor::<B, 2>::from_floats([[1.0, 2.0], [value, 0.0]], &Default::default());
+                let error = choose(with(f32::NAN), &mut rows, &config).expect_err("not a number");
+                assert_eq!(error, GenerateError::NotANumber { row: 1 });
+                assert_eq!(choose(with(1.0), &mut rows, &config).expect("numbers").len(), 2);
+                rows[1].done = true;
+                assert_eq!(choose(with(f32::NAN), &mut rows, &config).expect("the row has ended")[1], None);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_of_equal_logits_is_chosen() {
+        type B = burn_flex::Flex;
+        for penalty in [1.0, 1.1] {
+            let config = GenerateConfig { repetition_penalty: penalty, ..Default::default() };
+            let mut rows = [Sequence::new(0, &[0], &config)];
+            let mut logits = vec![0.0f32; 100];
+            logits[40..60].fill(2.0);
+            let logits = Tensor::<B, 1>::from_floats(&logits[..], &Default::default()).reshape([1, 100]);
+            assert_eq!(choose(logits, &mut rows, &config).expect("numbers"), [Some(40)]);
+        }
     }
 
     #[test]

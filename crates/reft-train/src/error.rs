@@ -90,6 +90,22 @@ pub enum RunError {
     /// The training.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// The training, after its first update.
+    #[error("{error}\nthe adapter of the last update before that, or the best so far, is in {}", adapter.display())]
+    Stopped {
+        /// Why it cannot go on.
+        error: TrainError,
+        /// The folder of the adapter.
+        adapter: PathBuf,
+    },
+    /// The evaluation of a run, which the device did not survive.
+    #[error("the device failed while it evaluated the model {what}: {reason}; a smaller eval.batch_size needs less memory")]
+    Evaluation {
+        /// The model.
+        what: &'static str,
+        /// The driver's message.
+        reason: String,
+    },
     /// The run was interrupted before it had a result.
     #[error("interrupted before the first update; nothing was written")]
     Interrupted,
@@ -97,13 +113,16 @@ pub enum RunError {
     #[error("{}: this run already exists; choose another run.name, or replace it with run.overwrite=true", .0.display())]
     Exists(PathBuf),
     /// `run.overwrite` on a folder that is not a run.
-    #[error("{}: not a run folder (it has no recipe.toml), so run.overwrite does not replace it", .0.display())]
+    #[error("{}: not the folder of a run of reft, so run.overwrite does not replace it; choose another run.name", .0.display())]
     NotARun(PathBuf),
+    /// Another process writes to the run folder.
+    #[error("{}: another process is training this run; choose another run.name, or wait until it ends", .0.display())]
+    Busy(PathBuf),
     /// More memory than the device has.
     #[error(
-        "this needs {} on {device}, which has {}: weights {}, activations {}\nthese settings need less memory:\n{}",
+        "this needs {} on {device}, which has {}: weights {}, activations {}, evaluation {}\n{}",
         format_bytes(needs.total), format_bytes(*capacity), format_bytes(needs.weights),
-        format_bytes(needs.activations), list_remedies(remedies)
+        format_bytes(needs.activations), format_bytes(needs.evaluation), list_remedies(remedies, *capacity)
     )]
     Memory {
         /// The memory that the run needs.
@@ -134,8 +153,15 @@ pub enum RunError {
     File(#[from] FileError),
 }
 
-fn list_remedies(remedies: &[(String, u64)]) -> String {
+fn list_remedies(remedies: &[(String, u64)], capacity: u64) -> String {
     let lines =
         remedies.iter().map(|(change, total)| format!("  {change:<44} needs {}", format_bytes(*total)));
-    lines.collect::<Vec<_>>().join("\n")
+    let lines = lines.collect::<Vec<_>>().join("\n");
+    match remedies.first() {
+        None => "no setting needs less memory; use a smaller model or another device".into(),
+        Some((_, least)) if *least > capacity => {
+            format!("these settings need less memory, but none of them alone is enough:\n{lines}")
+        }
+        Some(_) => format!("with these settings it fits:\n{lines}"),
+    }
 }

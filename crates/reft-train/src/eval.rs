@@ -173,6 +173,7 @@ fn with_row_of(error: GenerateError, chunk: &[usize]) -> GenerateError {
         GenerateError::PromptTooLong { row, tokens, context } => {
             GenerateError::PromptTooLong { row: chunk[row], tokens, context }
         }
+        GenerateError::NotANumber { row } => GenerateError::NotANumber { row: chunk[row] },
         GenerateError::UnknownToken { row, id, vocab } => {
             GenerateError::UnknownToken { row: chunk[row], id, vocab }
         }

@@ -17,6 +17,8 @@ pub struct MemoryNeeds {
     pub activations: u64,
     /// A slice of the logits, which is gone before the gradients of the blocks exist.
     pub logits: u64,
+    /// Activations, logits and the cache of generated answers in an evaluation, when those of training are gone.
+    pub evaluation: u64,
     /// The trainable parameters and their gradients.
     pub adapter: u64,
     /// AdamW's two moments.

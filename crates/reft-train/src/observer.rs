@@ -86,7 +86,7 @@ pub enum TrainError {
     /// The loss or the gradient is NaN or infinite.
     #[error(
         "the {what} is {value} at step {step}; lower train.lr (now {lr}) or raise train.warmup, use dtype=bf16 or f32 \
-         instead of f16, and on a GPU run `reft doctor`; the adapter of the previous step is kept"
+         instead of f16, and on a GPU test the device with `reft doctor`"
     )]
     NotFinite {
         /// `loss` or `gradient norm`.
@@ -100,7 +100,7 @@ pub enum TrainError {
     },
     /// The next update needs more memory than is free.
     #[error(
-        "out of memory at step {step}: its batch needs {} more, {} are free; the adapter of the previous step is kept\n\
+        "out of memory at step {step}: its batch needs {} more, {} are free\n\
          {OUT_OF_MEMORY_ADVICE}",
         format_bytes(*needed), format_bytes(*free)
     )]
@@ -114,7 +114,7 @@ pub enum TrainError {
     },
     /// The device failed.
     #[error(
-        "the device failed at step {step}: {reason}; the adapter of the previous step is kept\n\
+        "the device failed at step {step}: {reason}\n\
          if it ran out of memory, {OUT_OF_MEMORY_ADVICE}"
     )]
     Device {

@@ -3,8 +3,12 @@
 use burn::{
     module::{AutodiffModule, ModuleVisitor, Param},
     optim::{AdamWConfig, GradientsParams},
-    tensor::{Tensor, backend::AutodiffBackend},
+    tensor::{
+        DType, Tensor,
+        backend::{AutodiffBackend, Backend},
+    },
 };
+use reft_core::to_dtype;
 use serde::{Deserialize, Serialize};
 
 /// The shape of the learning rate after the warm-up.
@@ -34,6 +38,11 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// Whether every update has the learning rate 0.
+    pub fn is_zero(&self) -> bool {
+        (0..self.total_steps.min(self.warmup_steps + 2)).all(|step| self.lr(step) == 0.0)
+    }
+
     /// The learning rate of an update, counting from 0.
     pub fn lr(&self, step: usize) -> f64 {
         let (step, warmup, total) = (step as f64, self.warmup_steps as f64, self.total_steps as f64);
@@ -65,9 +74,14 @@ pub fn scale_and_clip<B: AutodiffBackend, M: AutodiffModule<B>>(
     scale: f64,
     clip: f64,
 ) -> (GradientsParams, f64) {
-    let mut norm = SquaredNorm { grads: &grads, sum: 0.0 };
-    module.visit(&mut norm);
-    let norm = norm.sum.sqrt() * scale;
+    let mut squares = SquaredNorms { grads: &grads, sums: Vec::<Tensor<B::InnerBackend, 1>>::new() };
+    module.visit(&mut squares);
+    // One transfer from the device for all parameters.
+    let sums = match squares.sums {
+        sums if sums.is_empty() => Vec::new(),
+        sums => Tensor::cat(sums, 0).into_data().convert::<f64>().to_vec::<f64>().unwrap_or(vec![f64::NAN]),
+    };
+    let norm = sums.iter().sum::<f64>().sqrt() * scale;
     // PyTorch adds 1e-6 to the norm.
     let factor = if clip > 0.0 { scale * (clip / (norm + 1e-6)).min(1.0) } else { scale };
     if factor == 1.0 {
@@ -78,16 +92,15 @@ pub fn scale_and_clip<B: AutodiffBackend, M: AutodiffModule<B>>(
     (scaled.to, norm)
 }
 
-struct SquaredNorm<'a> {
+struct SquaredNorms<'a, C: Backend> {
     grads: &'a GradientsParams,
-    sum: f64,
+    sums: Vec<Tensor<C, 1>>,
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for SquaredNorm<'_> {
+impl<B: AutodiffBackend> ModuleVisitor<B> for SquaredNorms<'_, B::InnerBackend> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(grad) = self.grads.get::<B::InnerBackend, D>(param.id) {
-            let sum = grad.square().sum().into_data().convert::<f64>();
-            self.sum += sum.as_slice::<f64>().map_or(f64::NAN, |values| values[0]);
+            self.sums.push(to_dtype(grad.square().sum(), DType::F32));
         }
     }
 }
@@ -109,6 +122,46 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for Scaled {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn schedules_whose_updates_all_have_the_rate_0_are_recognized() {
+        for kind in [ScheduleKind::Linear, ScheduleKind::Cosine, ScheduleKind::Constant] {
+            let is_zero = |warmup_steps, total_steps| Schedule { kind, peak: 1.0, warmup_steps, total_steps }.is_zero();
+            assert!(is_zero(1, 1) && !is_zero(0, 1) && !is_zero(1, 2) && !is_zero(2, 2) && !is_zero(20, 200));
+        }
+    }
+
+    /// As `torch.nn.utils.clip_grad_norm_` does: one norm over all parameters.
+    #[cfg(feature = "flex")]
+    #[test]
+    fn all_gradients_are_clipped_by_one_norm() {
+        use burn::{backend::Autodiff, module::Module};
+        type A = Autodiff<burn_flex::Flex>;
+        #[derive(Module, Debug)]
+        struct Two<B: Backend> {
+            a: Param<Tensor<B, 1>>,
+            b: Param<Tensor<B, 2>>,
+        }
+        let device = Default::default();
+        let module = Two::<A> {
+            a: Param::from_tensor(Tensor::from_floats([1.0, 1.0], &device)),
+            b: Param::from_tensor(Tensor::from_floats([[1.0]], &device)),
+        };
+        // Gradients [1, 2] and [2]: a norm of 3.
+        let grads = || {
+            let weights = Tensor::from_floats([1.0, 2.0], &device);
+            let loss = (module.a.val() * weights).sum() + module.b.val().sum().mul_scalar(2.0);
+            GradientsParams::from_grads(loss.backward(), &module)
+        };
+        let clipped = |scale, clip| {
+            let (grads, norm) = scale_and_clip(grads(), &module, scale, clip);
+            let a: Tensor<burn_flex::Flex, 1> = grads.get(module.a.id).expect("a gradient");
+            (a.into_data().to_vec::<f32>().expect("f32")[1], norm)
+        };
+        assert_eq!(clipped(0.5, 0.0), (1.0, 1.5));
+        let (second, norm) = clipped(1.0, 1.5);
+        assert!((second - 1.0).abs() < 1e-5 && norm == 3.0, "{second} {norm}");
+    }
 
     #[test]
     fn schedules_warm_up_and_decay() {

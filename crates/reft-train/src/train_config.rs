@@ -1,6 +1,9 @@
 //! The settings of the training loop, which are also the `[train]` section of a recipe.
 
-use crate::optim::ScheduleKind;
+use crate::{
+    count::count,
+    optim::{Schedule, ScheduleKind},
+};
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 
@@ -177,8 +180,9 @@ impl TrainConfig {
         expect(self.steps != Some(0), "steps", &0, "at least 1");
         expect(self.lr > 0.0 && self.lr.is_finite(), "lr", &self.lr, "a number above 0");
         expect((0.0..=1.0).contains(&self.warmup), "warmup", &self.warmup, "a share from 0 to 1");
-        expect(self.weight_decay >= 0.0, "weight_decay", &self.weight_decay, "0 or more");
-        expect(self.clip >= 0.0, "clip", &self.clip, "0 or more");
+        let is_finite = |value: f64| value >= 0.0 && value.is_finite();
+        expect(is_finite(self.weight_decay), "weight_decay", &self.weight_decay, "0 or more");
+        expect(is_finite(self.clip), "clip", &self.clip, "0 or more");
         let model_dropout = self.model_dropout.unwrap_or(0.0);
         let is_rate = (0.0..1.0).contains(&model_dropout);
         expect(is_rate, "model_dropout", &model_dropout, "a share below 1");
@@ -192,8 +196,71 @@ impl TrainConfig {
         rows.div_ceil(self.batch_size.saturating_mul(self.accumulation))
     }
 
+    /// The learning rates of a run over this many rows.
+    pub fn schedule_of(&self, rows: usize) -> Schedule {
+        let total_steps = self.total_updates(rows);
+        Schedule {
+            kind: self.schedule,
+            peak: self.lr,
+            warmup_steps: (self.warmup * total_steps as f64).ceil() as usize,
+            total_steps,
+        }
+    }
+
+    /// Settings with which a run over this many rows would learn nothing, or less than they seem to say.
+    pub fn warnings(&self, rows: usize) -> Vec<String> {
+        let schedule = self.schedule_of(rows);
+        if schedule.total_steps == 0 {
+            return Vec::new();
+        }
+        let (warmup, total) = (schedule.warmup_steps, schedule.total_steps);
+        let updates = count(total, "update");
+        if schedule.is_zero() {
+            return vec![format!(
+                "nothing will be learned: the learning rate of {updates} is 0, because train.warmup={} starts it at 0; set \
+                 train.warmup=0, or train longer",
+                self.warmup
+            )];
+        }
+        if warmup >= total {
+            let reached = schedule.lr(total - 1);
+            return vec![format!(
+                "train.warmup={} is as long as the run of {updates}, so the learning rate ends at {reached:.2e}, below \
+                 train.lr",
+                self.warmup
+            )];
+        }
+        Vec::new()
+    }
+
     /// Updates of the whole run over this many rows.
     pub fn total_updates(&self, rows: usize) -> usize {
         self.steps.unwrap_or(self.epochs.saturating_mul(self.updates_per_epoch(rows)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_in_which_nothing_is_learned_are_warned_about() {
+        let warnings = |steps, warmup| TrainConfig::default().with_steps(steps).with_warmup(warmup).warnings(16);
+        assert_eq!(
+            warnings(1, 0.1),
+            ["nothing will be learned: the learning rate of 1 update is 0, because train.warmup=0.1 starts it at 0; set \
+              train.warmup=0, or train longer"]
+        );
+        assert_eq!(
+            warnings(4, 1.0),
+            ["train.warmup=1 is as long as the run of 4 updates, so the learning rate ends at 6.75e-4, below train.lr"]
+        );
+        for (steps, warmup) in [(1, 0.0), (2, 0.1), (100, 0.1), (100, 0.99)] {
+            assert!(warnings(steps, warmup).is_empty(), "{steps} {warmup}");
+        }
+        // The same for every shape of the schedule.
+        for schedule in [ScheduleKind::Cosine, ScheduleKind::Constant] {
+            assert_eq!(TrainConfig::default().with_schedule(schedule).with_epochs(1).warnings(3).len(), 1);
+        }
     }
 }

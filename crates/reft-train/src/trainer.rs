@@ -104,13 +104,7 @@ impl<'a, O: Objective<B>, B: Backend, V: Observer<B>> Trainer<'a, O, B, V> {
         config: &'a TrainConfig,
         observer: &'a mut V,
     ) -> Self {
-        let total_steps = config.total_updates(examples.len());
-        let schedule = Schedule {
-            kind: config.schedule,
-            peak: config.lr,
-            warmup_steps: (config.warmup * total_steps as f64).ceil() as usize,
-            total_steps,
-        };
+        let schedule = config.schedule_of(examples.len());
         let updates_per_epoch = config.updates_per_epoch(examples.len());
         Self {
             objective,
@@ -270,8 +264,13 @@ impl<'a, O: Objective<B>, B: Backend, V: Observer<B>> Trainer<'a, O, B, V> {
             return Ok(());
         }
         let trainable = state.trainable().valid();
-        let evaluation = self.objective.evaluate(&trainable, self.held_out);
-        let is_better = state.best.as_ref().is_none_or(|best| evaluation.beats(&best.evaluation));
+        let evaluate = || self.objective.evaluate(&trainable, self.held_out);
+        let evaluation = catch_panic(AssertUnwindSafe(evaluate))
+            .map_err(|reason| TrainError::Device { step: state.step, reason })?;
+        // A value that is not finite is never the best, not even the first one.
+        let is_finite = evaluation.value().is_finite();
+        let is_better =
+            is_finite && state.best.as_ref().is_none_or(|best| evaluation.beats(&best.evaluation));
         let is_kept = is_better || !self.config.keep_best;
         self.observer.evaluated(state.step, &evaluation, is_kept.then_some(&trainable))?;
         state.evaluations_without_improvement =
@@ -378,7 +377,7 @@ mod tests {
         assert_eq!(
             outcome.stop.expect_err("the device failed").to_string(),
             format!(
-                "the device failed at step 3: the driver is out of memory; the adapter of the previous step is kept\n\
+                "the device failed at step 3: the driver is out of memory\n\
                  if it ran out of memory, {OUT_OF_MEMORY_ADVICE}"
             )
         );

@@ -1,6 +1,7 @@
 //! How much device memory a run needs, from shapes alone: known before any weight is loaded.
 
 use crate::{
+    loss::rows_of_logits,
     device::{Chosen, Device},
     error::RunError,
     memory::{self, MemoryNeeds},
@@ -26,6 +27,19 @@ fn kept_and_transient(block: Footprint, taped: usize, checkpointing: bool) -> (u
     (kept as u64, transient as u64)
 }
 
+/// The largest batch of an evaluation, which has no tape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EvaluationLoad {
+    /// Rows per forward pass, as configured.
+    pub rows: usize,
+    /// The longest row, in tokens.
+    pub seq: usize,
+    /// Most labels of a row whose logits are computed.
+    pub labels: usize,
+    /// Bytes of the KV cache for one row, if answers are generated.
+    pub cache: u64,
+}
+
 /// The shapes and settings of a run that determine its memory.
 #[derive(Clone)]
 pub struct Workload<'a> {
@@ -45,6 +59,8 @@ pub struct Workload<'a> {
     pub batch: (usize, usize),
     /// Labels of that micro-batch whose logits are computed at a time, and logits per label; 0 for classifiers.
     pub logits: (usize, usize),
+    /// The evaluation of held-out rows.
+    pub evaluation: EvaluationLoad,
     /// Number of trainable parameters.
     pub parameters: usize,
     /// Whether weights of the model are trained: then the tape also keeps the input of each linear layer.
@@ -63,6 +79,7 @@ impl<'a> Workload<'a> {
             batch_size: 1,
             batch: (0, 0),
             logits: (0, 0),
+            evaluation: EvaluationLoad::default(),
             parameters: 0,
             trains_weights: false,
         }
@@ -107,17 +124,28 @@ impl<'a> Workload<'a> {
         // A tensor is converted from f32 on the host, one at a time.
         let loading = largest_weight.map_or(0, |(_, shape)| 4 * elements(shape));
         let activations = (kept + transient).max(block.forward as u64);
-        let training = activations.max(kept + logits) + adapter + optimizer;
+        let evaluation = self.evaluation_bytes();
+        let training = activations.max(kept + logits).max(evaluation) + adapter + optimizer;
         MemoryNeeds {
             program,
             weights,
             activations,
             logits,
+            evaluation,
             adapter,
             optimizer,
             total: program + weights + training.max(loading),
             largest: largest_weight.map_or(0, bytes_of).max(block.largest as u64).max(logit_slice),
         }
+    }
+
+    /// Activations, logits and the cache of an evaluation, in bytes.
+    fn evaluation_bytes(&self) -> u64 {
+        let EvaluationLoad { rows, seq, labels, cache } = self.evaluation;
+        let block = (self.footprint)(rows, seq, self.precision.dtype);
+        let n_logits = (rows * labels.max(1)).min(rows_of_logits(self.logits.1.max(1)).max(rows)) * self.logits.1;
+        // The input and the output of a block, and either its transient tensors or the logits.
+        (2 * block.input + block.forward.max(3 * 4 * n_logits)) as u64 + rows as u64 * cache
     }
 
     /// Checks that the device has enough memory; returns what is needed.
@@ -129,7 +157,11 @@ impl<'a> Workload<'a> {
         let device = || on.info.name.clone();
         if let Some(capacity) = on.info.memory.filter(|capacity| needs.total > *capacity) {
             let is_supported = |p: Precision| on.precision::<B>(Some(p.dtype), p.quant, p.dtype).is_ok();
-            let remedies = self.remedies(&on.info, &is_supported);
+            let mut remedies = self.remedies(&on.info, &is_supported);
+            // One that is enough is worth more than one that is not.
+            if remedies.iter().any(|(_, total)| *total <= capacity) {
+                remedies.retain(|(_, total)| *total <= capacity);
+            }
             return Err(RunError::Memory { needs: Box::new(needs), device: device(), capacity, remedies });
         }
         match on.info.max_buffer.filter(|max| needs.largest > *max) {
@@ -168,6 +200,15 @@ impl<'a> Workload<'a> {
         if trains && self.batch_size > 1 {
             let change = format!("train.batch_size=1 train.accumulation={}", self.batch_size);
             changes.push((change, Self { batch_size: 1, ..self.clone() }));
+        }
+        if trains && self.evaluation.rows > 1 {
+            let evaluation = EvaluationLoad { rows: 1, ..self.evaluation };
+            changes.push(("eval.batch_size=1".into(), Self { evaluation, ..self.clone() }));
+            if self.batch_size > 1 {
+                let change =
+                    format!("train.batch_size=1 train.accumulation={} eval.batch_size=1", self.batch_size);
+                changes.push((change, Self { batch_size: 1, evaluation, ..self.clone() }));
+            }
         }
         let mut remedies: Vec<(String, u64)> =
             changes.into_iter().map(|(change, changed)| (change, changed.needs(device).total)).collect();

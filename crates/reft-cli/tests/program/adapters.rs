@@ -21,6 +21,11 @@ fn an_adapter_of_another_model_is_refused() {
         true
     });
     generate("other weights");
+    let args = ["generate", "--model", "model", "--adapter", ADAPTER, "--device", "cpu", "--prompt", "x", "--force"];
+    let forced = reft(folder.path(), &args);
+    assert!(!stdout(&forced).trim().is_empty());
+    said.add("other weights with --force", &String::from_utf8_lossy(&forced.stderr));
+    let mut generate = |what: &str| said.add(what, &refusal(&reft(folder.path(), &args[..9])));
     let file = folder.path().join(ADAPTER).join("adapter.json");
     change_json(&file, |config| config["sites"][5]["layer"] = 6.into());
     generate("a layer without tensors, and tensors without a layer");
@@ -108,4 +113,150 @@ fn a_head_of_another_size_is_refused() {
     let args = ["predict", "--adapter", "runs/r/adapter", "--device", "cpu", "--data", "dev.csv"];
     let message = refusal(&reft(folder.path(), &args));
     assert_snapshot("refused_head_of_another_size", folder.path(), &message, &[]);
+}
+
+/// The likelihood of the answers in `data.jsonl`, and what is said on standard error.
+fn evaluated(folder: &Path, model: &str, adapter: &str, more: &[&str]) -> (f64, String) {
+    let args = ["eval", "--model", model, "--adapter", adapter, "--data", "data.jsonl", "--device", "cpu", "--json"];
+    let output = reft(folder, &[&args[..], more].concat());
+    let report: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    (report["nll"].as_f64().expect("a number"), String::from_utf8(output.stderr).expect("UTF-8"))
+}
+
+fn data(folder: &Path) {
+    let rows = "{\"prompt\": \"the old queen\", \"completion\": \" sings\"}\n{\"prompt\": \"a fox\", \"completion\": \" reads\"}\n";
+    fs::write(folder.join("data.jsonl"), rows).expect("written");
+}
+
+#[test]
+fn an_adapter_works_on_every_model_that_computes_the_same() {
+    let folder = workplace();
+    let model = model_folder(folder.path());
+    data(folder.path());
+    stdout(&short_run(folder.path(), &["model=model", "run.name=r"]));
+    let adapter = "runs/r/adapter";
+    let (nll, said) = evaluated(folder.path(), "model", adapter, &[]);
+    assert_eq!(said, "");
+    // As other versions of transformers write it, and with other end tokens.
+    let config = model.join("config.json");
+    change_json(&config, |config| {
+        config["architectures"] = json!(["Other"]);
+        config["initializer_range"] = json!(0.5);
+        config["eos_token_id"] = json!([1, 2]);
+        config["pad_token_id"] = json!(0);
+        config["attention_dropout"] = json!(0.1);
+        config["mlp_bias"] = json!(false);
+        let theta = config.as_object_mut().expect("an object").remove("rope_theta").unwrap_or(json!(10000.0));
+        config["rope_parameters"] = json!({"rope_theta": theta, "rope_type": "default"});
+        config["transformers_version"] = json!("5.0.0");
+    });
+    assert_eq!(evaluated(folder.path(), "model", adapter, &[]), (nll, String::new()));
+    // The run's folder stands for its adapter.
+    assert_eq!(evaluated(folder.path(), "model", "runs/r", &[]), (nll, String::new()));
+    change_json(&config, |config| config["rms_norm_eps"] = json!(0.1));
+    let args = ["eval", "--model", "model", "--adapter", adapter, "--data", "data.jsonl", "--device", "cpu"];
+    assert!(refusal(&reft(folder.path(), &args)).contains("model has other weights or settings"));
+}
+
+#[test]
+fn copies_in_half_precision_and_other_tokenizers_are_warned_about() {
+    let folder = workplace();
+    let model = model_folder(folder.path());
+    data(folder.path());
+    stdout(&short_run(folder.path(), &["run.name=r"]));
+    let mut said = Transcript::new(folder.path());
+    let (nll, _) = evaluated(folder.path(), "model", "runs/r/adapter", &[]);
+    let file = model.join("model.safetensors");
+    let original = fs::read(&file).expect("readable");
+    for (what, dtype) in [("bf16", safetensors::Dtype::BF16), ("f16", safetensors::Dtype::F16)] {
+        fs::write(&file, &original).expect("written");
+        in_half_precision(&file, dtype);
+        let (rounded, warning) = evaluated(folder.path(), "model", "runs/r/adapter", &[]);
+        assert!((rounded - nll).abs() < 0.05, "{rounded} {nll}");
+        said.add(what, &warning);
+    }
+    fs::write(&file, &original).expect("written");
+    change_json(&model.join("tokenizer.json"), |tokenizer| {
+        let vocab = tokenizer["model"]["vocab"].as_object_mut().expect("tokens");
+        let names: Vec<String> = vocab.iter().filter(|(_, id)| [40, 41].iter().any(|n| *id == n)).map(|(name, _)| name.clone()).collect();
+        vocab[&names[0]] = json!(41);
+        vocab[&names[1]] = json!(40);
+    });
+    said.add("another tokenizer", &evaluated(folder.path(), "model", "runs/r/adapter", &[]).1);
+    said.check("warnings_about_models", &[]);
+}
+
+/// Rewrites f32 tensors in a dtype of 16 bits.
+fn in_half_precision(path: &Path, dtype: safetensors::Dtype) {
+    let bytes = fs::read(path).expect("readable");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let halves: Vec<(String, Vec<usize>, Vec<u8>)> = file.tensors().into_iter().map(|(name, view)| {
+        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let data = values.flat_map(|x| match dtype {
+            safetensors::Dtype::BF16 => burn::tensor::bf16::from_f32(x).to_le_bytes(),
+            _ => burn::tensor::f16::from_f32(x).to_le_bytes(),
+        });
+        (name, view.shape().to_vec(), data.collect())
+    }).collect();
+    let views = halves.iter().map(|(name, shape, data)| {
+        (name.clone(), safetensors::tensor::TensorView::new(dtype, shape.clone(), data).expect("fits"))
+    });
+    fs::write(path, safetensors::serialize(views, None).expect("serialized")).expect("written");
+}
+
+#[test]
+fn adapters_of_other_programs_are_used_or_named() {
+    let folder = workplace();
+    let model = model_folder(folder.path());
+    data(folder.path());
+    let peft = folder.path().join("peft");
+    fs::create_dir(&peft).expect("created");
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(repository("tests/fixtures/peft/llama").join(file), peft.join(file)).expect("copied");
+    }
+    // Its model is `embedded:tiny`, as the fixture says.
+    let args = ["eval", "--adapter", "peft", "--data", "data.jsonl", "--device", "cpu", "--json"];
+    let report: Value = serde_json::from_str(&stdout(&reft(folder.path(), &args))).expect("JSON");
+    let (nll, said) = evaluated(folder.path(), "model", "peft", &[]);
+    assert_eq!((report["nll"].as_f64(), said.as_str()), (Some(nll), ""));
+    let generate = ["generate", "--adapter", "peft", "--device", "cpu", "--prompt", "the", "--max-new-tokens", "3"];
+    assert!(!stdout(&reft(folder.path(), &generate)).is_empty());
+
+    let mut said = Transcript::new(folder.path());
+    said.add("inspect", &stdout(&reft(folder.path(), &["inspect", "peft"])));
+    let mut refused = |what: &str, adapter: &str| {
+        let args = ["eval", "--model", "model", "--adapter", adapter, "--data", "data.jsonl", "--device", "cpu"];
+        let message = refusal(&reft(folder.path(), &args));
+        assert_eq!(message, refusal(&reft(folder.path(), &["inspect", adapter])));
+        said.add(what, &message);
+    };
+    refused("no such folder", "nowhere");
+    refused("a file", "peft/adapter_model.safetensors");
+    refused("a model", text_of(Path::new(model.file_name().expect("a name"))));
+    change_json(&peft.join("adapter_config.json"), |config| config["init_lora_weights"] = "pissa".into());
+    refused("a setting that changes the model", "peft");
+    change_json(&peft.join("adapter_config.json"), |config| config["peft_type"] = "PREFIX_TUNING".into());
+    refused("another method of PEFT", "peft");
+    fs::create_dir(folder.path().join("pyreft")).expect("created");
+    fs::write(folder.path().join("pyreft/intkey_layer_0_comp_block_output_unit_pos_nunit_1#0.bin"), "").expect("written");
+    refused("pyreft", "pyreft");
+    said.check("adapters_of_other_programs", &[]);
+}
+
+/// A classifier of PEFT on the encoder on which PEFT trained it.
+#[test]
+fn a_classifier_of_peft_predicts_with_its_head() {
+    let folder = classify::prepared();
+    let args = ["--model", "model", "--adapter", text_of(&repository("tests/fixtures/peft/roberta")).to_string().leak()];
+    let expected = json(&repository("tests/fixtures/peft/roberta/expected.json"));
+    // The words of the fixture's first row; its tokens 2 and 3 are the special ones.
+    fs::write(folder.path().join("one.jsonl"), "{\"text\": \"cat poor old eats\"}").expect("written");
+    let predict = [&["predict", "--data", "one.jsonl", "--device", "cpu"], &args[..]].concat();
+    let row: Value = serde_json::from_str(&stdout(&reft(folder.path(), &predict))).expect("JSON");
+    let logits: Vec<f64> = serde_json::from_value(expected["logits"][0].clone()).expect("numbers");
+    let total: f64 = logits.iter().map(|x| x.exp()).sum();
+    for (idx, logit) in logits.iter().enumerate() {
+        let found = row["probabilities"][format!("LABEL_{idx}")].as_f64().expect("a number");
+        assert!((found - logit.exp() / total).abs() < 1e-5, "{row} {logits:?}");
+    }
 }

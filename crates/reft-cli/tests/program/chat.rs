@@ -55,3 +55,17 @@ fn a_conversation_in_a_file_is_continued_in_the_same_way() {
     let text = generate(folder.path(), &["--data", "chat.jsonl"]);
     assert_eq!(text, format!("[1] {}\n", expected.trim()));
 }
+
+#[test]
+fn a_full_context_forgets_the_oldest_turns_and_the_chat_goes_on() {
+    let folder = workplace();
+    chatting_model(folder.path());
+    let args = ["chat", "--model", "model", "--device", "cpu", "--greedy", "--max-new-tokens", "8"];
+    let long = "the old queen sings ".repeat(60);
+    let questions = format!("{}{long}\n{FIRST}\n", format!("{SECOND} and {FIRST}\n").repeat(12));
+    let output = reft_with_input(folder.path(), &args, &questions);
+    let said = String::from_utf8(output.stderr.clone()).expect("UTF-8");
+    assert!(stdout(&output).lines().count() >= 13, "{said}");
+    assert!(said.contains("the model's context of 128 tokens is full: the 1 oldest turn is forgotten"), "{said}");
+    assert!(said.contains("but the model's context is 128; ask a shorter one"), "{said}");
+}

@@ -46,12 +46,15 @@ pub struct Trained<T> {
     pub score: Option<Score>,
     /// Why training ended.
     pub ended: StopReason,
+    /// Settings with which nothing, or less than they seem to say, was learned.
+    pub warnings: Vec<String>,
 }
 
 impl<T> Trained<T> {
     /// The same with another form of the result.
     pub(super) fn map<U>(self, convert: impl FnOnce(T) -> U) -> Trained<U> {
-        Trained { result: convert(self.result), losses: self.losses, score: self.score, ended: self.ended }
+        let Self { result, losses, score, ended, warnings } = self;
+        Trained { result: convert(result), losses, score, ended, warnings }
     }
 }
 
@@ -165,6 +168,7 @@ impl<'a> Trainer<'a> {
             save_adapter(&folder, &outcome.trainable, origin)?;
         }
         Ok(Trained {
+            warnings: config.warnings(examples.len()),
             ended: outcome.stop?,
             result: outcome.trainable,
             losses: outcome.history.losses,

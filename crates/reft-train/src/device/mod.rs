@@ -175,7 +175,10 @@ fn of_backend(backend: &'static str) -> Result<Vec<Device>, MissingBackend> {
                 backend,
                 compiled: false,
                 reason: format!("this program was built without the {other} backend"),
-                hint: format!("rebuild it with --features {feature}"),
+                hint: match feature {
+                    "metal" if !cfg!(target_vendor = "apple") => "Metal exists on macOS only; use vulkan or wgpu".into(),
+                    feature => format!("rebuild it with the feature {feature}"),
+                },
             })
         }
     }
@@ -262,6 +265,10 @@ mod tests {
             );
         }
         assert_eq!(error("cpu:3"), "device \"cpu:3\": no such index; available: cpu");
+        let hint = |backend| match backend {
+            "metal" if !cfg!(target_vendor = "apple") => "Metal exists on macOS only; use vulkan or wgpu".into(),
+            backend => format!("rebuild it with the feature {backend}"),
+        };
         for (backend, compiled) in [
             ("ndarray", cfg!(feature = "ndarray")),
             ("cuda", cfg!(feature = "cuda")),
@@ -270,10 +277,7 @@ mod tests {
             if !compiled {
                 assert_eq!(
                     error(backend),
-                    format!(
-                        "device {backend:?}: this program was built without the {backend} backend; rebuild it with \
-                         --features {backend}"
-                    )
+                    format!("device {backend:?}: this program was built without the {backend} backend; {}", hint(backend))
                 );
             }
         }

@@ -21,6 +21,9 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
     let head_lr = recipe.head.lr.unwrap_or(1.0);
     expect(head_lr > 0.0 && head_lr.is_finite(), "head.lr", &head_lr, "a number above 0");
     expect(is_rate(recipe.lora.dropout), "lora.dropout", &recipe.lora.dropout, "a share below 1");
+    let alpha = recipe.lora.alpha.unwrap_or(1.0);
+    expect(alpha > 0.0 && alpha.is_finite(), "lora.alpha", &alpha, "a number above 0");
+    expect(is_rate(recipe.reft.dropout), "reft.dropout", &recipe.reft.dropout, "a share below 1");
     let n_columns = recipe.data.text.as_ref().map_or(1, Vec::len);
     let found = format!("a list of {}", count(n_columns, "column"));
     expect((1..=2).contains(&n_columns), "data.text", &found, "1 or 2");
@@ -45,7 +48,22 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
         &quant,
         "none; this baseline trains the weights themselves, which cannot be quantized",
     );
-    let has_held_out = recipe.data.eval.is_some() || recipe.data.eval_rows.is_some();
+    let has_held_out = match recipe.data.eval_rows {
+        Some(n) => n > 0,
+        None => recipe.data.eval.is_some(),
+    };
+    let without = "without held-out rows; set data.eval or data.eval_rows";
+    expect(has_held_out || train.eval_every == 0, "train.eval_every", &train.eval_every, &format!("0 {without}"));
+    expect(has_held_out || !train.eval_each_epoch, "train.eval_each_epoch", &true, &format!("false {without}"));
+    expect(has_held_out || !eval.exact_match, "eval.exact_match", &true, &format!("false {without}"));
+    expect(has_held_out || train.patience == 0, "train.patience", &train.patience, &format!("0 {without}"));
+    let is_evaluated = train.eval_every > 0 || train.eval_each_epoch;
+    expect(
+        !has_held_out || is_evaluated || train.patience == 0,
+        "train.patience",
+        &train.patience,
+        "0, or train.eval_every or train.eval_each_epoch, without which there is one evaluation, at the end",
+    );
     expect(
         is_language_model || has_held_out || eval.protocol != Protocol::ReftPaper,
         "data.eval",

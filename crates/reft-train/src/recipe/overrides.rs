@@ -7,13 +7,42 @@ use toml::{Table, Value};
 const ALIASES: [(&str, &str); 2] =
     [("train.gradient_accumulation_steps", "train.accumulation"), ("train.max_grad_norm", "train.clip")];
 
-/// Sets `a.b=value` in a table. A value that is not TOML is taken as a string.
+/// Keys whose values are text, whatever they look like.
+const TEXTS: [&str; 23] = [
+    "model",
+    "revision",
+    "device",
+    "dtype",
+    "quant",
+    "run.name",
+    "run.folder",
+    "reft.method",
+    "reft.component",
+    "reft.positions",
+    "reft.activation",
+    "reft.init",
+    "data.task",
+    "data.train",
+    "data.eval",
+    "data.label",
+    "data.template",
+    "data.train_on",
+    "data.on_bad_row",
+    "train.schedule",
+    "eval.metric",
+    "eval.protocol",
+    "eval.template",
+];
+
+/// Keys whose values are lists of texts; a single text is a list of one.
+const LISTS: [&str; 3] = ["data.text", "data.test", "lora.targets"];
+
+/// Sets `a.b=value` in a table. The value has the type of its key; of other keys, one that is not TOML is text.
 pub(super) fn apply(table: &mut Table, text: &str) -> Result<(), RecipeError> {
     let malformed = || RecipeError::Override(text.into());
     let (key, value) = text.split_once('=').ok_or_else(malformed)?;
     let key = key.trim();
-    let parsed = toml::from_str::<Table>(&format!("x = {value}")).ok().and_then(|mut t| t.remove("x"));
-    let value = parsed.unwrap_or_else(|| Value::String(value.into()));
+    let value = typed(key, value);
     let alias = ALIASES.iter().find(|names| names.0 == key || names.1 == key);
     if let Some((alias, name)) = alias {
         // The file may use either name; only one of them may remain.
@@ -21,6 +50,36 @@ pub(super) fn apply(table: &mut Table, text: &str) -> Result<(), RecipeError> {
         return insert(table, name, value).ok_or_else(malformed);
     }
     insert(table, key, value).ok_or_else(malformed)
+}
+
+fn typed(key: &str, text: &str) -> Value {
+    let parsed = toml::from_str::<Table>(&format!("x = {text}")).ok().and_then(|mut t| t.remove("x"));
+    let as_text = || Value::String(text.into());
+    if TEXTS.contains(&key) {
+        // Quotes are TOML's, the rest is as it is.
+        return parsed.filter(Value::is_str).unwrap_or_else(as_text);
+    }
+    if LISTS.contains(&key) {
+        return match parsed {
+            Some(Value::Array(values)) => {
+                // Numbers among them are texts, too.
+                let text = |value: Value| Value::String(value.as_str().map_or(value.to_string(), str::to_string));
+                Value::Array(values.into_iter().map(text).collect())
+            }
+            Some(Value::String(text)) => Value::Array(vec![Value::String(text)]),
+            _ => match text.trim().strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+                Some(list) => {
+                    let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+                    Value::Array(names.map(|name| Value::String(name.trim_matches(['"', '\'']).into())).collect())
+                }
+                None => Value::Array(vec![as_text()]),
+            },
+        };
+    }
+    // TOML has fewer forms of numbers, such as no `.5`.
+    let is_number_like = text.starts_with(|c: char| c.is_ascii_digit() || ".+-".contains(c));
+    let number = || text.trim().parse().ok().filter(|_| is_number_like).map(Value::Float);
+    parsed.or_else(number).unwrap_or_else(as_text)
 }
 
 fn insert(table: &mut Table, key: &str, value: Value) -> Option<()> {

@@ -83,6 +83,75 @@ mod tests {
     }
 
     #[test]
+    fn text_stays_text_whatever_it_looks_like() {
+        let name = |text: &str| parse(SMALL, &[&format!("run.name={text}")]).expect("a name").run.name;
+        for text in ["2024", "nan", "inf", "true", "1e5", "2024-01-01", "0x1f", "[a]", "a=b", "None", "it's"] {
+            assert_eq!(name(text), text);
+        }
+        assert_eq!((name("\"2024\""), name("'a b'")), ("2024".into(), "a b".into()));
+        let recipe = parse(SMALL, &["data.task=classification", "data.text=[1, \"b\"]", "data.label=1"]);
+        let data = recipe.expect("valid").data;
+        assert_eq!((data.text, data.label), (Some(vec!["1".into(), "b".into()]), Some("1".into())));
+        let targets = |text: &str| parse(SMALL, &[&format!("lora.targets={text}")]).expect("names").lora.targets;
+        assert_eq!(targets("q_proj"), ["q_proj"]);
+        assert_eq!(targets("[q_proj, v_proj]"), ["q_proj", "v_proj"]);
+        assert_eq!(targets("[]"), [""; 0]);
+        let numbers = parse(SMALL, &["train.lr=.5", "train.warmup=0.", "train.clip=1E0"]).expect("numbers").train;
+        assert_eq!((numbers.lr, numbers.warmup, numbers.clip), (0.5, 0.0, 1.0));
+    }
+
+    /// Every key that refuses a number because it is text is among those whose overrides are text.
+    #[test]
+    fn the_keys_of_texts_are_known() {
+        let keys_of = |section: &str| {
+            let key = if section.is_empty() { "_=1".into() } else { format!("{section}._=1") };
+            let error = parse(SMALL, &[&key]).expect_err("unknown");
+            let listed = error.split("expected one of").last().expect("the known keys").to_string();
+            listed.split('`').skip(1).step_by(2).map(str::to_string).collect::<Vec<_>>()
+        };
+        for section in ["", "run", "reft", "lora", "data", "train", "eval"] {
+            for key in keys_of(section) {
+                let key = if section.is_empty() { key } else { format!("{section}.{key}") };
+                let error = parse(SMALL, &[&format!("{key}=2024")]).err().unwrap_or_default();
+                assert!(!error.contains("invalid type: integer `2024`, expected a string"), "{key}: {error}");
+                assert!(!error.contains("expected a sequence"), "{key}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused_by_name() {
+        for key in ["train.lr", "train.warmup", "train.weight_decay", "train.clip", "train.model_dropout"] {
+            for value in ["nan", "inf", "-inf", "-0.5"] {
+                let error = parse(SMALL, &[&format!("{key}={value}")]).expect_err("refused");
+                assert!(error.contains(&format!("{key} is ")), "{key}={value}: {error}");
+            }
+        }
+        for key in ["lora.alpha", "lora.dropout", "reft.dropout", "head.lr"] {
+            for value in ["nan", "inf", "-1.0"] {
+                let error = parse(SMALL, &[&format!("{key}={value}")]).expect_err("refused");
+                assert!(error.contains(&format!("{key} is ")), "{key}={value}: {error}");
+            }
+        }
+        for change in ["lora.alpha=0", "reft.dropout=1", "lora.dropout=1", "train.lr=0", "head.lr=0"] {
+            assert!(parse(SMALL, &[change]).is_err(), "{change}: nothing would be learned");
+        }
+    }
+
+    #[test]
+    fn settings_of_held_out_rows_need_such_rows() {
+        for change in ["train.patience=3", "train.eval_every=5", "train.eval_each_epoch=true", "eval.exact_match=true"] {
+            let error = parse(SMALL, &[change, "data.eval_rows=0"]).expect_err("no rows");
+            let (key, value) = change.split_once('=').expect("a key");
+            assert!(error.contains(&format!("{key} is {value}")), "{error}");
+            assert!(error.contains("data.eval or data.eval_rows"), "{error}");
+            parse(SMALL, &[change, "data.eval_rows=4", "train.eval_every=5"]).expect("rows");
+        }
+        let error = parse(SMALL, &["train.patience=3", "data.eval_rows=4"]).expect_err("one evaluation only");
+        assert!(error.contains("train.patience is 3"), "{error}");
+    }
+
+    #[test]
     fn a_resolved_recipe_reads_back() {
         let recipe = parse(SMALL, &["train.steps=7", "reft.layers=0-2"]).expect("valid");
         assert_eq!(parse(&recipe.to_toml(), &[]).expect("valid"), recipe);

@@ -38,6 +38,8 @@ pub enum Event<'a> {
     },
     /// Something that the user should know about the data.
     Notice(&'a str),
+    /// Something about the recipe that is probably not meant.
+    Warning(&'a str),
     /// The trainable parameters exist.
     Trainable {
         /// What is trained.

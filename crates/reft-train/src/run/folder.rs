@@ -1,6 +1,9 @@
 //! The folder of a run: its files, and the observer that writes them during training.
 
-use super::event::{Event, Summary};
+use super::{
+    event::{Event, Summary},
+    files::{ADAPTER_FOLDER, Claim, METRICS_FILE, RECIPE_FILE, SUMMARY_FILE},
+};
 use crate::{
     adapter::{AdapterOrigin, save_adapter},
     error::RunError,
@@ -14,35 +17,15 @@ use burn::tensor::backend::Backend;
 use reft_core::{AdapterError, FileError, files::write_atomic};
 use serde::Serialize;
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs::File,
+    io::Write,
     path::{Path, PathBuf},
 };
-
-const RECIPE_FILE: &str = "recipe.toml";
-const METRICS_FILE: &str = "metrics.jsonl";
-const SUMMARY_FILE: &str = "summary.json";
-const ADAPTER_FOLDER: &str = "adapter";
-
-/// Checks that a run folder does not exist, is empty, or may be replaced.
-///
-/// # Errors
-/// If it is neither.
-pub(super) fn check_free(folder: &Path, overwrite: bool) -> Result<(), RunError> {
-    let mut entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(FileError::io(folder)(error).into()),
-    };
-    if entries.next().is_none() || (overwrite && folder.join(RECIPE_FILE).is_file()) {
-        return Ok(());
-    }
-    Err(if overwrite { RunError::NotARun(folder.into()) } else { RunError::Exists(folder.into()) })
-}
 
 /// Writes the files of a run while it is under way, and forwards events.
 pub(super) struct RunFolder<'a, 'b> {
     folder: PathBuf,
+    claim: Claim,
     metrics: File,
     origin: AdapterOrigin,
     device_mb: &'a dyn Fn() -> Option<f64>,
@@ -58,16 +41,12 @@ impl<'a, 'b> RunFolder<'a, 'b> {
         device_mb: &'a dyn Fn() -> Option<f64>,
         on_event: &'a mut (dyn FnMut(Event) + 'b),
     ) -> Result<Self, RunError> {
-        check_free(folder, recipe.run.overwrite)?;
-        if folder.exists() {
-            fs::remove_dir_all(folder).map_err(FileError::io(folder))?;
-        }
-        fs::create_dir_all(folder).map_err(FileError::io(folder))?;
+        let claim = Claim::new(folder, recipe.run.overwrite)?;
         let path = folder.join(RECIPE_FILE);
         write_atomic(&path, recipe.to_toml().as_bytes()).map_err(FileError::io(&path))?;
         let path = folder.join(METRICS_FILE);
         let metrics = File::create(&path).map_err(FileError::io(&path))?;
-        Ok(Self { folder: folder.into(), metrics, origin, device_mb, on_event })
+        Ok(Self { folder: folder.into(), claim, metrics, origin, device_mb, on_event })
     }
 
     /// The folder of the adapter.
@@ -80,11 +59,12 @@ impl<'a, 'b> RunFolder<'a, 'b> {
         save_adapter(&self.adapter_folder(), trainable, &self.origin)
     }
 
-    /// Writes `summary.json`.
-    pub(super) fn write_summary(&self, summary: &Summary) -> Result<(), FileError> {
+    /// Writes `summary.json`, which ends the run, and deletes the run that it replaces.
+    pub(super) fn finish(&mut self, summary: &Summary) -> Result<(), FileError> {
         let json = serde_json::to_string_pretty(summary).expect("plain data serializes") + "\n";
         let path = self.folder.join(SUMMARY_FILE);
-        write_atomic(&path, json.as_bytes()).map_err(FileError::io(&path))
+        write_atomic(&path, json.as_bytes()).map_err(FileError::io(&path))?;
+        self.claim.succeed()
     }
 
     /// Forwards an event.

@@ -8,6 +8,7 @@
 //! | `summary.json` | [`Summary`] |
 
 mod event;
+mod files;
 mod folder;
 mod plan;
 
@@ -26,7 +27,8 @@ use crate::{
 };
 use burn::tensor::backend::{AutodiffBackend, Backend};
 pub use event::{Event, Finished, Outcome, Summary};
-use folder::{RunFolder, check_free};
+use files::check_free;
+use folder::RunFolder;
 pub use plan::Plan;
 use reft_models::{LoadedModel, ModelConfig};
 use std::{
@@ -82,7 +84,7 @@ fn run_task<A: AutodiffBackend, T: Task<A::InnerBackend>>(
     let data = task.encode(recipe, &config, &checkpoint.tokenizer)?;
 
     // 4. Memory.
-    let plan = plan::plan(recipe, &task, &checkpoint, precision, &data.train, on)?;
+    let plan = plan::plan(recipe, &task, &checkpoint, precision, &data.train, &data.held_out, on)?;
     let (base, weights) = (&checkpoint.base, plan.weights);
     on_event(Event::Model { base, weights, precision, device: &on.info.name });
     if let Some(labels) = task.labels() {
@@ -94,6 +96,9 @@ fn run_task<A: AutodiffBackend, T: Task<A::InnerBackend>>(
     for notice in &data.notices {
         on_event(Event::Notice(notice));
     }
+    for warning in recipe.train.warnings(data.train.len()) {
+        on_event(Event::Warning(&warning));
+    }
     if dry {
         return Ok(Outcome::Planned(Box::new(plan)));
     }
@@ -103,7 +108,9 @@ fn run_task<A: AutodiffBackend, T: Task<A::InnerBackend>>(
     let trainable = init_trainable(recipe, &task, &loaded, &config, device)?;
 
     // 6. The model without an adapter.
-    let (before, answers_before) = task.evaluate_base(recipe, &loaded, &data)?;
+    let evaluate = || task.evaluate_base(recipe, &loaded, &data);
+    let (before, answers_before) = catch_panic(AssertUnwindSafe(evaluate))
+        .map_err(|reason| RunError::Evaluation { what: "without an adapter", reason })??;
     if let Some(score) = &before {
         on_event(Event::Score { what: "before", score });
     }
@@ -152,12 +159,19 @@ fn run_task<A: AutodiffBackend, T: Task<A::InnerBackend>>(
         resident.and_then(|before| Some(recent_peak_mb()? - before as f64 / f64::from(1 << 20)));
     let device_mb = on.memory_mb();
     let TrainOutcome { trainable, evaluation, stop, steps, history } = outcome;
+    if steps == 0 {
+        // There is nothing to keep: an earlier run comes back.
+        return Err(stop.err().map_or(RunError::Interrupted, RunError::Train));
+    }
     let saved = catch_panic(AssertUnwindSafe(|| run_folder.save_adapter(&trainable)));
-    let trained = Trained { trainable, evaluation, ended: stop? };
+    let ended = stop.map_err(|error| RunError::Stopped { error, adapter: run_folder.adapter_folder() })?;
+    let trained = Trained { trainable, evaluation, ended };
     saved.map_err(|reason| TrainError::Device { step: steps, reason })??;
 
     // 9. The model with the adapter.
-    let result = task.evaluate_result(recipe, &loaded, &trained)?;
+    let evaluate = || task.evaluate_result(recipe, &loaded, &trained);
+    let result = catch_panic(AssertUnwindSafe(evaluate))
+        .map_err(|reason| RunError::Evaluation { what: "with the adapter, which is saved", reason })??;
     for (file, score) in &result.test {
         run_folder.report_event(Event::Score { what: file, score });
     }
@@ -188,7 +202,7 @@ fn run_task<A: AutodiffBackend, T: Task<A::InnerBackend>>(
         device: plan.device,
         adapter: run_folder.adapter_folder(),
     };
-    run_folder.write_summary(&summary)?;
+    run_folder.finish(&summary)?;
     let answers = answers_before.into_iter().zip(result.answers).collect();
     Ok(Outcome::Finished(Box::new(Finished { summary, answers })))
 }

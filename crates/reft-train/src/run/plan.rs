@@ -11,7 +11,7 @@ use crate::{
     recipe::Recipe,
     tasks::{ConfigOf, Task},
     train_config::TrainConfig,
-    workload::Workload,
+    workload::{EvaluationLoad, Workload},
 };
 use burn::tensor::backend::Backend;
 use reft_models::{Checkpoint, Dtype, ModelConfig, Precision, TunedName};
@@ -65,6 +65,7 @@ pub(super) fn plan<B: Backend, T: Task<B>>(
     checkpoint: &Checkpoint<ConfigOf<B, T>>,
     precision: Precision,
     examples: &[T::Example],
+    held_out: &[T::Example],
     on: &Chosen<B::Device>,
 ) -> Result<Plan, RunError> {
     let config = &checkpoint.config;
@@ -94,6 +95,7 @@ pub(super) fn plan<B: Backend, T: Task<B>>(
         batch_size: recipe.train.batch_size,
         batch: (largest.rows, largest.seq),
         logits: (slice, n_logits),
+        evaluation: evaluation_load(recipe, task, config, precision.dtype, held_out),
         parameters: trainable + head,
         trains_weights: tuning.is_some(),
     };
@@ -113,6 +115,26 @@ pub(super) fn plan<B: Backend, T: Task<B>>(
         capacity: on.info.memory,
         free: if on.info.uses_host_memory() { memory::available() } else { None },
     })
+}
+
+/// The largest batch of held-out rows.
+fn evaluation_load<B: Backend, T: Task<B>>(
+    recipe: &Recipe,
+    task: &T,
+    config: &ConfigOf<B, T>,
+    dtype: Dtype,
+    held_out: &[T::Example],
+) -> EvaluationLoad {
+    let most = |n: fn(&T::Example) -> usize| held_out.iter().map(n).max().unwrap_or(0);
+    let seq = most(T::Example::n_tokens);
+    let generated = if recipe.eval.exact_match { recipe.eval.max_new_tokens } else { 0 };
+    let cached = seq.saturating_add(generated).min(config.context());
+    EvaluationLoad {
+        rows: recipe.eval.batch_size.min(held_out.len()),
+        seq,
+        labels: most(T::Example::n_labels),
+        cache: if generated > 0 { task.cache_bytes(config, dtype) * cached as u64 } else { 0 },
+    }
 }
 
 /// The size of a micro-batch.

@@ -117,6 +117,11 @@ impl<B: Backend> Task<B> for LanguageModelTask {
         config.vocab_size
     }
 
+    fn cache_bytes(&self, config: &LlamaConfig, dtype: Dtype) -> u64 {
+        let d_kv = config.kv_heads() * config.head_dim();
+        (2 * config.num_hidden_layers * d_kv * dtype.size()) as u64
+    }
+
     fn footprint(&self, config: &LlamaConfig, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
         config.footprint(batch, seq, dtype)
     }

@@ -64,6 +64,11 @@ pub trait Task<B: Backend>: Sized {
         0
     }
 
+    /// Bytes of the KV cache for one token, for tasks that generate answers.
+    fn cache_bytes(&self, _config: &ConfigOf<B, Self>, _dtype: Dtype) -> u64 {
+        0
+    }
+
     /// Memory of one block in a training pass.
     fn footprint(&self, config: &ConfigOf<B, Self>, batch: usize, seq: usize, dtype: Dtype) -> Footprint;
 
