@@ -1,10 +1,55 @@
-//! Chats and chat templates.
+//! Conversations and the chat templates that render them.
 
+use crate::{
+    files::ModelFiles,
+    fingerprint,
+    jinja::{DateTime, Error, Template, Variable},
+    tokenizer::TokenizerError,
+};
+use reft_core::FileError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
-/// One message of a conversation with text alone.
+/// A conversation, as a chat template sees it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Chat {
+    /// The messages, with every field that they have.
+    pub messages: Vec<Map<String, Value>>,
+    /// The tools that the model may call: a list of JSON schemas.
+    pub tools: Option<Value>,
+    /// The documents to answer from: a list of objects.
+    pub documents: Option<Value>,
+    /// Further variables of the template, such as `enable_thinking` (transformers' `chat_template_kwargs`).
+    pub variables: Map<String, Value>,
+}
+
+impl Chat {
+    /// A conversation of messages, without tools and documents.
+    pub fn new<M: Into<Map<String, Value>>>(messages: impl IntoIterator<Item = M>) -> Self {
+        Self { messages: messages.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// Adds the tools that the model may call.
+    pub fn with_tools(mut self, tools: Value) -> Self {
+        self.tools = Some(tools);
+        self
+    }
+
+    /// Adds the documents to answer from.
+    pub fn with_documents(mut self, documents: Value) -> Self {
+        self.documents = Some(documents);
+        self
+    }
+
+    /// Sets a further variable of the template.
+    pub fn with_variable(mut self, name: &str, value: Value) -> Self {
+        self.variables.insert(name.into(), value);
+        self
+    }
+}
+
+/// A message that has only a role and a text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
     /// `system`, `user` or `assistant`.
@@ -13,35 +58,177 @@ pub struct ChatMessage {
     pub content: String,
 }
 
-/// A conversation, as a chat template sees it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Chat {
-    /// The messages.
-    pub messages: Vec<Map<String, Value>>,
-    /// The tools.
-    pub tools: Option<Value>,
-    /// The documents.
-    pub documents: Option<Value>,
-    /// Further variables of the template.
-    pub variables: Map<String, Value>,
-}
-
-impl Chat {
-    /// A chat of text messages.
-    pub fn new(messages: impl IntoIterator<Item = ChatMessage>) -> Self {
-        let object = |m: ChatMessage| {
-            let fields = [("role", m.role), ("content", m.content)];
-            fields.into_iter().map(|(key, text)| (key.into(), text.into())).collect()
-        };
-        Self { messages: messages.into_iter().map(object).collect(), ..Self::default() }
+impl ChatMessage {
+    /// A message.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
     }
 }
 
-/// A rendered chat.
+impl From<ChatMessage> for Map<String, Value> {
+    fn from(message: ChatMessage) -> Self {
+        [("role".to_string(), message.role.into()), ("content".to_string(), message.content.into())]
+            .into_iter()
+            .collect()
+    }
+}
+
+/// A rendered conversation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RenderedChat {
     /// The text.
     pub text: String,
-    /// The byte ranges of its `{% generation %}` blocks.
+    /// The byte ranges of the template's `{% generation %}` blocks in the text, in order. Blocks within macros and
+    /// captured texts are not among them.
     pub generated: Vec<Range<usize>>,
+}
+
+/// The chat templates of a model, compiled, and the tokens they can name.
+#[derive(Debug)]
+pub(crate) struct ChatTemplates {
+    templates: BTreeMap<String, Result<Template, Error>>,
+    /// Special tokens by the names of `tokenizer_config.json`.
+    special_tokens: Map<String, Value>,
+    fingerprint: String,
+    /// What `strftime_now` formats: the local time at which the templates were loaded, so that one conversation has
+    /// one time however often it is rendered.
+    pub(crate) now: Option<DateTime>,
+}
+
+const DEFAULT: &str = "default";
+const TOOL_USE: &str = "tool_use";
+const FOLDER: &str = "additional_chat_templates";
+
+impl ChatTemplates {
+    /// Reads the chat templates of a model, where transformers looks for them: `chat_template.jinja` and
+    /// `additional_chat_templates/*.jinja`, or else `chat_template` in `tokenizer_config.json` (`in_config`), or else
+    /// `chat_template.json`.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn load(
+        files: &ModelFiles,
+        in_config: Option<&Value>,
+        special_tokens: Map<String, Value>,
+    ) -> Result<Option<Self>, FileError> {
+        let mut sources = BTreeMap::new();
+        let mut read = |name: &str, file: &str| -> Result<(), FileError> {
+            let Some(bytes) = files.read_optional(file)? else { return Ok(()) };
+            let invalid = |error: std::string::FromUtf8Error| FileError::Invalid {
+                path: files.path(file),
+                reason: format!("not UTF-8: {error}; save the template as UTF-8"),
+            };
+            sources.insert(name.to_string(), String::from_utf8(bytes.into_owned()).map_err(invalid)?);
+            Ok(())
+        };
+        read(DEFAULT, "chat_template.jinja")?;
+        for file in files.names_in(FOLDER) {
+            if let Some(name) = file.strip_suffix(".jinja") {
+                read(name, &format!("{FOLDER}/{file}"))?;
+            }
+        }
+        if sources.is_empty() {
+            sources = named_sources(in_config);
+        }
+        if sources.is_empty()
+            && let Some(bytes) = files.read_optional("chat_template.json")?
+        {
+            let invalid = |error: serde_json::Error| FileError::Invalid {
+                path: files.path("chat_template.json"),
+                reason: format!("invalid JSON: {error}"),
+            };
+            let json: Value = serde_json::from_slice(&bytes).map_err(invalid)?;
+            sources = named_sources(json.get("chat_template"));
+        }
+        if sources.is_empty() {
+            return Ok(None);
+        }
+        let fingerprint = fingerprint::of_text(&format!("{sources:?}"));
+        let compile = |(name, source): (String, String)| (name, Template::compile(&source));
+        Ok(Some(Self {
+            templates: sources.into_iter().map(compile).collect(),
+            special_tokens,
+            fingerprint,
+            now: local_time(),
+        }))
+    }
+
+    /// Identifies the templates.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The template for a conversation: `tool_use` if it has tools, `default` otherwise.
+    fn template(&self, has_tools: bool) -> Result<&Template, TokenizerError> {
+        let tool_use = if has_tools { self.templates.get(TOOL_USE) } else { None };
+        let Some(template) = tool_use.or_else(|| self.templates.get(DEFAULT)) else {
+            let names: Vec<&str> = self.templates.keys().map(String::as_str).collect();
+            return Err(TokenizerError::ChatTemplate(format!(
+                "expected a template named `default`, found {}; name one of them `default`",
+                names.join(", ")
+            )));
+        };
+        template.as_ref().map_err(|error| TokenizerError::ChatTemplate(error.to_string()))
+    }
+
+    /// Renders a conversation.
+    ///
+    /// # Errors
+    /// If there is no template for it, or it fails.
+    pub fn render(&self, chat: &Chat, add_generation_prompt: bool) -> Result<RenderedChat, TokenizerError> {
+        let given = |value: &Option<Value>| value.as_ref().is_some_and(|value| !value.is_null());
+        let optional = |value| match value {
+            &Some(ref value) => Variable::Json(value),
+            None => Variable::None,
+        };
+        let further = self.special_tokens.iter().chain(&chat.variables);
+        let variables = further.map(|(name, value)| (name.as_str(), Variable::Json(value))).chain([
+            ("messages", Variable::Dicts(&chat.messages)),
+            ("tools", optional(&chat.tools)),
+            ("documents", optional(&chat.documents)),
+            ("add_generation_prompt", Variable::Bool(add_generation_prompt)),
+        ]);
+        let rendered = self
+            .template(given(&chat.tools))?
+            .render(variables, self.now)
+            .map_err(|error| TokenizerError::ChatTemplate(error.to_string()))?;
+        Ok(RenderedChat { text: rendered.text, generated: rendered.generated })
+    }
+}
+
+/// The templates in a value of `chat_template`: a text, a list of objects with `name` and `template`, or an object.
+fn named_sources(value: Option<&Value>) -> BTreeMap<String, String> {
+    let text = |value: &Value| value.as_str().map(str::to_string);
+    match value {
+        Some(Value::String(source)) => [(DEFAULT.to_string(), source.clone())].into(),
+        Some(Value::Array(list)) => list
+            .iter()
+            .filter_map(|entry| Some((text(entry.get("name")?)?, text(entry.get("template")?)?)))
+            .collect(),
+        Some(Value::Object(map)) => {
+            map.iter().filter_map(|(name, source)| Some((name.clone(), text(source)?))).collect()
+        }
+        _ => BTreeMap::new(),
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn local_time() -> Option<DateTime> {
+    let now = jiff::Zoned::now();
+    let part = |value: i8| u32::from(value.unsigned_abs());
+    Some(DateTime {
+        year: now.year().into(),
+        month: part(now.month()),
+        day: part(now.day()),
+        hour: part(now.hour()),
+        minute: part(now.minute()),
+        second: part(now.second()),
+        microsecond: now.subsec_nanosecond().unsigned_abs() / 1000,
+    })
+}
+
+/// A browser's clock is not accessible from here.
+#[cfg(target_arch = "wasm32")]
+fn local_time() -> Option<DateTime> {
+    None
 }

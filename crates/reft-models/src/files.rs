@@ -67,6 +67,23 @@ impl ModelFiles {
         }
     }
 
+    /// The names of the files in a folder within the location, in alphabetical order; none if there is no such folder.
+    pub(crate) fn names_in(&self, folder: &str) -> Vec<String> {
+        let mut names: Vec<String> = match self {
+            ModelFiles::Folder(root) => fs::read_dir(root.join(folder))
+                .map(|entries| {
+                    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+                })
+                .unwrap_or_default(),
+            ModelFiles::Embedded(files) => {
+                let within = |name: &str| Some(name.strip_prefix(folder)?.strip_prefix('/')?.to_string());
+                files.iter().filter_map(|(name, _)| within(name)).collect()
+            }
+        };
+        names.sort();
+        names
+    }
+
     /// The names of all files, in alphabetical order; none if there is no such folder.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = match self {

@@ -28,7 +28,8 @@
 //! | [`files`], [`weights`], [`load`], `hub` | model files → tensors → model; downloads from the Hugging Face Hub (feature `hub`) |
 //! | [`names`] | names of tensors |
 //! | [`precision`] | dtypes, blockwise quantized weights |
-//! | [`tokenizer`] | text ↔ token ids, chat templates |
+//! | [`tokenizer`] | text ↔ token ids |
+//! | [`chat`] | conversations, chat templates |
 //! | [`batch`] | rows of tokens, padded to a batch |
 //! | [`generate`](mod@generate) | text generation with a KV cache |
 //! | [`pass`] | training passes: which blocks are on the tape, gradient checkpointing |
@@ -38,7 +39,7 @@
 pub mod attention;
 pub mod batch;
 pub mod cache;
-mod chat;
+pub mod chat;
 pub mod files;
 mod fingerprint;
 pub mod footprint;
@@ -46,6 +47,7 @@ mod frozen;
 pub mod generate;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub mod hub;
+mod jinja;
 mod keys;
 pub mod linear;
 pub mod llama;

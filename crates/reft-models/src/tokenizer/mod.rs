@@ -20,18 +20,18 @@ pub(crate) mod missing;
 mod special;
 
 use crate::{
-    chat::{Chat, RenderedChat},
+    chat::{Chat, ChatTemplates, RenderedChat},
     files::{ModelFiles, TokenIds},
     fingerprint,
     keys::Keys,
 };
 use class::{Class, Resolved};
 use json::JsonFile;
-use minijinja::{Environment, ErrorKind};
 use reft_core::FileError;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use special::{SpecialTokens, TokenFiles};
+use std::sync::Arc;
 use tokenizers::{Encoding, PostProcessor, Token, TruncationDirection, TruncationParams, truncate_encodings};
 
 /// A tokenizer that cannot be loaded or used.
@@ -86,7 +86,7 @@ pub struct Tokenizer {
     truncation: TruncationDirection,
     /// Whether decoded texts lose the spaces before punctuation.
     clean_up: bool,
-    chat_template: Option<String>,
+    chat_templates: Option<Arc<ChatTemplates>>,
 }
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -123,11 +123,7 @@ impl Tokenizer {
             Some(text) => token(text),
             None => end_token_of_model(files, &inner, &model)?,
         };
-        // Newer models have the template in a separate file.
-        let template_file = files.read_optional("chat_template.jinja")?;
-        let chat_template = template_file
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .or_else(|| config.get("chat_template").and_then(chat_template_text));
+        let chat_templates = ChatTemplates::load(files, config.get("chat_template"), special.map())?;
         Ok(Self {
             bos: special.text(0).and_then(token),
             eos,
@@ -135,7 +131,7 @@ impl Tokenizer {
             n_suffix: n_suffix(&inner).map_err(|error| invalid(error.to_string()))?,
             truncation,
             clean_up: config.flag("clean_up_tokenization_spaces")?.unwrap_or(false),
-            chat_template,
+            chat_templates: chat_templates.map(Arc::new),
             inner,
         })
     }
@@ -184,7 +180,7 @@ impl Tokenizer {
 
     /// Identifies the chat template, if there is one.
     pub(crate) fn chat_template_fingerprint(&self) -> Option<String> {
-        self.chat_template.as_deref().map(fingerprint::of_text)
+        self.chat_templates.as_ref().map(|templates| templates.fingerprint().into())
     }
 
     /// Names and texts of the special tokens, such as `eos_token`, as transformers gives them to chat templates:
@@ -200,7 +196,7 @@ impl Tokenizer {
 
     /// Whether the model has a chat template.
     pub fn has_chat_template(&self) -> bool {
-        self.chat_template.is_some()
+        self.chat_templates.is_some()
     }
 
     /// The token ids of a text, after the special tokens that the model expects before it.
@@ -278,7 +274,7 @@ impl Tokenizer {
         Ok(if self.clean_up { clean_up_spaces(&text) } else { text })
     }
 
-    /// Renders a conversation with the model's chat template.
+    /// Renders a conversation with the model's chat template, as transformers does.
     ///
     /// # Errors
     /// If there is no template, or it fails.
@@ -287,25 +283,8 @@ impl Tokenizer {
         chat: &Chat,
         add_generation_prompt: bool,
     ) -> Result<RenderedChat, TokenizerError> {
-        let template = self.chat_template.as_ref().ok_or(TokenizerError::NoChatTemplate)?;
-        let failed = |error: minijinja::Error| TokenizerError::ChatTemplate(format!("{error:#}"));
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_template("chat", template).map_err(failed)?;
-        let text = |token: &Option<SpecialToken>| token.as_ref().map_or("", |t| t.text.as_str()).to_string();
-        let context = minijinja::context! {
-            messages => chat.messages,
-            add_generation_prompt => add_generation_prompt,
-            bos_token => text(&self.bos),
-            eos_token => text(&self.eos),
-        };
-        let text = environment.get_template("chat").and_then(|t| t.render(context)).map_err(failed)?;
-        Ok(RenderedChat { text, generated: Vec::new() })
+        let templates = self.chat_templates.as_ref().ok_or(TokenizerError::NoChatTemplate)?;
+        templates.render(chat, add_generation_prompt)
     }
 }
 
@@ -441,19 +420,6 @@ fn failed(error: tokenizers::Error) -> TokenizerError {
     TokenizerError::Text(error.to_string())
 }
 
-/// The value of `chat_template`: a template, or a list with one named `default`.
-fn chat_template_text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Array(list) => {
-            let default =
-                list.iter().find(|entry| entry.get("name").is_some_and(|name| name == "default"))?;
-            default.get("template")?.as_str().map(str::to_string)
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -490,7 +456,7 @@ mod tests {
         let t = tokenizer(
             r#"{"bos_token":"<s>","eos_token":"</s>","chat_template":"{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m['content'].strip() }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"}"#,
         );
-        let hi = Chat::new([ChatMessage { role: "user".into(), content: " hi ".into() }]);
+        let hi = Chat::new([ChatMessage::new("user", " hi ")]);
         assert_eq!(t.render_chat(&hi, true).expect("rendered").text, "<s>[user] hi</s>[assistant]");
         let t = tokenizer(r#"{"chat_template":"{{ raise_exception('no system role') }}"}"#);
         assert!(t.render_chat(&hi, true).expect_err("raised").to_string().contains("no system role"));

@@ -1,0 +1,84 @@
+//! What one rendering may use: steps, characters, memory, depth.
+
+use super::error::{Error, Result};
+use std::cell::Cell;
+
+/// Steps of one rendering: evaluated expressions, compared values, copied items.
+const MAX_STEPS: u64 = 20_000_000;
+/// Bytes of all texts that are created by one rendering.
+const MAX_CREATED: u64 = 1 << 29;
+/// Bytes of the rendered text, and of any other text.
+pub(super) const MAX_TEXT: usize = 1 << 25;
+/// How deeply statements, expressions and calls may be nested.
+const MAX_DEPTH: u32 = 400;
+/// How deeply lists and dicts may be nested.
+pub(super) const MAX_NESTING: u16 = 200;
+
+thread_local! {
+    static STEPS: Cell<u64> = const { Cell::new(0) };
+    static CREATED: Cell<u64> = const { Cell::new(0) };
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Starts to count for a new rendering.
+pub(super) fn reset() {
+    STEPS.set(0);
+    CREATED.set(0);
+    DEPTH.set(0);
+}
+
+/// Counts steps.
+///
+/// # Errors
+/// If they are too many.
+pub(super) fn step(count: usize) -> Result<()> {
+    let steps = STEPS.get() + count as u64;
+    STEPS.set(steps);
+    if steps > MAX_STEPS {
+        return Err(Error::new(format!("the template takes more than {MAX_STEPS} steps")));
+    }
+    Ok(())
+}
+
+/// Counts the bytes of a text that is about to be created.
+///
+/// # Errors
+/// If it is too long, or all texts together are.
+pub(super) fn text(length: usize) -> Result<()> {
+    if length > MAX_TEXT {
+        return Err(Error::new(format!("the template creates a text of more than {} MiB", MAX_TEXT >> 20)));
+    }
+    let created = CREATED.get() + length as u64;
+    CREATED.set(created);
+    if created > MAX_CREATED {
+        return Err(Error::new(format!(
+            "the template creates texts of more than {} MiB in total",
+            MAX_CREATED >> 20
+        )));
+    }
+    Ok(())
+}
+
+/// One more level of statements, expressions and calls, until it is dropped.
+pub(super) struct Level;
+
+impl Level {
+    /// Enters a level.
+    ///
+    /// # Errors
+    /// If there are too many.
+    pub fn enter() -> Result<Self> {
+        let depth = DEPTH.get() + 1;
+        if depth > MAX_DEPTH {
+            return Err(Error::new(format!("the template calls itself more than {MAX_DEPTH} levels deep")));
+        }
+        DEPTH.set(depth);
+        Ok(Self)
+    }
+}
+
+impl Drop for Level {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get().saturating_sub(1));
+    }
+}
