@@ -67,15 +67,20 @@ impl OnDevice for &ChatArgs {
             let mut n_dropped = 0;
             while prompt.len() + ROOM > context && drop_oldest(&mut messages) {
                 n_dropped += 1;
-                prompt = template.encode_prompt(&conversation(&messages), tokenizer, PromptLimit::NONE)?.tokens;
+                prompt =
+                    template.encode_prompt(&conversation(&messages), tokenizer, PromptLimit::NONE)?.tokens;
             }
             if n_dropped > 0 {
                 let turns = if n_dropped == 1 { "turn is" } else { "turns are" };
-                note!("the model's context of {context} tokens is full: the {n_dropped} oldest {turns} forgotten");
+                note!(
+                    "the model's context of {context} tokens is full: the {n_dropped} oldest {turns} forgotten"
+                );
             }
             if prompt.len() >= context {
                 let tokens = prompt.len();
-                note!("this question has {tokens} tokens, but the model's context is {context}; ask a shorter one");
+                note!(
+                    "this question has {tokens} tokens, but the model's context is {context}; ask a shorter one"
+                );
                 messages.pop();
                 continue;
             }

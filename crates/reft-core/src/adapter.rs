@@ -181,7 +181,8 @@ impl<B: Backend> Adapter<B> {
             metadata: Metadata::new(),
         };
         let own = serde_json::to_value(&config).expect("plain data serializes");
-        if let Some(key) = self.metadata.keys().find(|key| own.get(key.as_str()).is_some() || *key == "head") {
+        if let Some(key) = self.metadata.keys().find(|key| own.get(key.as_str()).is_some() || *key == "head")
+        {
             let reason = format!("the metadata key {key:?} belongs to the configuration of the adapter");
             return Err(FileError::Invalid { path, reason }.into());
         }
@@ -217,7 +218,8 @@ impl<B: Backend> Adapter<B> {
         let bytes = fs::read(&path).map_err(FileError::io(&path))?;
         let mut tensors = StrictTensors::new(&path, &bytes)?;
         let of_edits = config.places().into_iter();
-        let of_edits = of_edits.flat_map(|(site, part)| saved::shapes(&config.intervention(), &prefix(site, part)));
+        let of_edits =
+            of_edits.flat_map(|(site, part)| saved::shapes(&config.intervention(), &prefix(site, part)));
         let of_head = head.iter().flat_map(HeadConfig::tensors);
         let of_head = of_head.map(|(name, shape)| (format!("{HEAD_PREFIX}{name}"), shape));
         tensors.expect(of_edits.chain(of_head))?;
@@ -460,14 +462,18 @@ mod tests {
         let text = fs::read_to_string(&file).expect("read");
         let huge = "1000000000";
         for change in [
-            text.replace("\"rank\": 3", &format!("\"rank\": {huge}")).replace("hidden_size\": 12", &format!("hidden_size\": {huge}")),
+            text.replace("\"rank\": 3", &format!("\"rank\": {huge}"))
+                .replace("hidden_size\": 12", &format!("hidden_size\": {huge}")),
             text.replace("hidden_size\": 12", &format!("hidden_size\": {huge}")),
             text.replace("\"outputs\": 2", &format!("\"outputs\": {huge}")),
             text.replace("\"layer\": 4", &format!("\"layer\": {huge}")),
         ] {
             fs::write(&file, change).expect("written");
             let message = refusal(folder.path());
-            assert!(message.contains("do not match the configuration") && message.contains(huge), "{message}");
+            assert!(
+                message.contains("do not match the configuration") && message.contains(huge),
+                "{message}"
+            );
         }
     }
 
@@ -485,7 +491,10 @@ mod tests {
         fs::write(&file, text.replace("\"alpaca\"", "[1]")).expect("written");
         let metadata = load(folder.path()).expect("other crates' keys").metadata;
         let error = parse_metadata::<Notes>(&metadata, Path::new("folder")).expect_err("not text");
-        assert_eq!(error.to_string(), "folder/adapter.json: template: invalid type: sequence, expected a string");
+        assert_eq!(
+            error.to_string(),
+            "folder/adapter.json: template: invalid type: sequence, expected a string"
+        );
     }
 
     #[test]
@@ -495,7 +504,11 @@ mod tests {
             let mut saved = adapter(Method::Loreft);
             saved.metadata.insert(key.into(), 1.into());
             let error = saved.save(folder.path()).expect_err("refused").to_string();
-            assert!(error.ends_with(&format!("the metadata key {key:?} belongs to the configuration of the adapter")));
+            assert!(
+                error.ends_with(&format!(
+                    "the metadata key {key:?} belongs to the configuration of the adapter"
+                ))
+            );
         }
     }
 

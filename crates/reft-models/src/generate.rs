@@ -423,7 +423,8 @@ mod tests {
             if config.top_k > 0 {
                 ids.truncate(config.top_k);
             }
-            let weights: Vec<f64> = ids.iter().map(|id| (f64::from(logits[*id as usize]) / 0.7).exp()).collect();
+            let weights: Vec<f64> =
+                ids.iter().map(|id| (f64::from(logits[*id as usize]) / 0.7).exp()).collect();
             let (total, mut sum) = (weights.iter().sum::<f64>(), 0.0);
             let last = weights.iter().position(|w| {
                 sum += w / total;
@@ -442,9 +443,11 @@ mod tests {
         type B = burn_flex::Flex;
         for temperature in [0.0, 0.7] {
             for penalty in [1.0, 1.1] {
-                let config = GenerateConfig { temperature, repetition_penalty: penalty, ..Default::default() };
+                let config =
+                    GenerateConfig { temperature, repetition_penalty: penalty, ..Default::default() };
                 let mut rows: Vec<Sequence> = (0..2).map(|idx| Sequence::new(idx, &[0], &config)).collect();
-                let with = |value: f32| Tensor::<B, 2>::from_floats([[1.0, 2.0], [value, 0.0]], &Default::default());
+                let with =
+                    |value: f32| Tensor::<B, 2>::from_floats([[1.0, 2.0], [value, 0.0]], &Default::default());
                 let error = choose(with(f32::NAN), &mut rows, &config).expect_err("not a number");
                 assert_eq!(error, GenerateError::NotANumber { row: 1 });
                 assert_eq!(choose(with(1.0), &mut rows, &config).expect("numbers").len(), 2);

@@ -99,7 +99,9 @@ pub enum RunError {
         adapter: PathBuf,
     },
     /// The evaluation of a run, which the device did not survive.
-    #[error("the device failed while it evaluated the model {what}: {reason}; a smaller eval.batch_size needs less memory")]
+    #[error(
+        "the device failed while it evaluated the model {what}: {reason}; a smaller eval.batch_size needs less memory"
+    )]
     Evaluation {
         /// The model.
         what: &'static str,

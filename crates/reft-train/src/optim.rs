@@ -126,7 +126,8 @@ mod tests {
     #[test]
     fn schedules_whose_updates_all_have_the_rate_0_are_recognized() {
         for kind in [ScheduleKind::Linear, ScheduleKind::Cosine, ScheduleKind::Constant] {
-            let is_zero = |warmup_steps, total_steps| Schedule { kind, peak: 1.0, warmup_steps, total_steps }.is_zero();
+            let is_zero =
+                |warmup_steps, total_steps| Schedule { kind, peak: 1.0, warmup_steps, total_steps }.is_zero();
             assert!(is_zero(1, 1) && !is_zero(0, 1) && !is_zero(1, 2) && !is_zero(2, 2) && !is_zero(20, 200));
         }
     }

@@ -245,15 +245,20 @@ mod tests {
 
     #[test]
     fn runs_in_which_nothing_is_learned_are_warned_about() {
-        let warnings = |steps, warmup| TrainConfig::default().with_steps(steps).with_warmup(warmup).warnings(16);
+        let warnings =
+            |steps, warmup| TrainConfig::default().with_steps(steps).with_warmup(warmup).warnings(16);
         assert_eq!(
             warnings(1, 0.1),
-            ["nothing will be learned: the learning rate of 1 update is 0, because train.warmup=0.1 starts it at 0; set \
-              train.warmup=0, or train longer"]
+            [
+                "nothing will be learned: the learning rate of 1 update is 0, because train.warmup=0.1 starts it at 0; set \
+              train.warmup=0, or train longer"
+            ]
         );
         assert_eq!(
             warnings(4, 1.0),
-            ["train.warmup=1 is as long as the run of 4 updates, so the learning rate ends at 6.75e-4, below train.lr"]
+            [
+                "train.warmup=1 is as long as the run of 4 updates, so the learning rate ends at 6.75e-4, below train.lr"
+            ]
         );
         for (steps, warmup) in [(1, 0.0), (2, 0.1), (100, 0.1), (100, 0.99)] {
             assert!(warnings(steps, warmup).is_empty(), "{steps} {warmup}");

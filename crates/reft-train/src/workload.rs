@@ -1,9 +1,9 @@
 //! How much device memory a run needs, from shapes alone: known before any weight is loaded.
 
 use crate::{
-    loss::rows_of_logits,
     device::{Chosen, Device},
     error::RunError,
+    loss::rows_of_logits,
     memory::{self, MemoryNeeds},
 };
 use burn::tensor::backend::Backend;
@@ -143,7 +143,8 @@ impl<'a> Workload<'a> {
     fn evaluation_bytes(&self) -> u64 {
         let EvaluationLoad { rows, seq, labels, cache } = self.evaluation;
         let block = (self.footprint)(rows, seq, self.precision.dtype);
-        let n_logits = (rows * labels.max(1)).min(rows_of_logits(self.logits.1.max(1)).max(rows)) * self.logits.1;
+        let n_logits =
+            (rows * labels.max(1)).min(rows_of_logits(self.logits.1.max(1)).max(rows)) * self.logits.1;
         // The input and the output of a block, and either its transient tensors or the logits.
         (2 * block.input + block.forward.max(3 * 4 * n_logits)) as u64 + rows as u64 * cache
     }

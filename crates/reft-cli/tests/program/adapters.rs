@@ -21,7 +21,8 @@ fn an_adapter_of_another_model_is_refused() {
         true
     });
     generate("other weights");
-    let args = ["generate", "--model", "model", "--adapter", ADAPTER, "--device", "cpu", "--prompt", "x", "--force"];
+    let args =
+        ["generate", "--model", "model", "--adapter", ADAPTER, "--device", "cpu", "--prompt", "x", "--force"];
     let forced = reft(folder.path(), &args);
     assert!(!stdout(&forced).trim().is_empty());
     said.add("other weights with --force", &String::from_utf8_lossy(&forced.stderr));
@@ -117,7 +118,8 @@ fn a_head_of_another_size_is_refused() {
 
 /// The likelihood of the answers in `data.jsonl`, and what is said on standard error.
 fn evaluated(folder: &Path, model: &str, adapter: &str, more: &[&str]) -> (f64, String) {
-    let args = ["eval", "--model", model, "--adapter", adapter, "--data", "data.jsonl", "--device", "cpu", "--json"];
+    let args =
+        ["eval", "--model", model, "--adapter", adapter, "--data", "data.jsonl", "--device", "cpu", "--json"];
     let output = reft(folder, &[&args[..], more].concat());
     let report: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
     (report["nll"].as_f64().expect("a number"), String::from_utf8(output.stderr).expect("UTF-8"))
@@ -178,7 +180,11 @@ fn copies_in_half_precision_and_other_tokenizers_are_warned_about() {
     fs::write(&file, &original).expect("written");
     change_json(&model.join("tokenizer.json"), |tokenizer| {
         let vocab = tokenizer["model"]["vocab"].as_object_mut().expect("tokens");
-        let names: Vec<String> = vocab.iter().filter(|(_, id)| [40, 41].iter().any(|n| *id == n)).map(|(name, _)| name.clone()).collect();
+        let names: Vec<String> = vocab
+            .iter()
+            .filter(|(_, id)| [40, 41].iter().any(|n| *id == n))
+            .map(|(name, _)| name.clone())
+            .collect();
         vocab[&names[0]] = json!(41);
         vocab[&names[1]] = json!(40);
     });
@@ -190,14 +196,18 @@ fn copies_in_half_precision_and_other_tokenizers_are_warned_about() {
 fn in_half_precision(path: &Path, dtype: safetensors::Dtype) {
     let bytes = fs::read(path).expect("readable");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
-    let halves: Vec<(String, Vec<usize>, Vec<u8>)> = file.tensors().into_iter().map(|(name, view)| {
-        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        let data = values.flat_map(|x| match dtype {
-            safetensors::Dtype::BF16 => burn::tensor::bf16::from_f32(x).to_le_bytes(),
-            _ => burn::tensor::f16::from_f32(x).to_le_bytes(),
-        });
-        (name, view.shape().to_vec(), data.collect())
-    }).collect();
+    let halves: Vec<(String, Vec<usize>, Vec<u8>)> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            let data = values.flat_map(|x| match dtype {
+                safetensors::Dtype::BF16 => burn::tensor::bf16::from_f32(x).to_le_bytes(),
+                _ => burn::tensor::f16::from_f32(x).to_le_bytes(),
+            });
+            (name, view.shape().to_vec(), data.collect())
+        })
+        .collect();
     let views = halves.iter().map(|(name, shape, data)| {
         (name.clone(), safetensors::tensor::TensorView::new(dtype, shape.clone(), data).expect("fits"))
     });
@@ -219,13 +229,15 @@ fn adapters_of_other_programs_are_used_or_named() {
     let report: Value = serde_json::from_str(&stdout(&reft(folder.path(), &args))).expect("JSON");
     let (nll, said) = evaluated(folder.path(), "model", "peft", &[]);
     assert_eq!((report["nll"].as_f64(), said.as_str()), (Some(nll), ""));
-    let generate = ["generate", "--adapter", "peft", "--device", "cpu", "--prompt", "the", "--max-new-tokens", "3"];
+    let generate =
+        ["generate", "--adapter", "peft", "--device", "cpu", "--prompt", "the", "--max-new-tokens", "3"];
     assert!(!stdout(&reft(folder.path(), &generate)).is_empty());
 
     let mut said = Transcript::new(folder.path());
     said.add("inspect", &stdout(&reft(folder.path(), &["inspect", "peft"])));
     let mut refused = |what: &str, adapter: &str| {
-        let args = ["eval", "--model", "model", "--adapter", adapter, "--data", "data.jsonl", "--device", "cpu"];
+        let args =
+            ["eval", "--model", "model", "--adapter", adapter, "--data", "data.jsonl", "--device", "cpu"];
         let message = refusal(&reft(folder.path(), &args));
         assert_eq!(message, refusal(&reft(folder.path(), &["inspect", adapter])));
         said.add(what, &message);
@@ -238,7 +250,8 @@ fn adapters_of_other_programs_are_used_or_named() {
     change_json(&peft.join("adapter_config.json"), |config| config["peft_type"] = "PREFIX_TUNING".into());
     refused("another method of PEFT", "peft");
     fs::create_dir(folder.path().join("pyreft")).expect("created");
-    fs::write(folder.path().join("pyreft/intkey_layer_0_comp_block_output_unit_pos_nunit_1#0.bin"), "").expect("written");
+    fs::write(folder.path().join("pyreft/intkey_layer_0_comp_block_output_unit_pos_nunit_1#0.bin"), "")
+        .expect("written");
     refused("pyreft", "pyreft");
     said.check("adapters_of_other_programs", &[]);
 }
@@ -247,7 +260,12 @@ fn adapters_of_other_programs_are_used_or_named() {
 #[test]
 fn a_classifier_of_peft_predicts_with_its_head() {
     let folder = classify::prepared();
-    let args = ["--model", "model", "--adapter", text_of(&repository("tests/fixtures/peft/roberta")).to_string().leak()];
+    let args = [
+        "--model",
+        "model",
+        "--adapter",
+        text_of(&repository("tests/fixtures/peft/roberta")).to_string().leak(),
+    ];
     let expected = json(&repository("tests/fixtures/peft/roberta/expected.json"));
     // The words of the fixture's first row; its tokens 2 and 3 are the special ones.
     fs::write(folder.path().join("one.jsonl"), "{\"text\": \"cat poor old eats\"}").expect("written");

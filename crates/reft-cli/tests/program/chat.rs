@@ -66,6 +66,9 @@ fn a_full_context_forgets_the_oldest_turns_and_the_chat_goes_on() {
     let output = reft_with_input(folder.path(), &args, &questions);
     let said = String::from_utf8(output.stderr.clone()).expect("UTF-8");
     assert!(stdout(&output).lines().count() >= 13, "{said}");
-    assert!(said.contains("the model's context of 128 tokens is full: the 1 oldest turn is forgotten"), "{said}");
+    assert!(
+        said.contains("the model's context of 128 tokens is full: the 1 oldest turn is forgotten"),
+        "{said}"
+    );
     assert!(said.contains("but the model's context is 128; ask a shorter one"), "{said}");
 }

@@ -59,7 +59,8 @@ mod tests {
     #[test]
     fn a_stream_is_the_whole_text_and_decodes_few_tokens_at_a_time() {
         let t = Tokenizer::load(&tiny::model()).expect("embedded");
-        for text in ["the old queen sings on the hill!", "  a  b\n\nc ", "naïve 東京 🙂👩‍💻 x", "é"] {
+        for text in ["the old queen sings on the hill!", "  a  b\n\nc ", "naïve 東京 🙂👩‍💻 x", "é"]
+        {
             let ids = t.encode(&text.repeat(20)).expect("encoded");
             let (mut stream, mut most) = (TextStream::default(), 0);
             for id in &ids {

@@ -176,7 +176,9 @@ fn of_backend(backend: &'static str) -> Result<Vec<Device>, MissingBackend> {
                 compiled: false,
                 reason: format!("this program was built without the {other} backend"),
                 hint: match feature {
-                    "metal" if !cfg!(target_vendor = "apple") => "Metal exists on macOS only; use vulkan or wgpu".into(),
+                    "metal" if !cfg!(target_vendor = "apple") => {
+                        "Metal exists on macOS only; use vulkan or wgpu".into()
+                    }
                     feature => format!("rebuild it with the feature {feature}"),
                 },
             })
@@ -266,7 +268,9 @@ mod tests {
         }
         assert_eq!(error("cpu:3"), "device \"cpu:3\": no such index; available: cpu");
         let hint = |backend| match backend {
-            "metal" if !cfg!(target_vendor = "apple") => "Metal exists on macOS only; use vulkan or wgpu".into(),
+            "metal" if !cfg!(target_vendor = "apple") => {
+                "Metal exists on macOS only; use vulkan or wgpu".into()
+            }
             backend => format!("rebuild it with the feature {backend}"),
         };
         for (backend, compiled) in [
@@ -277,7 +281,10 @@ mod tests {
             if !compiled {
                 assert_eq!(
                     error(backend),
-                    format!("device {backend:?}: this program was built without the {backend} backend; {}", hint(backend))
+                    format!(
+                        "device {backend:?}: this program was built without the {backend} backend; {}",
+                        hint(backend)
+                    )
                 );
             }
         }

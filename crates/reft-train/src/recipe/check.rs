@@ -53,8 +53,18 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
         None => recipe.data.eval.is_some(),
     };
     let without = "without held-out rows; set data.eval or data.eval_rows";
-    expect(has_held_out || train.eval_every == 0, "train.eval_every", &train.eval_every, &format!("0 {without}"));
-    expect(has_held_out || !train.eval_each_epoch, "train.eval_each_epoch", &true, &format!("false {without}"));
+    expect(
+        has_held_out || train.eval_every == 0,
+        "train.eval_every",
+        &train.eval_every,
+        &format!("0 {without}"),
+    );
+    expect(
+        has_held_out || !train.eval_each_epoch,
+        "train.eval_each_epoch",
+        &true,
+        &format!("false {without}"),
+    );
     expect(has_held_out || !eval.exact_match, "eval.exact_match", &true, &format!("false {without}"));
     expect(has_held_out || train.patience == 0, "train.patience", &train.patience, &format!("0 {without}"));
     let is_evaluated = train.eval_every > 0 || train.eval_each_epoch;

@@ -63,14 +63,17 @@ fn typed(key: &str, text: &str) -> Value {
         return match parsed {
             Some(Value::Array(values)) => {
                 // Numbers among them are texts, too.
-                let text = |value: Value| Value::String(value.as_str().map_or(value.to_string(), str::to_string));
+                let text =
+                    |value: Value| Value::String(value.as_str().map_or(value.to_string(), str::to_string));
                 Value::Array(values.into_iter().map(text).collect())
             }
             Some(Value::String(text)) => Value::Array(vec![Value::String(text)]),
             _ => match text.trim().strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
                 Some(list) => {
                     let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
-                    Value::Array(names.map(|name| Value::String(name.trim_matches(['"', '\'']).into())).collect())
+                    Value::Array(
+                        names.map(|name| Value::String(name.trim_matches(['"', '\'']).into())).collect(),
+                    )
                 }
                 None => Value::Array(vec![as_text()]),
             },

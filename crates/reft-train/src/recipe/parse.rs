@@ -85,18 +85,21 @@ mod tests {
     #[test]
     fn text_stays_text_whatever_it_looks_like() {
         let name = |text: &str| parse(SMALL, &[&format!("run.name={text}")]).expect("a name").run.name;
-        for text in ["2024", "nan", "inf", "true", "1e5", "2024-01-01", "0x1f", "[a]", "a=b", "None", "it's"] {
+        for text in ["2024", "nan", "inf", "true", "1e5", "2024-01-01", "0x1f", "[a]", "a=b", "None", "it's"]
+        {
             assert_eq!(name(text), text);
         }
         assert_eq!((name("\"2024\""), name("'a b'")), ("2024".into(), "a b".into()));
         let recipe = parse(SMALL, &["data.task=classification", "data.text=[1, \"b\"]", "data.label=1"]);
         let data = recipe.expect("valid").data;
         assert_eq!((data.text, data.label), (Some(vec!["1".into(), "b".into()]), Some("1".into())));
-        let targets = |text: &str| parse(SMALL, &[&format!("lora.targets={text}")]).expect("names").lora.targets;
+        let targets =
+            |text: &str| parse(SMALL, &[&format!("lora.targets={text}")]).expect("names").lora.targets;
         assert_eq!(targets("q_proj"), ["q_proj"]);
         assert_eq!(targets("[q_proj, v_proj]"), ["q_proj", "v_proj"]);
         assert_eq!(targets("[]"), [""; 0]);
-        let numbers = parse(SMALL, &["train.lr=.5", "train.warmup=0.", "train.clip=1E0"]).expect("numbers").train;
+        let numbers =
+            parse(SMALL, &["train.lr=.5", "train.warmup=0.", "train.clip=1E0"]).expect("numbers").train;
         assert_eq!((numbers.lr, numbers.warmup, numbers.clip), (0.5, 0.0, 1.0));
     }
 
@@ -140,7 +143,9 @@ mod tests {
 
     #[test]
     fn settings_of_held_out_rows_need_such_rows() {
-        for change in ["train.patience=3", "train.eval_every=5", "train.eval_each_epoch=true", "eval.exact_match=true"] {
+        for change in
+            ["train.patience=3", "train.eval_every=5", "train.eval_each_epoch=true", "eval.exact_match=true"]
+        {
             let error = parse(SMALL, &[change, "data.eval_rows=0"]).expect_err("no rows");
             let (key, value) = change.split_once('=').expect("a key");
             assert!(error.contains(&format!("{key} is {value}")), "{error}");

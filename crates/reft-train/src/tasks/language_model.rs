@@ -118,7 +118,7 @@ impl<B: Backend> Task<B> for LanguageModelTask {
     }
 
     fn cache_bytes(&self, config: &LlamaConfig, dtype: Dtype) -> u64 {
-        let d_kv = config.kv_heads() * config.head_dim();
+        let d_kv = config.num_key_value_heads * config.head_dim;
         (2 * config.num_hidden_layers * d_kv * dtype.size()) as u64
     }
 
