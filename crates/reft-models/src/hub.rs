@@ -1,20 +1,28 @@
-//! Models from the Hugging Face Hub.
+//! Models from the Hugging Face Hub, in the cache folder that huggingface_hub uses.
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `HF_HOME` | folder of the cache, `~/.cache/huggingface` if unset |
-//! | `HF_HUB_OFFLINE` | `1`: use only the cache |
+//! | `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE` | the cache; `hub` in the folder of `HF_HOME` if unset |
+//! | `HF_HOME` | `huggingface` in the folder of `XDG_CACHE_HOME` if unset, which is `~/.cache` if unset |
+//! | `HF_HUB_OFFLINE`, else `TRANSFORMERS_OFFLINE` | `1`, `on`, `yes` or `true`: use only the cache |
 //! | `HF_ENDPOINT` | URL of another server |
-//! | `HF_TOKEN` | token for gated and private models |
+//! | `HF_TOKEN`, else `HUGGING_FACE_HUB_TOKEN` | token for gated and private models |
+//! | `HF_TOKEN_PATH` | file with the token; `token` in the folder of `HF_HOME` if unset |
+//!
+//! What a server says becomes the name of a file only if it is a plain name: letters, digits, `.`, `_` and `-`, and no dot at
+//! the start. This is checked before anything is written. The token goes to the server alone, not to those to which it
+//! redirects.
+
+mod cache;
+mod env;
+mod request;
 
 use crate::names::is_plain;
-use hf_hub::{
-    Cache, Repo, RepoType,
-    api::sync::{ApiBuilder, ApiError},
-};
+use cache::{Blob, RepoCache};
+use request::{Answer, Client};
 use std::{
     collections::BTreeSet,
-    env, fs,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -22,15 +30,15 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// Neither a folder nor a name on the Hub.
-    #[error("{name}: no such folder, and not a name on the Hub, which has the form `owner/model`")]
+    #[error("{name}: no such folder, and not a name on the Hub, which has the form `owner/model` or `model`")]
     NotFound {
         /// The name.
         name: String,
     },
     /// A file is not in the cache, and the Hub must not be used.
     #[error(
-        "{name}: {file} (revision {revision}) is not in the cache {}; unset HF_HUB_OFFLINE to download it, \
-         or give the path of a folder", cache.display()
+        "{name}: no such folder, and {file} (revision {revision}) is not in the cache {}; unset HF_HUB_OFFLINE to \
+         download it, or give the path of a folder", cache.display()
     )]
     Offline {
         /// The model.
@@ -43,7 +51,7 @@ pub enum HubError {
         cache: PathBuf,
     },
     /// A download failed.
-    #[error("{name}: cannot download {file} (revision {revision}): {reason}{hint}")]
+    #[error("{name}: cannot download {file} (revision {revision}): {reason}; {hint}")]
     Download {
         /// The model.
         name: String,
@@ -56,18 +64,17 @@ pub enum HubError {
         /// What to do next.
         hint: &'static str,
     },
-    /// An index of shards names a file that is not safe to download.
+    /// A name that would become the name of a file is not safe.
     #[error(
-        "{name}: {index} names the file {shard:?}; expected a name of letters, digits, `.`, `_` and `-` that does not start \
-         with a dot"
+        "{name}: {what} {found:?}; expected a name of letters, digits, `.`, `_` and `-` that does not start with a dot"
     )]
-    ShardName {
+    Unsafe {
         /// The model.
         name: String,
-        /// The index.
-        index: &'static str,
-        /// The name in the index.
-        shard: String,
+        /// Where the name is from: `model.safetensors.index.json names the file`.
+        what: String,
+        /// The name.
+        found: String,
     },
 }
 
@@ -99,45 +106,31 @@ pub fn is_cached(name: &str, revision: Option<&str>) -> bool {
 }
 
 impl Hub {
-    /// Reads the environment variables, see the [module](self).
-    pub fn from_env() -> Self {
-        let set = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
-        let cache = Cache::from_env();
-        Self {
-            token: set("HF_TOKEN").or_else(|| cache.token()),
-            cache: cache.path().clone(),
-            offline: set("HF_HUB_OFFLINE")
-                .is_some_and(|v| !matches!(v.to_lowercase().as_str(), "0" | "false" | "no" | "off")),
-            endpoint: set("HF_ENDPOINT"),
-        }
-    }
-
     /// Downloads the files of a model that are not in the cache, and returns their folder.
     ///
     /// # Errors
-    /// If the model does not exist, its index of shards has unsafe file names, or the network or the server fails.
+    /// If the model does not exist, the server or an index of shards gives names that are not safe, or the network or the
+    /// server fails.
     pub fn download(&self, name: &str, revision: &str) -> Result<PathBuf, HubError> {
-        let is_hub_name = |(owner, model)| is_plain(owner) && is_plain(model);
-        if !name.split_once('/').is_some_and(is_hub_name) {
-            return Err(HubError::NotFound { name: name.into() });
-        }
-        let fetch = Fetch { hub: self, name, revision };
+        let mut fetch = self.fetch(name, revision)?;
         let config = fetch.required("config.json")?;
         fetch.required("tokenizer.json")?;
         for file in [
             "tokenizer_config.json",
             "special_tokens_map.json",
+            "added_tokens.json",
             "generation_config.json",
             "chat_template.jinja",
+            "chat_template.json",
         ] {
             fetch.optional(file)?;
         }
         const INDEX: &str = "model.safetensors.index.json";
         if fetch.optional("model.safetensors")?.is_none() {
             let shards = shards(&fetch.required(INDEX)?);
-            // File names become paths in the cache, so all of them are checked before the first download.
+            // All names are checked before the first download.
             if let Some(shard) = shards.iter().find(|shard| !is_plain(shard)) {
-                return Err(HubError::ShardName { name: name.into(), index: INDEX, shard: shard.clone() });
+                return Err(fetch.refuse(&format!("{INDEX} names the file"), shard));
             }
             for shard in &shards {
                 fetch.required(shard)?;
@@ -145,6 +138,29 @@ impl Hub {
         }
         Ok(config.parent().map(Path::to_path_buf).unwrap_or_default())
     }
+
+    fn fetch<'a>(&'a self, name: &'a str, revision: &'a str) -> Result<Fetch<'a>, HubError> {
+        if !is_repository(name) {
+            return Err(HubError::NotFound { name: name.into() });
+        }
+        if !revision.split('/').all(is_plain) {
+            let (what, found) = ("has no revision".into(), revision.into());
+            return Err(HubError::Unsafe { name: name.into(), what, found });
+        }
+        let cache = RepoCache::new(&self.cache, name);
+        let commit = cache.commit(revision);
+        let client = Client::new(self.endpoint.as_deref(), self.token.as_deref());
+        Ok(Fetch { hub: self, name, revision, cache, client, commit })
+    }
+}
+
+/// Whether a name has the form `owner/model` or `model`.
+fn is_repository(name: &str) -> bool {
+    const LONGEST: usize = 96;
+    let mut parts = name.split('/');
+    let safe = parts.by_ref().take(2).all(is_plain) && parts.next().is_none();
+    // The cache writes `--` in place of `/`.
+    safe && name.len() <= LONGEST && !name.contains("--") && !name.contains("..")
 }
 
 /// The files that an index names; none if it is damaged, which is reported when the model is loaded.
@@ -159,10 +175,14 @@ struct Fetch<'a> {
     hub: &'a Hub,
     name: &'a str,
     revision: &'a str,
+    cache: RepoCache,
+    client: Client,
+    /// The commit of the files so far: all files of a model are of one commit.
+    commit: Option<String>,
 }
 
 impl Fetch<'_> {
-    fn required(&self, file: &str) -> Result<PathBuf, HubError> {
+    fn required(&mut self, file: &str) -> Result<PathBuf, HubError> {
         match self.optional(file)? {
             Some(path) => Ok(path),
             None if self.hub.offline => Err(HubError::Offline {
@@ -171,16 +191,23 @@ impl Fetch<'_> {
                 revision: self.revision.into(),
                 cache: self.hub.cache.clone(),
             }),
-            None => Err(self.failed(file, "the model or this file does not exist".into())),
+            None => Err(self.failed(
+                file,
+                "the model, the revision or this file does not exist".into(),
+                "check the name and the network, or give the path of a folder",
+            )),
         }
     }
 
     /// `None` if the file does not exist.
-    fn optional(&self, file: &str) -> Result<Option<PathBuf>, HubError> {
-        let repo = Repo::with_revision(self.name.into(), RepoType::Model, self.revision.into());
-        let cache = Cache::new(self.hub.cache.clone());
-        if let Some(path) = cache.repo(repo.clone()).get(file) {
-            return Ok(Some(path));
+    fn optional(&mut self, file: &str) -> Result<Option<PathBuf>, HubError> {
+        if let Some(commit) = &self.commit {
+            if let Some(path) = self.cache.file(commit, file) {
+                return Ok(Some(path));
+            }
+            if self.cache.is_known_absent(commit, file) {
+                return Ok(None);
+            }
         }
         // A commit is a folder in the cache, whatever branch it was downloaded as.
         let model = format!("models--{}", self.name.replace('/', "--"));
@@ -191,70 +218,86 @@ impl Fetch<'_> {
         if self.hub.offline {
             return Ok(None);
         }
-        let mut builder = ApiBuilder::from_cache(cache)
-            .with_token(self.hub.token.clone())
-            .with_retries(2)
-            .with_progress(false);
-        if let Some(endpoint) = &self.hub.endpoint {
-            builder = builder.with_endpoint(endpoint.trim_end_matches('/').into());
+        const ATTEMPTS: usize = 3;
+        let mut result = self.request(file);
+        for attempt in 1..ATTEMPTS {
+            let Err(Failure::Passing(_)) = &result else { break };
+            std::thread::sleep(std::time::Duration::from_millis(300 * attempt as u64));
+            result = self.request(file);
         }
-        let api = builder.build().map_err(|error| self.failed(file, error.to_string()))?;
-        match api.repo(repo).download(file) {
-            Ok(path) => Ok(Some(path)),
-            Err(ApiError::RequestError(error)) if status(&error) == Some(404) => Ok(None),
-            Err(error) => Err(self.failed(file, error.to_string())),
+        match result {
+            Ok(found) => Ok(found),
+            Err(Failure::Final(error)) => Err(error),
+            Err(Failure::Passing(reason)) => {
+                Err(self.failed(file, reason, "check the name and the network, or give the path of a folder"))
+            }
         }
     }
 
-    fn failed(&self, file: &str, reason: String) -> HubError {
-        let denied = reason.contains("401") || reason.contains("403");
-        let hint = if denied {
-            "; accept the model's license on its page and set HF_TOKEN"
-        } else {
-            "; check the name and the network, or give the path of a folder"
+    fn request(&mut self, file: &str) -> Result<Option<PathBuf>, Failure> {
+        let mut answer = self.get(file, self.revision)?;
+        // A branch may have moved since the first file.
+        if let (Some(ours), Some(theirs)) = (&self.commit, answer.commit())
+            && ours != theirs
+        {
+            let ours = ours.clone();
+            answer = self.get(file, &ours)?;
+        }
+        let (head, body) = match answer {
+            Answer::File(head, body) => (head, body),
+            Answer::Absent(commit) => {
+                let commit = self.commit.clone().or(commit.filter(|commit| is_plain(commit)));
+                if let Some(commit) = commit {
+                    self.cache.note_absent(&commit, file);
+                }
+                return Ok(None);
+            }
         };
+        for (what, found) in [("the server's ETag is", &head.etag), ("the server's commit is", &head.commit)]
+        {
+            if !is_plain(found) {
+                return Err(Failure::Final(self.refuse(what, found)));
+            }
+        }
+        if self.commit.as_ref().is_some_and(|commit| *commit != head.commit) {
+            let reason = format!("the server sent a file of the commit {} instead", head.commit);
+            return Err(Failure::Final(self.failed(file, reason, "try again later")));
+        }
+        const MAX_TEXT: u64 = 1 << 30;
+        if !file.ends_with(".safetensors") && head.length > MAX_TEXT {
+            let reason = format!("it has {} bytes, expected at most {MAX_TEXT}", head.length);
+            return Err(Failure::Final(self.failed(file, reason, "give the path of a folder")));
+        }
+        let blob = Blob { etag: &head.etag, length: head.length, sha256: head.sha256.as_deref() };
+        let path = self.cache.store(&head.commit, file, &blob, body).map_err(Failure::Passing)?;
+        if self.commit.is_none() {
+            self.cache.set_ref(self.revision, &head.commit).map_err(Failure::Passing)?;
+            self.commit = Some(head.commit);
+        }
+        Ok(Some(path))
+    }
+
+    fn get(&self, file: &str, revision: &str) -> Result<Answer, Failure> {
+        self.client.get(self.name, revision, file).map_err(|error| match error.hint {
+            Some(hint) => Failure::Final(self.failed(file, error.reason, hint)),
+            None => Failure::Passing(error.reason),
+        })
+    }
+
+    fn refuse(&self, what: &str, found: &str) -> HubError {
+        // What a server sends may be long.
+        let found = found.chars().take(200).collect();
+        HubError::Unsafe { name: self.name.into(), what: what.into(), found }
+    }
+
+    fn failed(&self, file: &str, reason: String, hint: &'static str) -> HubError {
         let (name, revision) = (self.name.into(), self.revision.into());
         HubError::Download { name, file: file.into(), revision, reason, hint }
     }
 }
 
-/// The HTTP status of a rejected request.
-fn status(error: &dyn std::error::Error) -> Option<u16> {
-    // The error type belongs to hf-hub's HTTP client, which is not a dependency of ours. Its text is
-    // `URL: status code N`.
-    let text = error.to_string();
-    let at = text.find("status code ")?;
-    text[at + 12..].chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_index_must_not_name_files_outside_the_cache() {
-        let cache = tempfile::tempdir().expect("a folder");
-        let snapshot = cache.path().join("models--some--model/snapshots/main-commit");
-        fs::create_dir_all(&snapshot).expect("created");
-        fs::create_dir_all(cache.path().join("models--some--model/refs")).expect("created");
-        fs::write(cache.path().join("models--some--model/refs/main"), "main-commit").expect("written");
-        let shard = "../../../../../../pwned/evil.safetensors";
-        for (file, text) in [
-            ("config.json", "{}".to_string()),
-            ("tokenizer.json", "{}".to_string()),
-            (
-                "model.safetensors.index.json",
-                format!(r#"{{"weight_map": {{"a": "good.safetensors", "b": "{shard}"}}}}"#),
-            ),
-        ] {
-            fs::write(snapshot.join(file), text).expect("written");
-        }
-        // Offline, a name that passes the check is an error of another kind.
-        let hub = Hub { cache: cache.path().into(), offline: true, endpoint: None, token: None };
-        assert_eq!(
-            hub.download("some/model", "main").expect_err("unsafe name").to_string(),
-            "some/model: model.safetensors.index.json names the file \"../../../../../../pwned/evil.safetensors\"; \
-             expected a name of letters, digits, `.`, `_` and `-` that does not start with a dot"
-        );
-    }
+enum Failure {
+    /// It may work when tried again.
+    Passing(String),
+    Final(HubError),
 }
