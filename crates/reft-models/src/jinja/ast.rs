@@ -50,8 +50,8 @@ pub(super) struct Node {
 pub(super) enum Statement {
     /// Text outside of tags.
     Data(Arc<str>),
-    /// `{{ expression }}`
-    Print(Expr),
+    /// `{{ expression }}`, or `{% print expression, expression %}`
+    Print(Vec<Expr>),
     /// The conditions of `if` and `elif` with their blocks, and the block of `else`.
     If(Vec<(Expr, Block)>, Block),
     For(Arc<For>),

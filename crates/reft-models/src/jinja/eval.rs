@@ -214,6 +214,7 @@ impl Renderer<'_> {
                     ));
                 };
                 let items = args.required(0)?.items()?;
+                let _level = Level::enter_call()?;
                 let text = self.capture(|this| {
                     this.in_scope(*scope, |this| this.for_loop(node, items, state.level + 1))
                 })?;

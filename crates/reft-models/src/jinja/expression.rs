@@ -185,6 +185,7 @@ impl Parser {
                 "true" | "True" => Constant::Bool(true),
                 "false" | "False" => Constant::Bool(false),
                 "none" | "None" => Constant::None,
+                "self" => return Err(Error::at(self.line(), "`self` is not supported")),
                 name => {
                     let symbol = self.names.intern(name);
                     self.reads.push(symbol);

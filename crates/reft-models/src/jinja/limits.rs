@@ -60,7 +60,7 @@ pub(super) fn text(length: usize) -> Result<()> {
 }
 
 /// One more level of statements, expressions and calls, until it is dropped.
-pub(super) struct Level;
+pub(super) struct Level(u32);
 
 impl Level {
     /// Enters a level.
@@ -68,17 +68,29 @@ impl Level {
     /// # Errors
     /// If there are too many.
     pub fn enter() -> Result<Self> {
-        let depth = DEPTH.get() + 1;
+        Self::of_cost(1)
+    }
+
+    /// Enters a call of a macro or a loop, which needs more stack.
+    ///
+    /// # Errors
+    /// As [`enter`](Self::enter).
+    pub fn enter_call() -> Result<Self> {
+        Self::of_cost(5)
+    }
+
+    fn of_cost(cost: u32) -> Result<Self> {
+        let depth = DEPTH.get() + cost;
         if depth > MAX_DEPTH {
-            return Err(Error::new(format!("the template calls itself more than {MAX_DEPTH} levels deep")));
+            return Err(Error::new(format!("the template calls itself too often: it is more than {MAX_DEPTH} levels deep")));
         }
         DEPTH.set(depth);
-        Ok(Self)
+        Ok(Self(cost))
     }
 }
 
 impl Drop for Level {
     fn drop(&mut self) {
-        DEPTH.set(DEPTH.get().saturating_sub(1));
+        DEPTH.set(DEPTH.get().saturating_sub(self.0));
     }
 }

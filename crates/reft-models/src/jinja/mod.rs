@@ -34,6 +34,8 @@ mod predicates;
 mod render;
 mod sequence;
 mod strftime;
+#[cfg(test)]
+mod tests;
 mod text;
 mod value;
 

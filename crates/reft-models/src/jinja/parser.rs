@@ -144,7 +144,7 @@ impl Parser {
                     block.push(Node { line, statement: Statement::Data(text.into()) });
                 }
                 Token::VariableBegin => {
-                    let statement = Statement::Print(self.tuple(true, false)?);
+                    let statement = Statement::Print(vec![self.tuple(true, false)?]);
                     if self.next() != Token::VariableEnd {
                         self.position_back();
                         return self.unexpected("`}}`");
@@ -227,7 +227,13 @@ impl Parser {
                 }
                 Statement::Block(body)
             }
-            "print" => Statement::Print(self.tuple(true, false)?),
+            "print" => {
+                let mut values = vec![self.expression()?];
+                while self.skip_operator(",") {
+                    values.push(self.expression()?);
+                }
+                Statement::Print(values)
+            }
             "break" | "continue" if self.loops == 0 => {
                 return Err(Error::at(line, format!("`{name}` outside of a loop")));
             }

@@ -153,9 +153,11 @@ impl<'t> Renderer<'t> {
     fn node(&mut self, node: &Node) -> Result<Flow> {
         match &node.statement {
             Statement::Data(text) => self.write(text)?,
-            Statement::Print(value) => {
-                let value = self.eval(value)?;
-                self.write(&to_text(&value)?)?;
+            Statement::Print(values) => {
+                for value in values {
+                    let value = self.eval(value)?;
+                    self.write(&to_text(&value)?)?;
+                }
             }
             Statement::Set(target, value) => {
                 let value = self.eval(value)?;
@@ -333,6 +335,7 @@ impl<'t> Renderer<'t> {
     /// # Errors
     /// If the arguments do not fit, or its body fails.
     pub fn call_macro(&mut self, value: &MacroValue, mut args: Args) -> Result<Value> {
+        let _level = Level::enter_call()?;
         let Macro { name, parameters, uses, body } = &*value.definition;
         let mut take = |wanted: &str| {
             let index = args.named.iter().position(|(name, _)| **name == *wanted)?;

@@ -263,6 +263,9 @@ fn group_by(value: &Value, args: Args) -> Result<Value> {
 }
 
 fn map(value: &Value, mut args: Args) -> Result<Value> {
+    if !value.is_true() {
+        return Value::iterator(Vec::new());
+    }
     let attribute = args.named.iter().position(|(name, _)| &**name == "attribute");
     if let (true, Some(index)) = (args.positional.is_empty(), attribute) {
         let (_, path) = args.named.remove(index);

@@ -1,0 +1,171 @@
+//! What transformers and Jinja2 render, see tests/fixtures/chat_templates.py.
+
+use super::{DateTime, Error, Template, Variable};
+use serde_json::{Map, Value, json};
+use std::{fs, path::PathBuf};
+
+const NOW: DateTime =
+    DateTime { year: 2026, month: 3, day: 5, hour: 14, minute: 7, second: 9, microsecond: 12345 };
+
+fn fixture(name: &str) -> Value {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/chat_templates");
+    serde_json::from_slice(&fs::read(folder.join(name)).expect("readable")).expect("JSON")
+}
+
+/// Text and ranges of generation blocks, as the fixtures write them.
+fn render(template: &Template, variables: &Map<String, Value>) -> Result<(String, Value), Error> {
+    let defaults = [
+        ("tools", Variable::None),
+        ("documents", Variable::None),
+        ("messages", Variable::Dicts(&[])),
+        ("add_generation_prompt", Variable::Bool(false)),
+    ];
+    let given = variables.iter().map(|(name, value)| (name.as_str(), Variable::Json(value)));
+    let rendered = template.render(defaults.into_iter().chain(given), Some(NOW))?;
+    let spans = rendered.generated.iter().map(|range| json!([range.start, range.end])).collect();
+    Ok((rendered.text, spans))
+}
+
+fn compile_and_render(source: &str, variables: &Map<String, Value>) -> Result<(String, Value), Error> {
+    render(&Template::compile(source)?, variables)
+}
+
+/// The difference between what was rendered and what was expected.
+fn difference(found: Result<(String, Value), Error>, text: Option<&str>, spans: &Value) -> Option<String> {
+    match (found, text) {
+        (Ok((found, ranges)), Some(text)) if found == text && ranges == *spans => None,
+        (Err(_), None) => None,
+        (found, text) => Some(format!("expected {text:?} {spans}, found {found:?}")),
+    }
+}
+
+fn no_spans(row: &Value, index: usize) -> Value {
+    row.get(index).cloned().unwrap_or_else(|| json!([]))
+}
+
+fn check(differences: &[String], count: usize) {
+    let shown: Vec<&String> = differences.iter().take(40).collect();
+    assert!(differences.is_empty(), "{} of {count} differ: {shown:#?}", differences.len());
+}
+
+#[test]
+fn expressions_and_statements_are_rendered_as_jinja2_renders_them() {
+    let fixture = fixture("snippets.json");
+    let variables = fixture["variables"].as_object().expect("variables");
+    let rows = fixture["snippets"].as_array().expect("rows");
+    let mut differences = Vec::new();
+    for row in rows {
+        let source = row[0].as_str().expect("a template");
+        let found = compile_and_render(source, variables);
+        let unsupported = found.as_ref().is_err_and(|error| error.to_string().contains("not supported"));
+        if !unsupported && let Some(difference) = difference(found, row[1].as_str(), &no_spans(row, 2)) {
+            differences.push(format!("{source}: {difference}"));
+        }
+    }
+    check(&differences, rows.len());
+}
+
+#[test]
+fn chat_templates_of_models_are_rendered_as_transformers_renders_them() {
+    let fixture = match std::env::var_os("REFT_CHAT_TEMPLATES") {
+        Some(path) => serde_json::from_slice(&fs::read(path).expect("readable")).expect("JSON"),
+        None => fixture("families.json"),
+    };
+    let conversations: Vec<&Value> =
+        fixture["conversations"].as_object().expect("conversations").values().collect();
+    let mut differences = Vec::new();
+    let mut count = 0;
+    for (name, entry) in fixture["templates"].as_object().expect("templates") {
+        let template = Template::compile(entry["template"].as_str().expect("a template")).expect("compiled");
+        for row in entry["rendered"].as_array().expect("rows") {
+            let index = row[0].as_u64().expect("an index") as usize;
+            let mut variables = fixture["special_tokens"].as_object().expect("tokens").clone();
+            variables.extend(conversations[index].as_object().expect("a conversation").clone());
+            variables.insert("add_generation_prompt".into(), row[1].clone());
+            let text = row[2].as_u64().map(|index| fixture["texts"][index as usize].as_str().expect("a text"));
+            if let Some(difference) = difference(render(&template, &variables), text, &no_spans(row, 3)) {
+                differences.push(format!("{name}, conversation {index}: {difference}"));
+            }
+            count += 1;
+        }
+    }
+    check(&differences, count);
+}
+
+/// The error of a template that must reach a limit.
+fn limit(source: &str) -> String {
+    compile_and_render(source, &Map::new()).expect_err("a limit").to_string()
+}
+
+#[test]
+fn hostile_templates_end_with_an_error() {
+    let error = limit("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}");
+    assert!(error.contains("steps") || error.contains("MiB"), "{error}");
+    let error = limit("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}");
+    assert_eq!(error, "line 1: the template takes more than 20000000 steps");
+    let error = limit("{{ 'x' * 100000000 }}");
+    assert_eq!(error, "line 1: the template creates a text of more than 32 MiB");
+    let doubled = "{% set ns = namespace(x='0123456789') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+    assert!(limit(doubled).contains("MiB"));
+    assert!(limit("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}").contains("levels deep"));
+    assert!(limit("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}").contains("levels deep"));
+    let nested = "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}";
+    assert!(limit(nested).contains("levels deep"));
+    let wide = "{% set ns = namespace(x=['x']) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}";
+    assert!(limit(wide).contains("MiB") || limit(wide).contains("steps"));
+    let wide = "{% set ns = namespace(x=[], y=[]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}";
+    assert!(limit(wide).contains("steps"));
+    for source in [
+        "{{ 'a' * 1000000 }}{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
+        "{{ [1]|tojson(indent=999999999) }}",
+        "{{ 'x'|center(999999999) }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ '{:999999999}'.format(1) }}",
+        "{{ [1, 2]|join('x' * 30000000) }}{{ range(99)|join('x' * 3000000) }}",
+        "{{ 'x'.zfill(99999999999999999999999999) }}",
+        "{{ [1] * 99999999999 }}",
+        "{{ [1]|batch(999999999999, 'x')|list }}",
+        "{{ [1]|slice(999999999999)|list }}",
+    ] {
+        limit(source);
+    }
+}
+
+#[test]
+fn recursion_fits_into_a_small_stack() {
+    let nested = format!("{{{{ {}1{} }}}}", "(1 + ".repeat(55), ")".repeat(55));
+    let blocks = "{% if 1 %}".repeat(50) + "{{ f(" + &"[".repeat(8) + &"]".repeat(8) + ") }}" + &"{% endif %}".repeat(50);
+    let sources = [
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".to_string(),
+        "{% macro f(x) %}{{ ((((f(f))))) if f is callable else [f(1)] }}{% endmacro %}{{ f() }}".to_string(),
+        "{% macro f() %}{% call f() %}{{ caller() }}{% endcall %}{% endmacro %}{{ f() }}".to_string(),
+        "{% for x in [1] recursive %}{% for y in [1] %}{% if 1 %}{{ loop([1]) }}{% endif %}{% endfor %}{{ loop([1]) }}{% endfor %}".to_string(),
+        format!("{{% macro f(x) %}}{blocks}{{% endmacro %}}{{{{ f() }}}}"),
+        nested,
+    ];
+    let run = move || {
+        for source in sources {
+            let _ = compile_and_render(&source, &Map::new());
+            assert!(Template::compile(&source).is_ok(), "{source}");
+        }
+    };
+    std::thread::Builder::new().stack_size(1 << 20).spawn(run).expect("started").join().expect("no overflow");
+}
+
+#[test]
+fn deeply_nested_templates_are_errors() {
+    for source in [
+        format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000)),
+        format!("{{{{ {}1{} }}}}", "[".repeat(5000), "]".repeat(5000)),
+        format!("{{{{ {}1 }}}}", "-".repeat(5000)),
+        format!("{{{{ {}1 }}}}", "not ".repeat(5000)),
+        format!("{{{{ 1{} }}}}", "+1".repeat(5000)),
+        format!("{{{{ 1{} }}}}", "|abs".repeat(5000)),
+        format!("{{{{ x{} }}}}", ".x".repeat(5000)),
+        format!("{{{{ 1{} }}}}", " if 1 else 1".repeat(5000)),
+        "{% if 1 %}".repeat(5000) + &"{% endif %}".repeat(5000),
+        format!("{{% set {}x{} = 1 %}}", "(".repeat(5000), ")".repeat(5000)),
+    ] {
+        Template::compile(&source).expect_err("too deep");
+    }
+}
