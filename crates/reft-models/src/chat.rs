@@ -232,3 +232,135 @@ fn local_time() -> Option<DateTime> {
 fn local_time() -> Option<DateTime> {
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const NOW: DateTime =
+        DateTime { year: 2026, month: 3, day: 5, hour: 14, minute: 7, second: 9, microsecond: 0 };
+
+    /// Chat templates of a folder with files, and the value of `tokenizer_config.json`.
+    fn templates(files: &[(&str, &str)], config: &Value) -> Option<ChatTemplates> {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, content) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            std::fs::write(path, content).expect("written");
+        }
+        let files = ModelFiles::Folder(folder.path().into());
+        let tokens = special_tokens(config, &Value::Null);
+        let templates = ChatTemplates::load(&files, config, tokens).expect("readable");
+        templates.map(|templates| ChatTemplates { now: Some(NOW), ..templates })
+    }
+
+    fn render(config: &Value, chat: &Chat) -> String {
+        let templates = templates(&[], config).expect("a template");
+        templates.render(chat, true).map_or_else(|error| error.to_string(), |rendered| rendered.text)
+    }
+
+    fn hi() -> Chat {
+        Chat::new([ChatMessage::new("user", "hi")])
+    }
+
+    #[test]
+    fn templates_are_found_where_transformers_finds_them() {
+        let text = |files: &[(&str, &str)], config: Value, chat: Chat| {
+            let templates = templates(files, &config)?;
+            Some(
+                templates
+                    .render(&chat, false)
+                    .map_or_else(|error| error.to_string(), |rendered| rendered.text),
+            )
+        };
+        let with_tools = || hi().with_tools(json!([{}]));
+        assert_eq!(text(&[], json!({}), hi()), None);
+        assert_eq!(text(&[], json!({"chat_template": null}), hi()), None);
+        let json_file = ("chat_template.json", r#"{"chat_template": "json"}"#);
+        assert_eq!(text(&[json_file], json!({}), hi()).as_deref(), Some("json"));
+        assert_eq!(text(&[json_file], json!({"chat_template": "config"}), hi()).as_deref(), Some("config"));
+        let jinja = ("chat_template.jinja", "jinja\n");
+        let config = json!({"chat_template": "config"});
+        assert_eq!(text(&[jinja, json_file], config.clone(), with_tools()).as_deref(), Some("jinja"));
+        let tool_use = ("additional_chat_templates/tool_use.jinja", "tools");
+        assert_eq!(text(&[jinja, tool_use], config.clone(), hi()).as_deref(), Some("jinja"));
+        assert_eq!(text(&[jinja, tool_use], config, with_tools()).as_deref(), Some("tools"));
+        let list = json!({"chat_template": [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]});
+        assert_eq!(text(&[], list.clone(), hi()).as_deref(), Some("a"));
+        assert_eq!(text(&[], list, with_tools()).as_deref(), Some("b"));
+        let unnamed = json!({"chat_template": [{"name": "rag", "template": "a"}, {"name": "tool_use", "template": "b"}]});
+        assert_eq!(text(&[], unnamed.clone(), with_tools()).as_deref(), Some("b"));
+        assert_eq!(
+            text(&[], unnamed, hi()).as_deref(),
+            Some(
+                "chat_template: expected a template named `default`, found rag, tool_use; name one of them `default`"
+            )
+        );
+    }
+
+    #[test]
+    fn templates_see_the_variables_that_transformers_passes() {
+        let config = json!({
+            "bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": null, "additional_special_tokens": ["<a>"],
+            "chat_template": "{{ [bos_token, eos_token, additional_special_tokens, tools, documents, add_generation_prompt] }}\
+                {{ pad_token is defined }}{{ unk_token is defined }}{{ enable_thinking }}{{ messages }}"
+        });
+        let message = json!({"role": "assistant", "content": null, "tool_calls": [{"n": 1.0}], "reasoning_content": "r"});
+        let chat = Chat::new([message.as_object().expect("a message").clone()])
+            .with_variable("enable_thinking", json!(false));
+        assert_eq!(
+            render(&config, &chat),
+            "['<s>', '</s>', ['<a>'], None, None, True]FalseFalseFalse\
+             [{'role': 'assistant', 'content': None, 'tool_calls': [{'n': 1.0}], 'reasoning_content': 'r'}]"
+        );
+        let chat = hi()
+            .with_tools(json!([1]))
+            .with_documents(json!([{"t": 2}]))
+            .with_variable("bos_token", json!("!"));
+        let config =
+            json!({"bos_token": "<s>", "chat_template": "{{ tools }}{{ documents }}{{ bos_token }}"});
+        assert_eq!(render(&config, &chat), "[1][{'t': 2}]!");
+    }
+
+    #[test]
+    fn special_tokens_of_both_files_are_known() {
+        let config = json!({"bos_token": "<s>", "cls_token": "", "extra_special_tokens": {"image_token": {"content": "<i>"}}});
+        let map = json!({"bos_token": "<x>", "mask_token": {"content": "<mask>"}});
+        assert_eq!(
+            Value::Object(special_tokens(&config, &map)),
+            json!({"bos_token": "<s>", "mask_token": "<mask>", "image_token": "<i>"})
+        );
+    }
+
+    #[test]
+    fn templates_know_the_date() {
+        let config = json!({"chat_template": "{{ strftime_now('%d %b %Y') }}"});
+        assert_eq!(render(&config, &hi()), "05 Mar 2026");
+        let now = local_time().expect("a clock");
+        assert!(now.year >= 2024 && (1..=12).contains(&now.month) && (1..=31).contains(&now.day));
+    }
+
+    #[test]
+    fn generation_blocks_have_ranges() {
+        let template =
+            "{% for m in messages %}é{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}";
+        let templates = templates(&[], &json!({"chat_template": template})).expect("a template");
+        let chat = Chat::new([ChatMessage::new("assistant", "ü"), ChatMessage::new("assistant", "b")]);
+        let rendered = templates.render(&chat, false).expect("rendered");
+        assert_eq!(rendered, RenderedChat { text: "éüéb".into(), generated: vec![2..4, 6..7] });
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let error = |template: &str| render(&json!({"chat_template": template}), &hi());
+        assert_eq!(error("{{ raise_exception('no system role') }}"), "chat_template: line 1: no system role");
+        assert_eq!(error("\n{{ x.y }}"), "chat_template: line 2: 'x' is undefined");
+        assert_eq!(error("{% if %}"), "chat_template: line 1: expected an expression, found `%}`");
+        assert_eq!(
+            error("\n{% for m in messages %}"),
+            "chat_template: line 2: expected `{% endfor %}` or `{% else %}`, found the end of the template"
+        );
+        assert_eq!(error("{% do x %}"), "chat_template: line 1: unknown tag `do`");
+    }
+}

@@ -11,9 +11,11 @@ use std::sync::Arc;
 /// An attribute, other than one of a namespace.
 fn attribute(value: &Value, name: &Arc<str>) -> Result<Option<Value>> {
     let found = match value {
-        Value::Undefined(_) => return undefined_error(value).map_or(Ok(None), Err),
+        Value::Undefined(_) if !name.starts_with("__") => {
+            return undefined_error(value).map_or(Ok(None), Err);
+        }
         Value::Namespace(_) => {
-            return Err(Error::new("attributes of a namespace cannot be read by a filter"));
+            return Err(Error::new("attributes of a namespace in a filter are not supported"));
         }
         Value::Loop(state) => loop_attribute(state, name)?,
         Value::Tuple(seq) if seq.is_group => match &**name {

@@ -3,7 +3,7 @@
 use super::{
     access::{get_attribute, get_item},
     arguments::Args,
-    ast::{Arguments, Comparison, Expr, FilterCall},
+    ast::{Arguments, Comparison, Expr, FilterCall, Operator},
     error::{Error, Result},
     filters,
     limits::{self, Level},
@@ -37,60 +37,79 @@ impl Renderer<'_> {
         }
     }
 
+    #[inline(never)]
     fn eval_all(&mut self, items: &[Expr]) -> Result<Vec<Value>> {
         items.iter().map(|item| self.eval(item)).collect()
     }
 
+    /// Each kind of expression is a function of its own, so that nested expressions need little stack.
     fn eval_nested(&mut self, expr: &Expr) -> Result<Value> {
         match expr {
-            Expr::Constant(_) | Expr::Name(_) => self.eval(expr),
-            Expr::Attribute(value, name) => {
-                let value = self.eval(value)?;
-                self.attribute(&value, name)
-            }
-            Expr::Item(value, index) => {
-                let (value, index) = (self.eval(value)?, self.eval(index)?);
-                match (&value, &index) {
-                    (Value::Namespace(_), Value::Str(name)) => self.attribute(&value, &name.text),
-                    _ => get_item(&value, &index),
-                }
-            }
+            Expr::Constant(constant) => Ok(constant.into()),
+            Expr::Name(symbol) => Ok(self.lookup(*symbol)),
+            Expr::Attribute(value, name) => self.eval_attribute(value, name),
+            Expr::Item(value, index) => self.item(value, index),
             Expr::Call(..) => self.eval_call(expr, None),
-            Expr::Filter(value, call) => {
-                let value = self.eval(value)?;
-                let args = self.arguments(&call.arguments)?;
-                filters::filter(&value, &call.name, args)
-            }
+            Expr::Filter(value, call) => self.filter(value, call),
             Expr::Test(value, call) => self.test(value, call),
-            Expr::Not(value) => Ok(Value::Bool(!self.eval(value)?.is_true())),
-            Expr::And(left, right) => {
-                let left = self.eval(left)?;
-                if left.is_true() { self.eval(right) } else { Ok(left) }
-            }
-            Expr::Or(left, right) => {
-                let left = self.eval(left)?;
-                if left.is_true() { Ok(left) } else { self.eval(right) }
-            }
-            Expr::If(condition, value, other) => match (self.eval(condition)?.is_true(), other) {
-                (true, _) => self.eval(value),
-                (false, Some(other)) => self.eval(other),
-                (false, None) => Ok(Value::undefined(
-                    "the inline if-expression evaluated to false and no else section was defined.",
-                )),
-            },
+            Expr::Not(value) => self.eval(value).map(|value| Value::Bool(!value.is_true())),
+            Expr::And(left, right) => self.logical(left, right, true),
+            Expr::Or(left, right) => self.logical(left, right, false),
+            Expr::If(condition, value, other) => self.conditional(condition, value, other.as_deref()),
             Expr::Compare(left, comparisons) => self.compare(left, comparisons),
-            Expr::Arithmetic(operator, left, right) => {
-                let (left, right) = (self.eval(left)?, self.eval(right)?);
-                arithmetic(*operator, &left, &right)
-            }
-            Expr::Concat(parts) => concatenate(&self.eval_all(parts)?),
-            Expr::Tuple(items) => Value::tuple(self.eval_all(items)?),
-            Expr::List(items) => Value::list(self.eval_all(items)?),
+            Expr::Arithmetic(operator, left, right) => self.arithmetic(*operator, left, right),
+            Expr::Concat(parts) => self.eval_all(parts).and_then(|parts| concatenate(&parts)),
+            Expr::Tuple(items) => self.eval_all(items).and_then(Value::tuple),
+            Expr::List(items) => self.eval_all(items).and_then(Value::list),
             Expr::Dict(items) => self.dict(items),
             Expr::Slice(value, bounds) => self.slice(value, bounds),
-            Expr::Negative(value) => negative(&self.eval(value)?),
-            Expr::Positive(value) => positive(&self.eval(value)?),
+            Expr::Negative(value) => self.eval(value).and_then(|value| negative(&value)),
+            Expr::Positive(value) => self.eval(value).and_then(|value| positive(&value)),
         }
+    }
+
+    #[inline(never)]
+    fn eval_attribute(&mut self, value: &Expr, name: &Arc<str>) -> Result<Value> {
+        let value = self.eval(value)?;
+        self.attribute(&value, name)
+    }
+
+    #[inline(never)]
+    fn item(&mut self, value: &Expr, index: &Expr) -> Result<Value> {
+        let (value, index) = (self.eval(value)?, self.eval(index)?);
+        match (&value, &index) {
+            (Value::Namespace(_), Value::Str(name)) => self.attribute(&value, &name.text),
+            _ => get_item(&value, &index),
+        }
+    }
+
+    #[inline(never)]
+    fn filter(&mut self, value: &Expr, call: &FilterCall) -> Result<Value> {
+        let value = self.eval(value)?;
+        let args = self.arguments(&call.arguments)?;
+        filters::filter(&value, &call.name, args)
+    }
+
+    /// `left and right` if `is_and`, `left or right` otherwise.
+    #[inline(never)]
+    fn logical(&mut self, left: &Expr, right: &Expr, is_and: bool) -> Result<Value> {
+        let left = self.eval(left)?;
+        if left.is_true() == is_and { self.eval(right) } else { Ok(left) }
+    }
+
+    #[inline(never)]
+    fn conditional(&mut self, condition: &Expr, value: &Expr, other: Option<&Expr>) -> Result<Value> {
+        if self.eval(condition)?.is_true() {
+            return self.eval(value);
+        }
+        let missing = "the inline if-expression evaluated to false and no else section was defined.";
+        other.map_or_else(|| Ok(Value::undefined(missing)), |other| self.eval(other))
+    }
+
+    #[inline(never)]
+    fn arithmetic(&mut self, operator: Operator, left: &Expr, right: &Expr) -> Result<Value> {
+        let (left, right) = (self.eval(left)?, self.eval(right)?);
+        arithmetic(operator, &left, &right)
     }
 
     #[inline(never)]
@@ -172,6 +191,7 @@ impl Renderer<'_> {
     ///
     /// # Errors
     /// If it fails, or is no call.
+    #[inline(never)]
     pub fn eval_call(&mut self, expr: &Expr, caller: Option<Value>) -> Result<Value> {
         let Expr::Call(function, arguments) = expr else { return Err(Error::new("expected a call")) };
         let function = self.eval(function)?;
@@ -206,20 +226,7 @@ impl Renderer<'_> {
                 let was_used = std::mem::replace(&mut self.cells[*cell], 1) == 1;
                 Ok(if was_used { Value::Str(separator.clone()) } else { Value::str("") })
             }
-            Value::Loop(state) => {
-                let args = args.bind("loop", ["iterable"])?;
-                let Some((node, scope)) = &state.recursion else {
-                    return Err(Error::new(
-                        "The loop must have the 'recursive' marker to be called recursively.",
-                    ));
-                };
-                let items = args.required(0)?.items()?;
-                let _level = Level::enter_call()?;
-                let text = self.capture(|this| {
-                    this.in_scope(*scope, |this| this.for_loop(node, items, state.level + 1))
-                })?;
-                Ok(Value::str(text))
-            }
+            Value::Loop(state) => self.call_loop(state, args),
             other => {
                 let message = || Error::new(format!("'{}' object is not callable", other.type_name()));
                 Err(undefined_error(other).unwrap_or_else(message))
@@ -227,6 +234,19 @@ impl Renderer<'_> {
         }
     }
 
+    #[inline(never)]
+    fn call_loop(&mut self, state: &Loop, args: Args) -> Result<Value> {
+        let _level = Level::enter_call()?;
+        let args = args.bind("loop", ["iterable"])?;
+        let Some((node, scope)) = &state.recursion else {
+            return Err(Error::new("The loop must have the 'recursive' marker to be called recursively."));
+        };
+        let items = args.required(0)?.items()?;
+        let run = |this: &mut Self| this.for_loop(node, items, state.level + 1);
+        Ok(Value::str(self.capture(|this| this.in_scope(*scope, run))?))
+    }
+
+    #[inline(never)]
     fn call_function(&mut self, function: Function, args: Args) -> Result<Value> {
         match function {
             Function::RaiseException => {

@@ -222,7 +222,6 @@ fn indent(value: &Value, args: Args) -> Result<Value> {
 
 fn truncate(value: &Value, args: Args) -> Result<Value> {
     let args = args.bind("truncate", ["length", "killwords", "end", "leeway"])?;
-    let Value::Str(text) = value else { return Err(wrong_type("truncate", value)) };
     let length = args.count(0)?.unwrap_or(255);
     let end = args.text(2)?.map_or("...", |end| &end.text);
     let end_length = end.chars().count();
@@ -233,6 +232,7 @@ fn truncate(value: &Value, args: Args) -> Result<Value> {
     if value.len()? <= length.saturating_add(leeway) {
         return Ok(value.clone());
     }
+    let Value::Str(text) = value else { return Err(wrong_type("truncate", value)) };
     let kept: String = text.text.chars().take(length - end_length).collect();
     let kept = if args.is_true(1) { &kept } else { kept.rsplit_once(' ').map_or(&*kept, |(left, _)| left) };
     Ok(Value::text([kept, end].concat(), text.is_markup))

@@ -97,7 +97,8 @@ pub(super) fn percent_format(text: &Str, values: &Value) -> Result<Value> {
         out += &if is_plain { escape_html(&part) } else { part };
         limits::text(out.len())?;
     }
-    let takes_all = used_names || matches!(values, Value::Dict(_) | Value::List(_));
+    let takes_all = used_names
+        || matches!(values, Value::Dict(_) | Value::List(_) | Value::Range(_) | Value::Undefined(_));
     if !takes_all && positional.next().is_some() {
         return Err(Error::new("not all arguments converted during string formatting"));
     }

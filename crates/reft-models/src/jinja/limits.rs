@@ -4,13 +4,13 @@ use super::error::{Error, Result};
 use std::cell::Cell;
 
 /// Steps of one rendering: evaluated expressions, compared values, copied items.
-const MAX_STEPS: u64 = 20_000_000;
+const MAX_STEPS: u64 = 10_000_000;
 /// Bytes of all texts that are created by one rendering.
 const MAX_CREATED: u64 = 1 << 29;
 /// Bytes of the rendered text, and of any other text.
 pub(super) const MAX_TEXT: usize = 1 << 25;
 /// How deeply statements, expressions and calls may be nested.
-const MAX_DEPTH: u32 = 400;
+const MAX_DEPTH: u32 = 250;
 /// How deeply lists and dicts may be nested.
 pub(super) const MAX_NESTING: u16 = 200;
 
@@ -82,7 +82,9 @@ impl Level {
     fn of_cost(cost: u32) -> Result<Self> {
         let depth = DEPTH.get() + cost;
         if depth > MAX_DEPTH {
-            return Err(Error::new(format!("the template calls itself too often: it is more than {MAX_DEPTH} levels deep")));
+            return Err(Error::new(format!(
+                "the template calls itself too often: it is more than {MAX_DEPTH} levels deep"
+            )));
         }
         DEPTH.set(depth);
         Ok(Self(cost))

@@ -164,7 +164,13 @@ fn float_arithmetic(operator: Operator, a: f64, b: f64) -> Result<Value> {
         Operator::Pow if a < 0.0 && b.fract() != 0.0 => {
             return Err(Error::new("complex numbers are not supported"));
         }
-        Operator::Pow => a.powf(b),
+        Operator::Pow => {
+            let power = a.powf(b);
+            if power.is_infinite() && a.is_finite() && b.is_finite() {
+                return Err(Error::new("the result of ** is too large"));
+            }
+            power
+        }
     }))
 }
 
@@ -307,7 +313,9 @@ pub(super) fn dict_get<'d>(entries: &'d [(Value, Value)], key: &Value) -> Result
 /// If it cannot.
 pub(super) fn check_key(key: &Value) -> Result<()> {
     match key {
-        Value::List(_) | Value::Dict(_) => Err(Error::new(format!("unhashable type: '{}'", key.type_name()))),
+        Value::List(_) | Value::Dict(_) | Value::View("dict_keys" | "dict_items", _) => {
+            Err(Error::new(format!("unhashable type: '{}'", key.type_name())))
+        }
         Value::Tuple(seq) => seq.items.iter().try_for_each(check_key),
         _ => Ok(()),
     }
@@ -511,8 +519,7 @@ pub(super) fn slice(value: &Value, bounds: &[Value; 3]) -> Result<Value> {
             Ok(Value::text(part, text.is_markup))
         }
         Value::Undefined(message) => Err(Error::new(&**message)),
-        // Jinja2 asks for an item with a slice as its key.
-        other => Ok(Value::undefined(format!("{} has no element for a slice", described(other)))),
+        other => Err(Error::new(format!("slices of a '{}' are not supported", other.type_name()))),
     }
 }
 

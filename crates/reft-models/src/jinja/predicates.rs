@@ -5,7 +5,7 @@ use super::{
     ast::Comparison,
     error::{Error, Result},
     filters,
-    operators::{arithmetic, compare, contains, equal},
+    operators::{arithmetic, check_key, compare, contains, equal},
     text::to_text,
     value::Value,
 };
@@ -84,6 +84,9 @@ pub(super) fn test(value: &Value, name: &str, args: Args) -> Result<bool> {
         return Err(Error::new(format!("no test named '{name}'")));
     }
     args.bind(name, [])?;
+    if matches!(name, "filter" | "test") {
+        check_key(value)?;
+    }
     let rest = |rest| equal(&arithmetic(Operator::Mod, value, &Value::Int(2))?, &Value::Int(rest));
     Ok(match name {
         "odd" => rest(1)?,

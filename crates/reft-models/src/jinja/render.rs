@@ -153,16 +153,8 @@ impl<'t> Renderer<'t> {
     fn node(&mut self, node: &Node) -> Result<Flow> {
         match &node.statement {
             Statement::Data(text) => self.write(text)?,
-            Statement::Print(values) => {
-                for value in values {
-                    let value = self.eval(value)?;
-                    self.write(&to_text(&value)?)?;
-                }
-            }
-            Statement::Set(target, value) => {
-                let value = self.eval(value)?;
-                self.assign(target, value)?;
-            }
+            Statement::Print(values) => self.print(values)?,
+            Statement::Set(target, value) => self.set(target, value)?,
             Statement::Break => return Ok(Flow::Break),
             Statement::Continue => return Ok(Flow::Continue),
             other => {
@@ -174,30 +166,31 @@ impl<'t> Renderer<'t> {
     }
 
     #[inline(never)]
+    fn print(&mut self, values: &[Expr]) -> Result<()> {
+        for value in values {
+            let value = self.eval(value)?;
+            self.write(&to_text(&value)?)?;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn set(&mut self, target: &Target, value: &Expr) -> Result<()> {
+        let value = self.eval(value)?;
+        self.assign(target, value)
+    }
+
+    /// A statement with a body. Each kind is a function of its own, so that nested statements need little stack.
     fn compound(&mut self, statement: &Statement) -> Result<Flow> {
         match statement {
-            Statement::If(branches, or_else) => {
-                for (condition, body) in branches {
-                    if self.eval(condition)?.is_true() {
-                        return self.block(body);
-                    }
-                }
-                return self.block(or_else);
-            }
-            Statement::For(node) => {
-                let items = self.eval(&node.iterable)?;
-                self.for_loop(node, items.items()?, 0)?;
-            }
+            Statement::If(branches, or_else) => return self.if_statement(branches, or_else),
+            Statement::For(node) => self.for_statement(node)?,
             Statement::SetBlock(target, filters, body) => {
-                let scope = self.scope;
-                let text = self.capture(|this| this.scoped(scope, |this| this.block(body)))?;
-                let value = self.filtered(Value::str(text), filters)?;
+                let value = self.filtered_block(filters, body)?;
                 self.assign(target, value)?;
             }
             Statement::FilterBlock(filters, body) => {
-                let scope = self.scope;
-                let text = self.capture(|this| this.scoped(scope, |this| this.block(body)))?;
-                let value = self.filtered(Value::str(text), filters)?;
+                let value = self.filtered_block(filters, body)?;
                 self.write(&to_text(&value)?)?;
             }
             Statement::With(values, body) => self.with(values, body)?,
@@ -205,18 +198,8 @@ impl<'t> Renderer<'t> {
                 let value = self.macro_value(definition);
                 self.define(*symbol, value);
             }
-            Statement::CallBlock(call, definition) => {
-                let caller = self.macro_value(definition);
-                let value = self.eval_call(call, Some(caller))?;
-                self.write(&to_text(&value)?)?;
-            }
-            Statement::Generation(body) => {
-                let start = self.out.len();
-                self.scoped(self.scope, |this| this.block(body))?;
-                if self.captures == 0 {
-                    self.generated.push(start..self.out.len());
-                }
-            }
+            Statement::CallBlock(call, definition) => self.call_block(call, definition)?,
+            Statement::Generation(body) => self.generation(body)?,
             Statement::Block(body) => {
                 self.scoped(0, |this| this.block(body))?;
             }
@@ -229,6 +212,48 @@ impl<'t> Renderer<'t> {
         Ok(Flow::Next)
     }
 
+    #[inline(never)]
+    fn if_statement(&mut self, branches: &[(Expr, Block)], or_else: &Block) -> Result<Flow> {
+        for (condition, body) in branches {
+            if self.eval(condition)?.is_true() {
+                return self.block(body);
+            }
+        }
+        self.block(or_else)
+    }
+
+    #[inline(never)]
+    fn for_statement(&mut self, node: &Arc<For>) -> Result<()> {
+        let items = self.eval(&node.iterable)?.items()?;
+        self.for_loop(node, items, 0)?;
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn filtered_block(&mut self, filters: &[FilterCall], body: &Block) -> Result<Value> {
+        let scope = self.scope;
+        let text = self.capture(|this| this.scoped(scope, |this| this.block(body)))?;
+        self.filtered(Value::str(text), filters)
+    }
+
+    #[inline(never)]
+    fn call_block(&mut self, call: &Expr, definition: &Arc<Macro>) -> Result<()> {
+        let caller = self.macro_value(definition);
+        let value = self.eval_call(call, Some(caller))?;
+        self.write(&to_text(&value)?)
+    }
+
+    #[inline(never)]
+    fn generation(&mut self, body: &Block) -> Result<()> {
+        let start = self.out.len();
+        self.scoped(self.scope, |this| this.block(body))?;
+        if self.captures == 0 {
+            self.generated.push(start..self.out.len());
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
     fn with(&mut self, values: &[(Target, Expr)], body: &Block) -> Result<()> {
         let evaluated = values.iter().map(|(_, value)| self.eval(value)).collect::<Result<Vec<_>>>()?;
         self.scoped(self.scope, |this| {
@@ -281,6 +306,7 @@ impl<'t> Renderer<'t> {
     }
 
     /// Runs a loop over items.
+    #[inline(never)]
     pub fn for_loop(&mut self, node: &Arc<For>, mut items: Vec<Value>, level: usize) -> Result<Flow> {
         let outer = self.scope;
         let mut completes = false;

@@ -44,7 +44,7 @@ fn no_spans(row: &Value, index: usize) -> Value {
 }
 
 fn check(differences: &[String], count: usize) {
-    let shown: Vec<&String> = differences.iter().take(40).collect();
+    let shown: Vec<&String> = differences.iter().take(100).collect();
     assert!(differences.is_empty(), "{} of {count} differ: {shown:#?}", differences.len());
 }
 
@@ -53,16 +53,21 @@ fn expressions_and_statements_are_rendered_as_jinja2_renders_them() {
     let fixture = fixture("snippets.json");
     let variables = fixture["variables"].as_object().expect("variables");
     let rows = fixture["snippets"].as_array().expect("rows");
-    let mut differences = Vec::new();
+    let (mut differences, mut skipped) = (Vec::new(), 0);
     for row in rows {
         let source = row[0].as_str().expect("a template");
         let found = compile_and_render(source, variables);
-        let unsupported = found.as_ref().is_err_and(|error| error.to_string().contains("not supported"));
-        if !unsupported && let Some(difference) = difference(found, row[1].as_str(), &no_spans(row, 2)) {
+        let refused = found.as_ref().err().map(Error::to_string).is_some_and(|error| {
+            // Texts that hold memory addresses in Python.
+            error.contains("not supported") || error.contains("memory address")
+        });
+        skipped += usize::from(refused && !row[1].is_null());
+        if !refused && let Some(difference) = difference(found, row[1].as_str(), &no_spans(row, 2)) {
             differences.push(format!("{source}: {difference}"));
         }
     }
     check(&differences, rows.len());
+    assert!(skipped < 60, "{skipped} of {} are not supported", rows.len());
 }
 
 #[test]
@@ -82,7 +87,8 @@ fn chat_templates_of_models_are_rendered_as_transformers_renders_them() {
             let mut variables = fixture["special_tokens"].as_object().expect("tokens").clone();
             variables.extend(conversations[index].as_object().expect("a conversation").clone());
             variables.insert("add_generation_prompt".into(), row[1].clone());
-            let text = row[2].as_u64().map(|index| fixture["texts"][index as usize].as_str().expect("a text"));
+            let text =
+                row[2].as_u64().map(|index| fixture["texts"][index as usize].as_str().expect("a text"));
             if let Some(difference) = difference(render(&template, &variables), text, &no_spans(row, 3)) {
                 differences.push(format!("{name}, conversation {index}: {difference}"));
             }
@@ -102,7 +108,7 @@ fn hostile_templates_end_with_an_error() {
     let error = limit("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}");
     assert!(error.contains("steps") || error.contains("MiB"), "{error}");
     let error = limit("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}");
-    assert_eq!(error, "line 1: the template takes more than 20000000 steps");
+    assert_eq!(error, "line 1: the template takes more than 10000000 steps");
     let error = limit("{{ 'x' * 100000000 }}");
     assert_eq!(error, "line 1: the template creates a text of more than 32 MiB");
     let doubled = "{% set ns = namespace(x='0123456789') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
@@ -134,7 +140,12 @@ fn hostile_templates_end_with_an_error() {
 #[test]
 fn recursion_fits_into_a_small_stack() {
     let nested = format!("{{{{ {}1{} }}}}", "(1 + ".repeat(55), ")".repeat(55));
-    let blocks = "{% if 1 %}".repeat(50) + "{{ f(" + &"[".repeat(8) + &"]".repeat(8) + ") }}" + &"{% endif %}".repeat(50);
+    let blocks = "{% if 1 %}".repeat(50)
+        + "{{ f("
+        + &"[".repeat(8)
+        + &"]".repeat(8)
+        + ") }}"
+        + &"{% endif %}".repeat(50);
     let sources = [
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".to_string(),
         "{% macro f(x) %}{{ ((((f(f))))) if f is callable else [f(1)] }}{% endmacro %}{{ f() }}".to_string(),

@@ -89,6 +89,7 @@ fn write_repr(out: &mut String, value: &Value) -> Result<()> {
         Value::Range(range) => {
             write_display(out, format_args!("range({}, {}, {})", range.start, range.stop, range.step));
         }
+        Value::Namespace(_) => return Err(Error::new("the text of a namespace is not supported")),
         other => {
             return Err(Error::new(format!(
                 "the template prints a '{}', whose text in Python is a memory address",
