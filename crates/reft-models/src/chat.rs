@@ -250,8 +250,10 @@ mod tests {
             std::fs::write(path, content).expect("written");
         }
         let files = ModelFiles::Folder(folder.path().into());
-        let tokens = special_tokens(config, &Value::Null);
-        let templates = ChatTemplates::load(&files, config, tokens).expect("readable");
+        let tokens = config.as_object().expect("an object").iter();
+        let tokens = tokens.filter(|(name, value)| name.contains("_token") && !value.is_null());
+        let tokens = tokens.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let templates = ChatTemplates::load(&files, config.get("chat_template"), tokens).expect("readable");
         templates.map(|templates| ChatTemplates { now: Some(NOW), ..templates })
     }
 
@@ -302,7 +304,7 @@ mod tests {
     #[test]
     fn templates_see_the_variables_that_transformers_passes() {
         let config = json!({
-            "bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": null, "additional_special_tokens": ["<a>"],
+            "bos_token": "<s>", "eos_token": "</s>", "pad_token": null, "additional_special_tokens": ["<a>"],
             "chat_template": "{{ [bos_token, eos_token, additional_special_tokens, tools, documents, add_generation_prompt] }}\
                 {{ pad_token is defined }}{{ unk_token is defined }}{{ enable_thinking }}{{ messages }}"
         });
@@ -321,16 +323,6 @@ mod tests {
         let config =
             json!({"bos_token": "<s>", "chat_template": "{{ tools }}{{ documents }}{{ bos_token }}"});
         assert_eq!(render(&config, &chat), "[1][{'t': 2}]!");
-    }
-
-    #[test]
-    fn special_tokens_of_both_files_are_known() {
-        let config = json!({"bos_token": "<s>", "cls_token": "", "extra_special_tokens": {"image_token": {"content": "<i>"}}});
-        let map = json!({"bos_token": "<x>", "mask_token": {"content": "<mask>"}});
-        assert_eq!(
-            Value::Object(special_tokens(&config, &map)),
-            json!({"bos_token": "<s>", "mask_token": "<mask>", "image_token": "<i>"})
-        );
     }
 
     #[test]

@@ -17,7 +17,11 @@ mod cache;
 mod env;
 mod request;
 
-use crate::names::is_plain;
+use crate::{
+    files::ModelFiles,
+    names::is_plain,
+    tokenizer::missing::{self, OTHER_FILES},
+};
 use cache::{Blob, RepoCache};
 use request::{Answer, Client};
 use std::{
@@ -114,7 +118,6 @@ impl Hub {
     pub fn download(&self, name: &str, revision: &str) -> Result<PathBuf, HubError> {
         let mut fetch = self.fetch(name, revision)?;
         let config = fetch.required("config.json")?;
-        fetch.required("tokenizer.json")?;
         for file in [
             "tokenizer_config.json",
             "special_tokens_map.json",
@@ -125,6 +128,8 @@ impl Hub {
         ] {
             fetch.optional(file)?;
         }
+        let folder = config.parent().unwrap_or(Path::new(""));
+        fetch.tokenizer(folder)?;
         const INDEX: &str = "model.safetensors.index.json";
         if fetch.optional("model.safetensors")?.is_none() {
             let shards = shards(&fetch.required(INDEX)?);
@@ -199,6 +204,26 @@ impl Fetch<'_> {
         }
     }
 
+    /// Fetches `tokenizer.json` into the folder of the model's other files.
+    fn tokenizer(&mut self, folder: &Path) -> Result<(), HubError> {
+        const FILE: &str = "tokenizer.json";
+        if self.hub.offline || self.optional(FILE)?.is_some() {
+            return self.required(FILE).map(drop);
+        }
+        for file in OTHER_FILES {
+            self.optional(file)?;
+        }
+        let reason = missing::reason(&ModelFiles::Folder(folder.into()), self.name);
+        let reason = reason.unwrap_or_else(|error| error.to_string());
+        Err(HubError::Download {
+            name: self.name.into(),
+            file: FILE.into(),
+            revision: self.revision.into(),
+            reason,
+            hint: "put the model's other files into the same folder and give its path",
+        })
+    }
+
     /// `None` if the file does not exist.
     fn optional(&mut self, file: &str) -> Result<Option<PathBuf>, HubError> {
         if let Some(commit) = &self.commit {
@@ -208,12 +233,6 @@ impl Fetch<'_> {
             if self.cache.is_known_absent(commit, file) {
                 return Ok(None);
             }
-        }
-        // A commit is a folder in the cache, whatever branch it was downloaded as.
-        let model = format!("models--{}", self.name.replace('/', "--"));
-        let commit = self.hub.cache.join(model).join("snapshots").join(self.revision).join(file);
-        if is_plain(self.revision) && commit.is_file() {
-            return Ok(Some(commit));
         }
         if self.hub.offline {
             return Ok(None);

@@ -119,6 +119,39 @@ fn write_prefix_space(tokenizer: &mut Tokenizer, class: &Class, config: &JsonFil
     Ok(())
 }
 
+/// Whether the post-processor puts a start token before a text and an end token after it.
+pub(super) struct TemplateFlags {
+    /// What the files say.
+    pub named: [Option<bool>; 2],
+    /// The defaults of the class.
+    pub defaults: [bool; 2],
+}
+
+/// Names of the flags.
+pub(super) const TEMPLATE_FLAGS: [&str; 2] = ["add_bos_token", "add_eos_token"];
+
+/// The flags of a class that writes its post-processor.
+///
+/// # Errors
+/// If a flag has the wrong type.
+pub(super) fn template_flags(
+    class: &Class,
+    backend: bool,
+    config: &JsonFile,
+) -> Result<Option<TemplateFlags>, FileError> {
+    let defaults = match class.writes_template {
+        Some(add_bos) => [add_bos, false],
+        None if backend && TEMPLATE_FLAGS.iter().any(|key| config.has(key)) => [false; 2],
+        None => return Ok(None),
+    };
+    let mut named = [None; 2];
+    for (flag, key) in named.iter_mut().zip(TEMPLATE_FLAGS) {
+        // Null counts as false here.
+        *flag = if config.has(key) { Some(config.flag(key)?.unwrap_or(false)) } else { None };
+    }
+    Ok(Some(TemplateFlags { named, defaults }))
+}
+
 /// The post-processor that puts a start token before each text and an end token after it.
 pub(super) fn template(bos: Option<(&str, u32)>, eos: Option<(&str, u32)>) -> Option<PostProcessorWrapper> {
     let special = |token: Option<(&str, u32)>, type_id: u32| {

@@ -79,7 +79,11 @@ impl JsonFile {
 /// # Errors
 /// The reason why the file cannot be read.
 pub(super) fn check_encoding(bytes: &[u8]) -> Result<(), String> {
+    const LFS: &[u8] = b"version https://git-lfs";
     let found = match bytes {
+        _ if bytes.starts_with(LFS) => {
+            "is a pointer of Git LFS, not the file itself; run `git lfs pull` in its folder"
+        }
         [0xef, 0xbb, 0xbf, ..] => "starts with a byte order mark; save it as UTF-8 without one",
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16; save it as UTF-8",
         [] => "is empty",

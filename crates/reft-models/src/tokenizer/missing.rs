@@ -4,48 +4,46 @@ use super::{class, json::JsonFile};
 use crate::files::ModelFiles;
 use reft_core::FileError;
 
-/// Files of tokenizers that are not read, each with the library that it is for.
-pub(crate) const OTHER_FILES: [(&str, &str); 9] = [
-    ("tokenizer.model", "SentencePiece"),
-    ("sentencepiece.bpe.model", "SentencePiece"),
-    ("spiece.model", "SentencePiece"),
-    ("spm.model", "SentencePiece"),
-    ("vocab.txt", "WordPiece"),
-    ("vocab.json", "BPE"),
-    ("merges.txt", "BPE"),
-    ("bpe.codes", "BPE"),
-    ("tekken.json", "mistral-common"),
+/// Files of tokenizers that are not read, but can be converted.
+pub(crate) const OTHER_FILES: [&str; 9] = [
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "tekken.json",
 ];
 
-/// The reason why a folder has no tokenizer, and how to make `tokenizer.json`.
-pub(super) fn reason(files: &ModelFiles, config: &JsonFile, model: &JsonFile) -> Result<String, FileError> {
+/// Why a model has no tokenizer, and how `tokenizer.json` is made; `place` is its folder or its name on the Hub.
+///
+/// # Errors
+/// If a file cannot be read.
+pub(crate) fn reason(files: &ModelFiles, place: &str) -> Result<String, FileError> {
     let mut found = Vec::new();
-    for (name, _) in OTHER_FILES {
+    for name in OTHER_FILES {
         if files.read_optional(name)?.is_some() {
             found.push(name);
         }
     }
-    let name = class::class_name(config, model)?.unwrap_or_default();
-    let place = files.place();
-    Ok(format!("no such file; {}", advice(&found, &name, &place)))
-}
-
-/// What to do with the files that were found.
-pub(crate) fn advice(found: &[&str], class: &str, place: &str) -> String {
     if found.is_empty() {
-        return "the model has no other file of a tokenizer either; copy the tokenizer files of the model that it was \
-                made from"
-            .into();
+        return Ok("no such file, and no other file of a tokenizer; copy the tokenizer files of the model that it was made from"
+            .into());
     }
     let found = found.join(" and ");
-    if class::is_python_only(class) {
-        return format!(
-            "there is {found}, but the tokenizer class {class} is written in Python alone and cannot be converted; use a \
-             model with a fast tokenizer"
-        );
+    let config = JsonFile::read(files, "tokenizer_config.json")?;
+    let model = JsonFile::read(files, "config.json")?;
+    let class = class::class_name(&config, &model)?.unwrap_or_default();
+    if class::is_python_only(&class) {
+        return Ok(format!(
+            "no such file; there is {found}, but the tokenizer class {class} is written in Python alone and cannot be \
+             converted; use a model with a fast tokenizer"
+        ));
     }
-    format!(
-        "there is {found}, which is converted with Python: `from transformers import AutoTokenizer; \
+    Ok(format!(
+        "no such file; there is {found}, which is converted with Python: `from transformers import AutoTokenizer; \
          AutoTokenizer.from_pretrained({place:?}).save_pretrained({place:?})`"
-    )
+    ))
 }

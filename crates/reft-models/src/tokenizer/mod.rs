@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `json` | the JSON files beside `tokenizer.json` |
 //! | `class` | the tokenizer class of a model, and what each class changes |
+//! | `file` | `tokenizer.json` |
 //! | `special` | special tokens and added tokens |
 //! | `components` | changes of the normalizer, pre-tokenizer, post-processor and decoder |
 //! | `missing` | what to do about a folder without `tokenizer.json` |
@@ -15,24 +16,23 @@
 
 mod class;
 mod components;
+mod file;
 mod json;
 pub(crate) mod missing;
 mod special;
 
 use crate::{
     chat::{Chat, ChatTemplates, RenderedChat},
-    files::{ModelFiles, TokenIds},
+    files::ModelFiles,
     fingerprint,
-    keys::Keys,
 };
-use class::{Class, Resolved};
+use class::Resolved;
 use json::JsonFile;
 use reft_core::FileError;
-use serde::Deserialize;
 use serde_json::{Map, Value};
-use special::{SpecialTokens, TokenFiles};
+use special::{BOS, EOS, SpecialTokens, TokenFiles};
 use std::sync::Arc;
-use tokenizers::{Encoding, PostProcessor, Token, TruncationDirection, TruncationParams, truncate_encodings};
+use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, truncate_encodings};
 
 /// A tokenizer that cannot be loaded or used.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,12 @@ pub enum TokenizerError {
         "the model's tokenizer_config.json has no chat_template; use the template `alpaca`, `plain` or your own"
     )]
     NoChatTemplate,
+    /// The model has no end token.
+    #[error(
+        "the model's files name no end token, without which answers never end; set `eos_token` in tokenizer_config.json, or \
+         `eos_token_id` in config.json"
+    )]
+    NoEndToken,
     /// The chat template failed.
     #[error("chat_template: {0}")]
     ChatTemplate(String),
@@ -103,32 +109,34 @@ impl Tokenizer {
         let added = JsonFile::read(files, "added_tokens.json")?;
         let model = JsonFile::read(files, "config.json")?;
         let Some(json) = files.read_optional(TOKENIZER)? else {
-            return Err(invalid(missing::reason(files, &config, &model)?).into());
+            return Err(invalid(missing::reason(files, &files.place())?).into());
         };
-        let mut inner = parse(&json).map_err(invalid)?;
+        let mut inner = file::parse(&json).map_err(invalid)?;
         let Resolved { class, backend } = class::resolve(&config, &model)?;
         let token_files = TokenFiles { config: &config, map: &map, added: &added };
         components::write_llama_prefix(&mut inner, &class, &config)?;
         let special = SpecialTokens::read(&token_files, &class, &inner)?;
-        let truncation = truncation_side(&inner, &config)?;
+        let truncation = file::truncation_side(&inner, &config)?;
         inner.with_truncation(None).map_err(|error| invalid(error.to_string()))?;
         inner.with_padding(None);
-        let eos_has_id = special.add_to(&mut inner, &token_files)?;
+        let has_id = special.add_to(&mut inner, &token_files)?;
         components::write_options(&mut inner, &class, &config)?;
-        write_template(&mut inner, &special, &class, backend, &config)?;
+        let flags = components::template_flags(&class, backend, &config)?;
+        special.write_template(&mut inner, flags, has_id, &token_files)?;
         inner.set_encode_special_tokens(config.flag("split_special_tokens")?.unwrap_or(false));
 
         let token = |text: &str| Some(SpecialToken { id: inner.token_to_id(text)?, text: text.into() });
-        let eos = match special.text(1).filter(|_| eos_has_id) {
+        let eos = match special.text(EOS).filter(|_| has_id[EOS]) {
             Some(text) => token(text),
-            None => end_token_of_model(files, &inner, &model)?,
+            None => file::end_token_of_model(files, &inner, &model)?,
         };
-        let chat_templates = ChatTemplates::load(files, config.get("chat_template"), special.map())?;
+        let named = special.map(&token_files);
+        let chat_templates = ChatTemplates::load(files, config.get("chat_template"), named.clone())?;
         Ok(Self {
-            bos: special.text(0).and_then(token),
+            bos: special.text(BOS).and_then(token),
             eos,
-            special: special.map(),
-            n_suffix: n_suffix(&inner).map_err(|error| invalid(error.to_string()))?,
+            special: named,
+            n_suffix: file::n_suffix(&inner).map_err(|error| invalid(error.to_string()))?,
             truncation,
             clean_up: config.flag("clean_up_tokenization_spaces")?.unwrap_or(false),
             chat_templates: chat_templates.map(Arc::new),
@@ -161,6 +169,14 @@ impl Tokenizer {
     /// The token that ends a text.
     pub fn eos(&self) -> Option<&SpecialToken> {
         self.eos.as_ref()
+    }
+
+    /// The token that ends a text, which every answer needs.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn end_token(&self) -> Result<&SpecialToken, TokenizerError> {
+        self.eos.as_ref().ok_or(TokenizerError::NoEndToken)
     }
 
     /// Identifies how texts are encoded: a hash of the tokens of some texts, so that the files may say it differently.
@@ -288,117 +304,6 @@ impl Tokenizer {
     }
 }
 
-/// Parses `tokenizer.json`.
-///
-/// # Errors
-/// The reason why it cannot be used.
-fn parse(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
-    /// An added token whose id the parser would ignore.
-    #[derive(Deserialize)]
-    struct Added {
-        id: u32,
-        content: String,
-    }
-    #[derive(Deserialize)]
-    struct AddedTokens {
-        #[serde(default)]
-        added_tokens: Vec<Added>,
-    }
-    json::check_encoding(json)?;
-    let tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|error| {
-        match serde_json::from_slice::<serde::de::IgnoredAny>(json) {
-            Err(error) => format!("invalid JSON: {error}; the file may be incomplete, copy or download it again"),
-            Ok(_) => format!(
-                "not a tokenizer: {error}; the file may be damaged, or written by a newer version of Python's tokenizers \
-                 than 0.22, with which it can be saved again"
-            ),
-        }
-    })?;
-    let AddedTokens { added_tokens } = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    for Added { id, content } in added_tokens {
-        if let Some(found) = tokenizer.token_to_id(&content).filter(|found| *found != id) {
-            return Err(format!(
-                "`added_tokens` gives {content:?} the id {id}, but its place in the vocabulary is {found}; correct the id, \
-                 or add the tokens that are missing between them"
-            ));
-        }
-    }
-    components::check_post_processor(&tokenizer)?;
-    Ok(tokenizer)
-}
-
-/// Writes the post-processor of the classes that make it themselves.
-///
-/// # Errors
-/// If the class adds a token that no file names.
-fn write_template(
-    tokenizer: &mut tokenizers::Tokenizer,
-    special: &SpecialTokens,
-    class: &Class,
-    backend: bool,
-    config: &JsonFile,
-) -> Result<(), FileError> {
-    const KEYS: [&str; 2] = ["add_bos_token", "add_eos_token"];
-    let defaults = match class.writes_template {
-        Some(add_bos) => [add_bos, false],
-        None if backend && KEYS.iter().any(|key| config.has(key)) => [false; 2],
-        None => return Ok(()),
-    };
-    let mut ends = [None; 2];
-    for (idx, key) in KEYS.into_iter().enumerate() {
-        let default = defaults[idx] && !config.has(key);
-        let asked = config.flag(key)?.unwrap_or(false);
-        let token = special.text(idx).and_then(|text| Some((text, tokenizer.token_to_id(text)?)));
-        if asked && token.is_none() {
-            return Err(config.invalid(format!(
-                "`{key}` is true, but there is no `{}`; name the token, or set `{key}` to false",
-                class::SPECIAL[idx]
-            )));
-        }
-        ends[idx] = token.filter(|_| asked || default);
-    }
-    let template = components::template(ends[0], ends[1]);
-    tokenizer.with_post_processor(template);
-    Ok(())
-}
-
-/// The end token of a model whose tokenizer does not name one: the first id of `eos_token_id` in `config.json` or
-/// `generation_config.json` that the tokenizer has.
-fn end_token_of_model(
-    files: &ModelFiles,
-    tokenizer: &tokenizers::Tokenizer,
-    model: &JsonFile,
-) -> Result<Option<SpecialToken>, FileError> {
-    let generation = JsonFile::read(files, "generation_config.json")?;
-    let ids = [model, &generation].into_iter();
-    // Whether they are valid is checked with the model.
-    let ids = ids.filter_map(|file| Keys::new(&file.values, "").token_ids("eos_token_id", usize::MAX));
-    Ok(ids
-        .flat_map(|ids: TokenIds| ids.as_slice().to_vec())
-        .find_map(|id| Some(SpecialToken { text: tokenizer.id_to_token(id)?, id })))
-}
-
-/// The side on which a tokenizer truncates long texts.
-fn truncation_side(
-    tokenizer: &tokenizers::Tokenizer,
-    config: &JsonFile,
-) -> Result<TruncationDirection, FileError> {
-    const KEY: &str = "truncation_side";
-    match config.text(KEY)? {
-        Some("left") => Ok(TruncationDirection::Left),
-        Some("right") => Ok(TruncationDirection::Right),
-        Some(other) => Err(config.invalid(format!("`{KEY}` is {other:?}, expected \"left\" or \"right\""))),
-        None => Ok(tokenizer.get_truncation().map_or(TruncationDirection::Right, |params| params.direction)),
-    }
-}
-
-/// Number of tokens that a tokenizer puts after a text.
-fn n_suffix(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<usize> {
-    let text = Encoding::from_tokens(vec![Token::new(0, "a".into(), (0, 1))], 0);
-    let encoding = tokenizer.post_process(text, None, true)?;
-    Ok(encoding.get_special_tokens_mask().iter().rev().take_while(|is_special| **is_special == 1).count())
-}
-
 /// Removes the spaces that decoding puts before English punctuation and short forms, as transformers does.
 fn clean_up_spaces(text: &str) -> String {
     const SPACES: [(&str, &str); 10] = [
@@ -449,6 +354,31 @@ mod tests {
         assert_eq!(t.encode_rendered("<s> a").expect("encoded"), [0, 2]);
         let t = tokenizer(r#"{"tokenizer_class":"Other","add_bos_token":true,"bos_token":"<s>"}"#);
         assert_eq!(t.encode("a").expect("encoded"), [2]);
+    }
+
+    #[test]
+    fn an_end_token_needs_an_embedding() {
+        let files = ModelFiles::Folder("F".into());
+        let t = tokenizer(r#"{"eos_token":"</s>"}"#);
+        assert_eq!(t.end_token().map(|token| token.id).expect("named"), 1);
+        t.check_end_token(&files, 2).expect("within the embeddings");
+        let error = t.check_end_token(&files, 1).expect_err("beyond the embeddings").to_string();
+        assert!(error.contains("\"</s>\" has the id 1, but the model has 1 embeddings"), "{error}");
+        let t = tokenizer("{}");
+        t.check_end_token(&files, 1).expect("none");
+        assert!(matches!(t.end_token(), Err(TokenizerError::NoEndToken)));
+    }
+
+    #[test]
+    fn extra_tokens_are_known_by_their_names() {
+        let t = tokenizer(
+            r#"{"bos_token":"<s>","cls_token":null,"extra_special_tokens":{"image_token":{"content":"<i>"}}}"#,
+        );
+        assert_eq!(
+            (&t.special_tokens_map()["image_token"], &t.special_tokens_map()["bos_token"]),
+            (&"<i>".into(), &"<s>".into())
+        );
+        assert!(!t.special_tokens_map().contains_key("cls_token"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::{
     class::{Class, Flags, SPECIAL},
+    components::{TEMPLATE_FLAGS, TemplateFlags, template},
     json::{JsonFile, kind},
 };
 use reft_core::FileError;
@@ -9,14 +10,17 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use tokenizers::AddedToken;
 
+/// Index of the start token in [`SPECIAL`].
+pub(super) const BOS: usize = 0;
 /// Index of the end token in [`SPECIAL`].
-const EOS: usize = 1;
+pub(super) const EOS: usize = 1;
 /// Index of the padding token in [`SPECIAL`].
 const PAD: usize = 4;
 /// Index of the mask token in [`SPECIAL`].
 const MASK: usize = 6;
 
 const ADDITIONAL: &str = "additional_special_tokens";
+const EXTRA: &str = "extra_special_tokens";
 const EXPECTED: &str = "text, an object with `content`, or null";
 
 /// A token that a file names.
@@ -60,8 +64,8 @@ pub(super) struct SpecialTokens {
     additional: Vec<Named>,
     /// Added tokens of the files by id.
     decoder: BTreeMap<u32, Named>,
-    /// Whether a file names the end token, so that it is not the default of the class.
-    eos_is_named: bool,
+    /// Whether a file names the start and the end token, so that they are not defaults of the class.
+    is_named: [bool; 2],
 }
 
 /// The files that name tokens.
@@ -94,7 +98,7 @@ impl SpecialTokens {
             tokens: Default::default(),
             additional: Vec::new(),
             decoder: BTreeMap::new(),
-            eos_is_named: false,
+            is_named: [false; 2],
         };
         let mut named: [Option<Named>; 7] = Default::default();
         for (slot, key) in named.iter_mut().zip(SPECIAL) {
@@ -104,7 +108,8 @@ impl SpecialTokens {
                 None => None,
             };
         }
-        special.eos_is_named = named[EOS].as_ref().is_some_and(|token| !token.text().is_empty());
+        special.is_named =
+            [BOS, EOS].map(|idx| named[idx].as_ref().is_some_and(|token| !token.text().is_empty()));
         let mut additional = additional_tokens(config)?;
         if !has_decoder {
             for token in additional_tokens(map)?.unwrap_or_default() {
@@ -195,7 +200,8 @@ impl SpecialTokens {
         }
     }
 
-    /// Adds the tokens to the tokenizer, and flags the special ones. Returns whether a file gives the end token an id.
+    /// Adds the tokens to the tokenizer, and flags the special ones. Returns whether a file gives the start token and the
+    /// end token an id.
     ///
     /// # Errors
     /// If a token does not get the id that its file gives it, or the end token that a file names has no id.
@@ -203,8 +209,14 @@ impl SpecialTokens {
         &self,
         tokenizer: &mut tokenizers::Tokenizer,
         files: &TokenFiles<'_>,
-    ) -> Result<bool, FileError> {
-        let eos_has_id = self.check_end_token(tokenizer, files)?;
+    ) -> Result<[bool; 2], FileError> {
+        let has_id = [BOS, EOS].map(|idx| {
+            let in_decoder = |text: &str| self.decoder.values().any(|token| token.text() == text);
+            self.text(idx).is_some_and(|text| tokenizer.token_to_id(text).is_some() || in_decoder(text))
+        });
+        if self.is_named[EOS] && !has_id[EOS] {
+            return Err(self.without_id(EOS, files));
+        }
         let new: BTreeMap<u32, &str> = (self.decoder.iter().map(|(id, token)| (*id, token.text())))
             .filter(|(_, text)| tokenizer.token_to_id(text).is_none())
             .collect();
@@ -220,7 +232,7 @@ impl SpecialTokens {
                 )));
             }
         }
-        Ok(eos_has_id)
+        Ok(has_id)
     }
 
     /// The tokens that transformers adds to the tokenizer, in its order.
@@ -248,29 +260,53 @@ impl SpecialTokens {
             .collect()
     }
 
-    /// Whether a file gives the end token an id.
+    /// The error of a named token that no file gives an id.
+    fn without_id(&self, idx: usize, files: &TokenFiles<'_>) -> FileError {
+        let key = SPECIAL[idx];
+        let from_map = files.config.get("added_tokens_decoder").is_none() && files.map.has(key);
+        let file = if from_map { files.map } else { files.config };
+        let text = self.text(idx).unwrap_or_default();
+        file.invalid(format!(
+            "`{key}` is {text:?}, which has no id in tokenizer.json or added_tokens_decoder; add the token with its id, or \
+             name the token that the model was trained with"
+        ))
+    }
+
+    /// Writes the post-processor of a class that makes it itself.
     ///
     /// # Errors
-    /// If it does not, although a file names the token.
-    fn check_end_token(
+    /// If it needs a token that has no id.
+    pub fn write_template(
         &self,
-        tokenizer: &tokenizers::Tokenizer,
+        tokenizer: &mut tokenizers::Tokenizer,
+        flags: Option<TemplateFlags>,
+        has_id: [bool; 2],
         files: &TokenFiles<'_>,
-    ) -> Result<bool, FileError> {
-        let Some(text) = self.text(EOS) else { return Ok(false) };
-        let is_known = tokenizer.token_to_id(text).is_some();
-        if is_known || self.decoder.values().any(|token| token.text() == text) {
-            return Ok(true);
+    ) -> Result<(), FileError> {
+        let Some(TemplateFlags { named, defaults }) = flags else { return Ok(()) };
+        let mut ends = [None; 2];
+        for idx in [BOS, EOS] {
+            if !named[idx].unwrap_or(defaults[idx]) {
+                continue;
+            }
+            match self.text(idx) {
+                None if named[idx].is_some() => {
+                    let (flag, key) = (TEMPLATE_FLAGS[idx], SPECIAL[idx]);
+                    return Err(files.config.invalid(format!(
+                        "`{flag}` is true, but there is no `{key}`; name the token, or set `{flag}` to false"
+                    )));
+                }
+                None => {}
+                Some(_) if !has_id[idx] && (self.is_named[idx] || named[idx].is_some()) => {
+                    return Err(self.without_id(idx, files));
+                }
+                // The default token of the class: this tokenizer is of another kind.
+                Some(_) if !has_id[idx] => return Ok(()),
+                Some(text) => ends[idx] = tokenizer.token_to_id(text).map(|id| (text, id)),
+            }
         }
-        if !self.eos_is_named {
-            return Ok(false);
-        }
-        let from_map = files.config.get("added_tokens_decoder").is_none() && files.map.has(SPECIAL[EOS]);
-        let file = if from_map { files.map } else { files.config };
-        Err(file.invalid(format!(
-            "`eos_token` is {text:?}, which has no id in tokenizer.json or added_tokens_decoder; add the token with its \
-             id, or name the token that ends a text of this model"
-        )))
+        tokenizer.with_post_processor(template(ends[BOS], ends[EOS]));
+        Ok(())
     }
 
     /// All special tokens, each text once, in transformers' order.
@@ -286,13 +322,19 @@ impl SpecialTokens {
     }
 
     /// Names and texts of all special tokens, as transformers gives them to chat templates.
-    pub fn map(&self) -> Map<String, Value> {
+    pub fn map(&self, files: &TokenFiles) -> Map<String, Value> {
         let texts = SPECIAL.iter().enumerate();
         let mut map: Map<String, Value> =
             texts.filter_map(|(idx, key)| Some((key.to_string(), self.text(idx)?.into()))).collect();
         let additional: Vec<Value> = self.additional.iter().map(|token| token.text().into()).collect();
         if !additional.is_empty() {
             map.insert(ADDITIONAL.into(), additional.into());
+        }
+        // Those of a processor of images or sounds have names of their own.
+        for extra in [files.map, files.config].into_iter().filter_map(|file| file.get(EXTRA)?.as_object()) {
+            let texts =
+                extra.iter().filter_map(|(name, token)| Some((name.clone(), parse(token)?.text().into())));
+            map.extend(texts);
         }
         map
     }
@@ -334,7 +376,7 @@ fn parse(value: &Value) -> Option<Named> {
 /// The lists `additional_special_tokens` and `extra_special_tokens` of a file; none if it has neither.
 fn additional_tokens(file: &JsonFile) -> Result<Option<Vec<Named>>, FileError> {
     let mut tokens: Option<Vec<Named>> = None;
-    for key in [ADDITIONAL, "extra_special_tokens"] {
+    for key in [ADDITIONAL, EXTRA] {
         let expected = "a list of texts and objects with `content`, or null";
         let values: Vec<&Value> = match file.get(key) {
             None => continue,

@@ -128,10 +128,17 @@ impl Template {
         let prompt = self.prompt(row, tokenizer)?;
         let answer = answer(row)?;
         let start = prompt.len();
-        let text = prompt + &answer + tokenizer.eos().map_or("", |eos| &eos.text);
-        let whole = Whole { answer: start..text.len(), text, differs: false, is_empty: answer.is_empty() };
-        let mut encoded = encode_whole(row, whole, tokenizer, false)?;
-        if let Some(eos) = tokenizer.eos().filter(|eos| encoded.tokens.last() != Some(&eos.id)) {
+        let eos = tokenizer.end_token().map_err(|error| row.tokenizer_error(error))?;
+        let encode = |text: String| {
+            let whole =
+                Whole { answer: start..text.len(), text, differs: false, is_empty: answer.is_empty() };
+            encode_whole(row, whole, tokenizer, false)
+        };
+        let text = prompt + &answer;
+        let mut encoded = encode(text.clone() + &eos.text)?;
+        if encoded.tokens.last() != Some(&eos.id) {
+            // The tokenizer does not find the end token in texts.
+            encoded = encode(text)?;
             encoded.tokens.push(eos.id);
         }
         Ok(vec![encoded])

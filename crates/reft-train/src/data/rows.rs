@@ -57,7 +57,7 @@ impl Row {
     pub(crate) fn tokenizer_error(&self, error: TokenizerError) -> DataError {
         match error {
             // This one is about the model.
-            TokenizerError::NoChatTemplate => error.into(),
+            TokenizerError::NoChatTemplate | TokenizerError::NoEndToken => error.into(),
             error => self.error(error.to_string()),
         }
     }

@@ -1,0 +1,89 @@
+//! `tokenizer.json`.
+
+use super::{
+    SpecialToken, components,
+    json::{self, JsonFile},
+};
+use crate::{
+    files::{ModelFiles, TokenIds},
+    keys::Keys,
+};
+use reft_core::FileError;
+use serde::Deserialize;
+use tokenizers::{Encoding, Token, Tokenizer, TruncationDirection};
+
+/// Parses `tokenizer.json`.
+///
+/// # Errors
+/// The reason why it cannot be used.
+pub(super) fn parse(json: &[u8]) -> Result<Tokenizer, String> {
+    /// An added token whose id the parser would ignore.
+    #[derive(Deserialize)]
+    struct Added {
+        id: u32,
+        content: String,
+    }
+    #[derive(Deserialize)]
+    struct AddedTokens {
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+    }
+    json::check_encoding(json)?;
+    let tokenizer = Tokenizer::from_bytes(json).map_err(|error| {
+        match serde_json::from_slice::<serde::de::IgnoredAny>(json) {
+            Err(error) => format!("invalid JSON: {error}; the file may be incomplete, copy or download it again"),
+            Ok(_) => format!(
+                "not a tokenizer: {error}; the file may be damaged, or written by a newer version of Python's tokenizers \
+                 than 0.22, with which it can be saved again"
+            ),
+        }
+    })?;
+    let AddedTokens { added_tokens } = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    for Added { id, content } in added_tokens {
+        if let Some(found) = tokenizer.token_to_id(&content).filter(|found| *found != id) {
+            return Err(format!(
+                "`added_tokens` gives {content:?} the id {id}, but its place in the vocabulary is {found}; correct the id, \
+                 or add the tokens that are missing between them"
+            ));
+        }
+    }
+    components::check_post_processor(&tokenizer)?;
+    Ok(tokenizer)
+}
+
+/// The side on which a tokenizer truncates long texts.
+pub(super) fn truncation_side(
+    tokenizer: &Tokenizer,
+    config: &JsonFile,
+) -> Result<TruncationDirection, FileError> {
+    const KEY: &str = "truncation_side";
+    match config.text(KEY)? {
+        Some("left") => Ok(TruncationDirection::Left),
+        Some("right") => Ok(TruncationDirection::Right),
+        Some(other) => Err(config.invalid(format!("`{KEY}` is {other:?}, expected \"left\" or \"right\""))),
+        None => Ok(tokenizer.get_truncation().map_or(TruncationDirection::Right, |params| params.direction)),
+    }
+}
+
+/// Number of tokens that a tokenizer puts after a text.
+pub(super) fn n_suffix(tokenizer: &Tokenizer) -> tokenizers::Result<usize> {
+    let text = Encoding::from_tokens(vec![Token::new(0, "a".into(), (0, 1))], 0);
+    let encoding = tokenizer.post_process(text, None, true)?;
+    Ok(encoding.get_special_tokens_mask().iter().rev().take_while(|is_special| **is_special == 1).count())
+}
+
+/// The end token of a model whose tokenizer does not name one: the first id of `eos_token_id` in `config.json` or
+/// `generation_config.json` that the tokenizer has.
+pub(super) fn end_token_of_model(
+    files: &ModelFiles,
+    tokenizer: &Tokenizer,
+    model: &JsonFile,
+) -> Result<Option<SpecialToken>, FileError> {
+    let generation = JsonFile::read(files, "generation_config.json")?;
+    let ids = [model, &generation].into_iter();
+    // Whether they are valid is checked with the model.
+    let ids = ids.filter_map(|file| Keys::new(&file.values, "").token_ids("eos_token_id", usize::MAX));
+    Ok(ids
+        .flat_map(|ids: TokenIds| ids.as_slice().to_vec())
+        .find_map(|id| Some(SpecialToken { text: tokenizer.id_to_token(id)?, id })))
+}
