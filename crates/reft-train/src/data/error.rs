@@ -53,7 +53,7 @@ pub enum DataError {
     },
     /// Several rows that cannot be used.
     #[error(
-        "{file}: {n_bad} of {} cannot be used:\n{}\nfix them, or skip them with data.on_bad_row = \"skip\" (--skip-bad-rows)",
+        "{file}: {n_bad} of {} cannot be used: {}\nfix them, or skip them with data.on_bad_row = \"skip\" (--skip-bad-rows)",
         count(*n_rows, "row"), report_lines(shown, *n_bad)
     )]
     BadRows {
@@ -133,9 +133,9 @@ pub enum DataError {
 
 /// One line for each row shown, and the number of the others.
 fn report_lines(shown: &[(String, String)], n_bad: usize) -> String {
-    let mut lines: Vec<String> = shown.iter().map(|(at, reason)| format!("  {at}: {reason}")).collect();
+    let mut lines: Vec<String> = shown.iter().map(|(at, reason)| format!("{at}: {reason}")).collect();
     if n_bad > shown.len() {
-        lines.push(format!("  and {} more", n_bad - shown.len()));
+        lines.push(format!("and {} more", n_bad - shown.len()));
     }
-    lines.join("\n")
+    lines.join("\n  ")
 }

@@ -280,9 +280,9 @@ mod tests {
         let text: String = (0..30).map(|n| if n % 2 == 0 { "{\"a\": 1}\n" } else { "{\"a\": }\n" }).collect();
         let error = error(&text);
         assert!(
-            error.starts_with("d.json: 15 of 30 rows cannot be used:\n  line 2, column 7: invalid JSON"),
+            error.starts_with("d.json: 15 of 30 rows cannot be used: line 2, column 7: invalid JSON"),
             "{error}"
         );
-        assert!(error.contains("\n  and 5 more\n") && error.lines().count() == 13, "{error}");
+        assert!(error.contains("\n  and 5 more\n") && error.lines().count() == 12, "{error}");
     }
 }

@@ -236,7 +236,7 @@ mod tests {
         );
         assert_eq!(
             error("a,b\n1\n1,2\n3\n", Separator::Comma),
-            "d: 2 of 3 rows cannot be used:\n  line 2: 1 field, expected 2: a, b\n  line 4: 1 field, expected 2: a, b\n\
+            "d: 2 of 3 rows cannot be used: line 2: 1 field, expected 2: a, b\n  line 4: 1 field, expected 2: a, b\n\
              fix them, or skip them with data.on_bad_row = \"skip\" (--skip-bad-rows)"
         );
     }

@@ -519,7 +519,7 @@ mod tests {
         assert_eq!(spec.config.labels, ["0", "1"]);
         assert_eq!(
             encode(&spec, &rows, true, OnBadRow::Error).expect_err("bad rows"),
-            "d.csv: 3 of 5 rows cannot be used:\n  line 3: 1 field, expected 2: text, label\n  line 5: column \"label\" is \
+            "d.csv: 3 of 5 rows cannot be used: line 3: 1 field, expected 2: text, label\n  line 5: column \"label\" is \
              \"nan\", which stands for no label; every row needs a label\n  line 6: label \"3\" does not occur in the \
              training data; the labels are 0, 1\nfix them, or skip them with data.on_bad_row = \"skip\" (--skip-bad-rows)"
         );
@@ -556,7 +556,7 @@ mod tests {
         assert_eq!(targets, [1.0, 0.0, 1.0]);
         let none = "{\"text\":\"a\",\"label\":null}\n{\"text\":\"a\",\"label\":\"NaN\"}\n{\"text\":\"a\",\"label\":1}";
         let error = discover("classification", none).expect_err("one label");
-        assert!(error.starts_with("d.jsonl: 2 of 3 rows cannot be used:"), "{error}");
+        assert!(error.starts_with("d.jsonl: 2 of 3 rows cannot be used: "), "{error}");
         let many: String = (0..30).map(|n| format!("{{\"text\":\"a\",\"label\":{n}.5}}\n")).collect();
         let spec = discover("classification", &many).expect("labels");
         assert_eq!(
