@@ -106,6 +106,48 @@ fn a_classifier_is_trained_evaluated_and_used() {
     assert_snapshot("inspect_classifier", path, &text, &filters);
 }
 
+/// Empty texts and numbers are texts, labels are compared by value, and every row keeps its place.
+#[test]
+fn files_of_all_sorts_are_trained_on_and_predicted() {
+    let folder = prepared();
+    let path = folder.path();
+    let write = |name: &str, text: &str| fs::write(path.join(name), text).expect("written");
+    write("train.csv", "text;label\na good cat;1.0\na bad dog;0\n;1\na sad horse;nan\n");
+    let trained = train(path, &["data.eval=train.csv", "train.epochs=1", "data.on_bad_row=skip"]);
+    let text = stdout(&trained);
+    for line in [
+        "\nlabels     2 (0, 1)\n",
+        "\ntrain      3 rows, 1 skipped because they cannot be used\n",
+        "\nnote       train.csv: 1 row skipped; line 5: column \"label\" is \"nan\", which stands for no label; every row",
+        "\nnote       train: 1 row with an empty text\n",
+        "\nnote       3 of 3 held-out rows also occur in the training rows\n",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    write("new.jsonl", "{\"text\": 5}\n{\"text\": \"\"}\n{oops}\n{\"text\": \"a cat\", \"label\": true}\n");
+    let predict = ["predict", "--adapter", "runs/r/adapter", "--device", "cpu", "--data", "new.jsonl"];
+    assert_eq!(
+        refusal(&reft(path, &predict)),
+        "error: new.jsonl, line 3, column 2: invalid JSON: key must be a string\n"
+    );
+    let lines = stdout(&reft(path, &[&predict[..], &["--skip-bad-rows"]].concat()));
+    let labels: Vec<bool> = lines.lines().map(|line| line.contains("\"probabilities\"")).collect();
+    assert_eq!(labels, [true, true, false, true]);
+    let eval = [
+        "eval",
+        "--adapter",
+        "runs/r/adapter",
+        "--device",
+        "cpu",
+        "--data",
+        "new.jsonl",
+        "--skip-bad-rows",
+        "--json",
+    ];
+    let report: Value = serde_json::from_str(&stdout(&reft(path, &eval))).expect("JSON");
+    assert_eq!((report["rows"].as_u64(), report["skipped"].as_u64()), (Some(1), Some(3)));
+}
+
 /// What only a classifier can do, and what it cannot do.
 #[test]
 fn the_other_kind_of_adapter_is_refused() {
@@ -232,7 +274,9 @@ fn unusable_tables_are_refused_with_file_and_line() {
     refused("a label that was not trained", "new.csv", unknown, &["data.eval=new.csv"]);
     refused("another text column", "body.csv", "body,label\na cat,praise\n", &["data.train=body.csv"]);
     refused("another label column", "tag.csv", "text,tag\na cat,praise\n", &["data.train=tag.csv"]);
-    refused("an empty text", "gap.csv", "text,label\n  ,praise\n", &["data.eval=gap.csv"]);
+    let null =
+        "{\"text\": null, \"label\": \"praise\"}\n{\"text\": \"a\", \"label\": null}\n{\"text\": \"a\"}\n";
+    refused("rows without a text or a label", "gap.jsonl", null, &["data.eval=gap.jsonl"]);
     let short = "text\tlabel\na cat\tpraise\na dog\n";
     refused("a short line", "short.tsv", short, &["data.eval=short.tsv"]);
     let one = "text,label\na cat,praise\na dog,praise\n";
