@@ -123,6 +123,9 @@ const ROW_FIELDS: [&str; 19] = [
 /// The rows within an object that is all of a file, or the rows as they are.
 fn unwrapped(mut rows: Vec<Row>, file: &str) -> Result<Vec<Row>, DataError> {
     let [only] = &mut rows[..] else { return Ok(rows) };
+    if let Some(columns) = transposed(&only.fields) {
+        return Ok(numbered(columns, file));
+    }
     if only.fields.keys().any(|name| ROW_FIELDS.contains(&name.as_str())) {
         return Ok(rows);
     }
@@ -159,6 +162,37 @@ fn unwrapped(mut rows: Vec<Row>, file: &str) -> Result<Vec<Row>, DataError> {
         other => other,
     };
     Ok(numbered(values.into_iter().map(inner), file))
+}
+
+/// The rows of an object of columns, each a list or, as pandas writes it, an object with the rows' numbers as keys.
+fn transposed(columns: &Map<String, Value>) -> Option<Vec<Value>> {
+    let is_split = columns.contains_key("columns") && columns.contains_key("data");
+    if columns.len() < 2
+        || is_split
+        || columns.values().any(|column| is_chat(column) || is_list_of_rows(column))
+    {
+        return None;
+    }
+    let mut rows: Vec<Map<String, Value>> = Vec::new();
+    let keys = columns.values().next()?.as_object().map(|column| column.keys());
+    let is_numbered = keys.is_some_and(|mut keys| keys.all(|key| key.parse::<u64>().is_ok()));
+    for (idx, (name, column)) in columns.iter().enumerate() {
+        let values: Vec<&Value> = match column {
+            Value::Array(list) => list.iter().collect(),
+            Value::Object(object) if is_numbered => object.values().collect(),
+            _ => return None,
+        };
+        if idx == 0 {
+            rows.resize(values.len(), Map::new());
+        }
+        if values.len() != rows.len() || values.is_empty() {
+            return None;
+        }
+        for (row, value) in rows.iter_mut().zip(values) {
+            row.insert(name.clone(), value.clone());
+        }
+    }
+    Some(rows.into_iter().map(Value::Object).collect())
 }
 
 /// A list of objects that are not the messages of a chat.
@@ -240,10 +274,18 @@ mod tests {
         ] {
             assert_eq!(rows(text).len(), 1, "{text}");
         }
-        let columns = "{\"text\": {\"0\": \"a\"}, \"label\": {\"0\": 1}}";
-        assert_eq!(rows(columns).len(), 1);
+        for columns in [
+            "{\"text\": {\"0\": \"a\", \"1\": \"b\"}, \"label\": {\"0\": 1, \"1\": 2}}",
+            "{\"text\": [\"a\", \"b\"],\n\"label\": [1, 2]}",
+        ] {
+            let found = rows(columns);
+            assert_eq!(
+                (found.len(), &found[1].fields["text"], &found[1].fields["label"]),
+                (2, &"b".into(), &2.into())
+            );
+        }
         assert_eq!(
-            error("{\"a\": [1, 2], \"b\": [3, 4]}"),
+            error("{\"a\": [1, 2], \"b\": [3]}"),
             "d.json: one object with the keys a, b, expected a list of rows [{…}, {…}] or a row {…} per line; with pandas: \
              to_json(\"rows.jsonl\", orient=\"records\", lines=True)"
         );
