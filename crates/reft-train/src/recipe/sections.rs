@@ -144,7 +144,7 @@ pub struct DataSection {
     /// `glue/<name>`, `classification` or `regression`; language modeling if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
-    /// The training rows: JSON, JSON Lines, CSV or TSV.
+    /// The training rows: JSON, JSON Lines, CSV, TSV or Parquet, also in gzip or Zstandard.
     pub train: String,
     /// A separate file of held-out rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
