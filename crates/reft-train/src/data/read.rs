@@ -47,12 +47,19 @@ pub fn load_rows(name: &str) -> Result<Vec<Row>, DataError> {
 }
 
 fn load_file(path: &Path) -> Result<Vec<Row>, DataError> {
-    let file = path.display().to_string();
-    match read_contents(path)? {
+    load_bytes(read_bytes(path)?, &path.display().to_string())
+}
+
+/// Parses the bytes of a data file, with malformed rows among the others, see [`Row::readable`]; `file` is its name.
+///
+/// # Errors
+/// If the file is empty, of another format, or malformed as a whole.
+pub fn load_bytes(bytes: Vec<u8>, file: &str) -> Result<Vec<Row>, DataError> {
+    match contents(bytes, file)? {
         Contents::Rows(rows) => Ok(rows),
-        Contents::Text(text) => match Syntax::of(&text, &file) {
-            Syntax::Json => json_rows(&text, &file),
-            Syntax::Table(separator) => table_rows(&text, &file, separator, None),
+        Contents::Text(text) => match Syntax::of(&text, file) {
+            Syntax::Json => json_rows(&text, file),
+            Syntax::Table(separator) => table_rows(&text, file, separator, None),
         },
     }
 }
@@ -70,20 +77,31 @@ pub(crate) enum Contents {
 /// # Errors
 /// If it cannot be read, or is of another format; the error says which, and how to convert it.
 pub(crate) fn read_contents(path: &Path) -> Result<Contents, DataError> {
+    contents(read_bytes(path)?, &path.display().to_string())
+}
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>, DataError> {
     let file = path.display().to_string();
     if path.is_dir() {
         return Err(DataError::File { place: file, reason: what_folder(path) });
     }
-    let bytes = fs::read(path).map_err(|error| DataError::Io { file: file.clone(), error })?;
-    let bytes = decompress(bytes, &file)?;
+    fs::read(path).map_err(|error| DataError::Io { file, error })
+}
+
+fn contents(bytes: Vec<u8>, file: &str) -> Result<Contents, DataError> {
+    let bytes = decompress(bytes, file)?;
     if is_parquet(&bytes) {
-        return parquet_rows(bytes, &file).map(Contents::Rows);
+        return parquet_rows(bytes, file).map(Contents::Rows);
     }
-    if let Some(reason) = foreign_format(&bytes, &file) {
-        return Err(DataError::File { place: file, reason });
+    if let Some(reason) = foreign_format(&bytes, file) {
+        return Err(DataError::File { place: file.into(), reason });
     }
-    let text = decode(bytes, &file)?;
-    if text.trim().is_empty() { Err(DataError::Empty { file }) } else { Ok(Contents::Text(text)) }
+    let text = decode(bytes, file)?;
+    if text.trim().is_empty() {
+        Err(DataError::Empty { file: file.into() })
+    } else {
+        Ok(Contents::Text(text))
+    }
 }
 
 /// A message about a folder in place of a file.
@@ -183,6 +201,8 @@ pub fn max_length(requested: Option<usize>, context: usize) -> Result<usize, Dat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
     use std::io::Write;
 
     fn read(name: &str, bytes: &[u8]) -> Result<Vec<Row>, String> {
@@ -258,6 +278,36 @@ mod tests {
             "{}",
             error()
         );
+    }
+
+    #[test]
+    fn no_bytes_lead_to_a_panic() {
+        let samples: [&[u8]; 7] = [
+            b"{\"a\": [1, NaN, \"\\u00e9\\\\\"]}\n{\"b\": 123456789012345678901}\n\n{\"c\": {\"d\": null}}",
+            b"[{\"a\": 1}, {\"b\": \"x\"}]",
+            b"{\"data\": [{\"row\": {\"a\": 1}}], \"rows\": []}",
+            b"{\"a\": [1, 2], \"b\": {\"0\": 1}}",
+            b"a,\"b \"\"c\"\"\"\r\n\"x\ny\",1\n\n  \n\"\",\xc3\xa9\n",
+            b"\xff\xfea\0,\0b\0\n\x001\0,\x002\0",
+            b"a\tb\r1\t2\r",
+        ];
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        for sample in samples {
+            for _ in 0..3000 {
+                let mut bytes = sample.to_vec();
+                for _ in 0..rng.random_range(1..4) {
+                    let at = rng.random_range(0..bytes.len());
+                    match rng.random_range(0..3) {
+                        0 => bytes[at] = rng.random(),
+                        1 => bytes.insert(at, sample[rng.random_range(0..sample.len())]),
+                        _ => bytes.truncate(at.max(1)),
+                    }
+                }
+                for name in ["d.csv", "d.json", "d.tsv", "d"] {
+                    let _ = load_bytes(bytes.clone(), name);
+                }
+            }
+        }
     }
 
     /// Fails with the numbers of rows per second.

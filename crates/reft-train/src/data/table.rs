@@ -173,11 +173,16 @@ fn quoted_records(text: &str, file: &str, separator: u8) -> Result<Vec<Record>, 
             reason: error.to_string(),
         })?;
         let (line, start) = record.position().map_or((0, 0), |at| (at.line() as usize, at.byte() as usize));
+        // The position is before the empty lines that the reader skips.
+        let rest = text.get(start..).unwrap_or_default();
+        let n_skipped = rest.len() - rest.trim_start_matches(['\r', '\n']).len();
+        let line = line + rest[..n_skipped].matches('\n').count();
+        let start = start + n_skipped;
         let fields: Vec<String> = record.iter().map(str::to_string).collect();
         // A line of spaces is an empty line.
         if fields.len() > 1
             || fields.iter().any(|field| !field.trim().is_empty())
-            || text[start..].starts_with('"')
+            || text.get(start..).is_some_and(|text| text.starts_with('"'))
         {
             last_start = start;
             records.push(Record { line, fields, is_open: false });
@@ -215,6 +220,11 @@ mod tests {
         assert_eq!((rows.len(), rows[1].place.as_str()), (2, "d.csv, line 6"));
         let one_column = parse_table("text\n\"\"\na\n", "d.csv", Separator::Comma, None).expect("read");
         assert_eq!((one_column.len(), field(&one_column[0], "text").as_str()), (2, ""));
+        for text in ["text\n\n\n\"\"\nb\n", "text\r\n\r\n\r\n\"\"\r\nb\r\n"] {
+            let rows = parse_table(text, "d", Separator::Comma, None).expect("read");
+            let places: Vec<&str> = rows.iter().map(|row| row.place.as_str()).collect();
+            assert_eq!(places, ["d, line 4", "d, line 5"], "{text:?}");
+        }
     }
 
     #[test]
