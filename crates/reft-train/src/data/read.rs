@@ -5,7 +5,7 @@ use super::{
     compression::{decompress, extension},
     encoding::decode,
     error::DataError,
-    formats::foreign_format,
+    formats::{foreign_format, shell_word},
     json_rows::json_rows,
     parquet_rows::{is_parquet, parquet_rows},
     rows::Row,
@@ -84,6 +84,11 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, DataError> {
     let file = path.display().to_string();
     if path.is_dir() {
         return Err(DataError::File { place: file, reason: what_folder(path) });
+    }
+    if file.contains("://") && !path.exists() {
+        let reason =
+            format!("is an address, expected a file; download it first: curl -LO {}", shell_word(&file));
+        return Err(DataError::File { place: file, reason });
     }
     fs::read(path).map_err(|error| DataError::Io { file, error })
 }
@@ -261,6 +266,12 @@ mod tests {
         {
             assert_eq!(read(name, bytes).expect_err(name), format!("{name}: {no_rows}"));
         }
+        let address = find_rows("https://example.org/d.csv").expect_err("no file").to_string();
+        assert_eq!(
+            address,
+            "https://example.org/d.csv: is an address, expected a file; download it first: curl -LO \
+             https://example.org/d.csv"
+        );
         assert!(read("d.json", b"oops").expect_err("no JSON").contains("invalid JSON"));
         assert_eq!(
             read("PAR1.csv", b"PAR1,b\n1,2\n").expect("a table")[0].fields["PAR1"],

@@ -1,7 +1,8 @@
 //! Classification and regression with a frozen encoder and a trained head on its first token.
 
 use super::{
-    spec::{TaskSpec, check_name, read_task_rows},
+    columns::read_task_rows,
+    spec::{TaskSpec, check_name},
     task::{DataSets, DataSummary, FinalEvaluation, Task, Trained},
 };
 use crate::{
@@ -173,8 +174,8 @@ impl<B: Backend> Task<B> for ClassifierTask {
             notices.extend(set.notices(file));
         }
         let held_out = selection.examples.iter().chain(&scoring.examples);
-        let tokens = |example: &LabeledText| example.tokens.clone();
-        notices.extend(shared_rows(train.examples.iter().map(tokens), held_out.map(tokens)));
+        let held_out = held_out.map(|example| &example.tokens);
+        notices.extend(shared_rows(train.examples.iter().map(|example| &example.tokens), held_out));
         self.scoring_set = scoring;
         Ok(DataSets { train: train.examples, held_out: selection.examples, summaries, notices, max_length })
     }

@@ -1,6 +1,8 @@
 //! The kinds of work that a recipe can ask for. Each is one implementation of [`Task`].
 
 mod classifier;
+mod columns;
+mod encode;
 mod glue;
 mod labels;
 mod language_model;
@@ -9,6 +11,7 @@ mod task;
 
 pub(crate) use classifier::initial_head;
 pub use classifier::{Classification, ClassifierTask, Report, predict, probabilities};
+pub use columns::read_task_rows;
 pub use language_model::{LanguageModelTask, LanguageModeling};
-pub use spec::{TaskSpec, check_name, read_task_rows};
+pub use spec::{TaskSpec, check_name};
 pub use task::{ConfigOf, DataSets, DataSummary, FinalEvaluation, Task, Trained};
