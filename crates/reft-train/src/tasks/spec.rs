@@ -12,7 +12,7 @@ use crate::{
     metrics::{self, Metric, argmax},
     score::Score,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// How rows of a task are read and scored.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,21 +164,28 @@ impl TaskSpec {
         Err(DataError::Task { task: self.config.name.clone(), reason })
     }
 
-    /// A line for display if the labels of `n_rows` training rows look like numbers or names.
+    /// A line for display if the labels of `n_rows` training rows look like numbers or names, or differ only in case.
     pub(super) fn label_notice(&self, n_rows: usize) -> Option<String> {
         const USUAL: usize = 20;
-        let labels = &self.config.labels;
+        let (labels, column) = (&self.config.labels, &self.config.label);
         let n_fractions =
             labels.iter().filter(|label| label.parse::<f64>().is_ok_and(|x| x.fract() != 0.0)).count();
-        let (n, column) = (labels.len(), &self.config.label);
-        let advice = if n_fractions > 2 || (n > USUAL && canonical_number(&labels[0]).is_some()) {
-            "for numbers use data.task = \"regression\""
-        } else if n > USUAL && 2 * n > n_rows {
-            "is it the right column?"
-        } else {
-            return None;
-        };
-        Some(format!("column {column:?} has {n} different labels in {}; {advice}", count(n_rows, "row")))
+        let n = labels.len();
+        if n_fractions > 2 || (n > USUAL && 2 * n > n_rows) {
+            let is_number = canonical_number(&labels[0]).is_some();
+            let advice = if is_number {
+                "for numbers use data.task = \"regression\""
+            } else {
+                "is it the right column?"
+            };
+            return Some(format!(
+                "column {column:?} has {n} different labels in {}; {advice}",
+                count(n_rows, "row")
+            ));
+        }
+        let mut seen: HashMap<String, &str> = HashMap::new();
+        let twice = labels.iter().find_map(|label| Some((seen.insert(label.to_lowercase(), label)?, label)));
+        twice.map(|(a, b)| format!("column {column:?} has labels that differ only in case: {a:?}, {b:?}"))
     }
 
     /// A line for display if the file has fields that are not used. GLUE's files are known to have them.
@@ -324,6 +331,24 @@ mod tests {
         assert_eq!(spec.selection_metric(None).expect("one"), Metric::Accuracy);
         let error = spec.selection_metric(Some(Metric::Pearson)).expect_err("other").to_string();
         assert_eq!(error, "glue/mnli: eval.metric is \"pearson\"; this task supports accuracy");
+    }
+
+    #[test]
+    fn unusual_labels_are_named() {
+        let notice = |labels: &[&str], n_rows| {
+            let text: String =
+                labels.iter().map(|label| format!("{{\"text\": \"a\", \"label\": {label:?}}}\n")).collect();
+            discover("classification", &text).expect("valid").label_notice(n_rows)
+        };
+        assert_eq!(
+            notice(&["Good", "bad", "good"], 3).expect("a notice"),
+            "column \"label\" has labels that differ only in case: \"Good\", \"good\""
+        );
+        assert_eq!(notice(&["good", "bad"], 2), None);
+        let names: Vec<String> = (0..30).map(|n| format!("name {n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert!(notice(&names, 30).expect("a notice").ends_with("in 30 rows; is it the right column?"));
+        assert_eq!(notice(&names, 1000), None);
     }
 
     #[test]
