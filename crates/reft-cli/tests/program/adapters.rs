@@ -126,7 +126,7 @@ fn evaluated(folder: &Path, model: &str, adapter: &str, more: &[&str]) -> (f64, 
 }
 
 fn data(folder: &Path) {
-    let rows = "{\"prompt\": \"the old queen\", \"completion\": \" sings\"}\n{\"prompt\": \"a fox\", \"completion\": \" reads\"}\n";
+    let rows = "{\"instruction\": \"the old queen\", \"output\": \"sings\"}\n{\"instruction\": \"a fox\", \"output\": \"reads\"}\n";
     fs::write(folder.join("data.jsonl"), rows).expect("written");
 }
 
@@ -161,7 +161,7 @@ fn an_adapter_works_on_every_model_that_computes_the_same() {
 }
 
 #[test]
-fn copies_in_half_precision_and_other_tokenizers_are_warned_about() {
+fn copies_in_other_precision_and_other_tokenizers_are_warned_about() {
     let folder = workplace();
     let model = model_folder(folder.path());
     data(folder.path());
@@ -170,11 +170,11 @@ fn copies_in_half_precision_and_other_tokenizers_are_warned_about() {
     let (nll, _) = evaluated(folder.path(), "model", "runs/r/adapter", &[]);
     let file = model.join("model.safetensors");
     let original = fs::read(&file).expect("readable");
-    for (what, dtype) in [("bf16", safetensors::Dtype::BF16), ("f16", safetensors::Dtype::F16)] {
+    for (what, dtype) in [("f32", safetensors::Dtype::F32), ("bf16", safetensors::Dtype::BF16)] {
         fs::write(&file, &original).expect("written");
-        in_half_precision(&file, dtype);
-        let (rounded, warning) = evaluated(folder.path(), "model", "runs/r/adapter", &[]);
-        assert!((rounded - nll).abs() < 0.05, "{rounded} {nll}");
+        convert(&file, dtype);
+        let (other, warning) = evaluated(folder.path(), "model", "runs/r/adapter", &[]);
+        assert!((other - nll).abs() < 0.05, "{other} {nll}");
         said.add(what, &warning);
     }
     fs::write(&file, &original).expect("written");
@@ -192,24 +192,23 @@ fn copies_in_half_precision_and_other_tokenizers_are_warned_about() {
     said.check("warnings_about_models", &[]);
 }
 
-/// Rewrites f32 tensors in a dtype of 16 bits.
-fn in_half_precision(path: &Path, dtype: safetensors::Dtype) {
+/// Rewrites f16 tensors in another dtype.
+fn convert(path: &Path, dtype: safetensors::Dtype) {
     let bytes = fs::read(path).expect("readable");
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
-    let halves: Vec<(String, Vec<usize>, Vec<u8>)> = file
-        .tensors()
-        .into_iter()
-        .map(|(name, view)| {
-            let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            let data = values.flat_map(|x| match dtype {
-                safetensors::Dtype::BF16 => burn::tensor::bf16::from_f32(x).to_le_bytes(),
-                _ => burn::tensor::f16::from_f32(x).to_le_bytes(),
-            });
-            (name, view.shape().to_vec(), data.collect())
-        })
-        .collect();
-    let views = halves.iter().map(|(name, shape, data)| {
-        (name.clone(), safetensors::tensor::TensorView::new(dtype, shape.clone(), data).expect("fits"))
+    let convert = |x: f32| match dtype {
+        safetensors::Dtype::BF16 => burn::tensor::bf16::from_f32(x).to_le_bytes().to_vec(),
+        _ => x.to_le_bytes().to_vec(),
+    };
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (name, view) in file.tensors() {
+        assert_eq!(view.dtype(), safetensors::Dtype::F16);
+        let values = view.data().chunks_exact(2).map(|b| burn::tensor::f16::from_le_bytes([b[0], b[1]]));
+        tensors.push((name, view.shape().to_vec(), values.flat_map(|x| convert(x.to_f32())).collect()));
+    }
+    let views = tensors.iter().map(|(name, shape, data)| {
+        let view = safetensors::tensor::TensorView::new(dtype, shape.clone(), data).expect("fits");
+        (name.clone(), view)
     });
     fs::write(path, safetensors::serialize(views, None).expect("serialized")).expect("written");
 }
@@ -260,15 +259,11 @@ fn adapters_of_other_programs_are_used_or_named() {
 #[test]
 fn a_classifier_of_peft_predicts_with_its_head() {
     let folder = classify::prepared();
-    let args = [
-        "--model",
-        "model",
-        "--adapter",
-        text_of(&repository("tests/fixtures/peft/roberta")).to_string().leak(),
-    ];
-    let expected = json(&repository("tests/fixtures/peft/roberta/expected.json"));
+    let peft = repository("tests/fixtures/peft/roberta");
+    let args = ["--model", "model", "--adapter", text_of(&peft)];
+    let expected = json(&peft.join("expected.json"));
     // The words of the fixture's first row; its tokens 2 and 3 are the special ones.
-    fs::write(folder.path().join("one.jsonl"), "{\"text\": \"cat poor old eats\"}").expect("written");
+    fs::write(folder.path().join("one.jsonl"), "{\"text\": \"horse tree green sleeps\"}").expect("written");
     let predict = [&["predict", "--data", "one.jsonl", "--device", "cpu"], &args[..]].concat();
     let row: Value = serde_json::from_str(&stdout(&reft(folder.path(), &predict))).expect("JSON");
     let logits: Vec<f64> = serde_json::from_value(expected["logits"][0].clone()).expect("numbers");

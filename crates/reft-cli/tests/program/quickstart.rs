@@ -90,6 +90,7 @@ fn a_run_folder_is_never_overwritten_unasked() {
     let before = files_of(&run);
     let names: Vec<&str> = before.keys().map(|name| text_of(name)).collect();
     let expected = [
+        ".reft-run",
         "adapter/adapter.json",
         "adapter/adapter.safetensors",
         "metrics.jsonl",

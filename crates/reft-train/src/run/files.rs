@@ -110,7 +110,8 @@ impl Claim {
         remove_files(&self.folder.join(REPLACED_FOLDER))
     }
 
-    fn has_adapter(&self) -> bool {
+    /// Whether the run has saved an adapter.
+    pub(super) fn has_adapter(&self) -> bool {
         self.folder.join(ADAPTER_FOLDER).join(ADAPTER_FILES[0]).is_file()
     }
 

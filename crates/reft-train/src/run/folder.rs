@@ -54,6 +54,11 @@ impl<'a, 'b> RunFolder<'a, 'b> {
         self.folder.join(ADAPTER_FOLDER)
     }
 
+    /// Whether an adapter has been saved.
+    pub(super) fn has_adapter(&self) -> bool {
+        self.claim.has_adapter()
+    }
+
     /// Saves the adapter.
     pub(super) fn save_adapter<B: Backend>(&self, trainable: &Trainable<B>) -> Result<(), AdapterError> {
         save_adapter(&self.adapter_folder(), trainable, &self.origin)

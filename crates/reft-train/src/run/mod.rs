@@ -164,7 +164,10 @@ fn run_task<A: AutodiffBackend, T: Task<A::InnerBackend>>(
         return Err(stop.err().map_or(RunError::Interrupted, RunError::Train));
     }
     let saved = catch_panic(AssertUnwindSafe(|| run_folder.save_adapter(&trainable)));
-    let ended = stop.map_err(|error| RunError::Stopped { error, adapter: run_folder.adapter_folder() })?;
+    let ended = stop.map_err(|error| match run_folder.has_adapter() {
+        true => RunError::Stopped { error, adapter: run_folder.adapter_folder() },
+        false => RunError::Train(error),
+    })?;
     let trained = Trained { trainable, evaluation, ended };
     saved.map_err(|reason| TrainError::Device { step: steps, reason })??;
 
