@@ -61,7 +61,8 @@ fn quant_of(quant: Option<String>, folder: &Path) -> Result<Option<Quant>> {
 /// Whether a model would be downloaded.
 fn needs_download(name: &str, revision: Option<&str>) -> bool {
     let is_local = name.starts_with(reft_train::tiny::PREFIX) || Path::new(name).is_dir();
-    !is_local && !reft_models::load::is_cached(name, revision)
+    let is_offline = reft_models::hub::Hub::from_env().offline;
+    !is_local && !is_offline && !reft_models::load::is_cached(name, revision)
 }
 
 /// A language model, ready to use.

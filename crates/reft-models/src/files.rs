@@ -133,6 +133,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_commit_is_the_name_of_a_snapshot() {
+        let revision = |path: &str| ModelFiles::Folder(path.into()).revision();
+        assert_eq!(revision("hub/models--a--b/snapshots/0123abcd").as_deref(), Some("0123abcd"));
+        assert_eq!((revision("models/snapshot"), revision("model"), revision("")), (None, None, None));
+    }
+
+    #[test]
     fn a_missing_file_is_an_error_that_names_it() {
         let embedded = ModelFiles::Embedded(&[("config.json", b"{}")]);
         assert_eq!(embedded.read("config.json").expect("present").as_ref(), b"{}");

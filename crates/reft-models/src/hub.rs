@@ -320,3 +320,51 @@ enum Failure {
     Passing(String),
     Final(HubError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Also if it was downloaded as a branch, so that only the branch names the commit.
+    #[test]
+    fn a_commit_in_the_cache_is_found_without_a_network() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let snapshot = cache.path().join("models--some--model/snapshots/0123abcd");
+        fs::create_dir_all(&snapshot).expect("created");
+        for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+            fs::write(snapshot.join(file), "{}").expect("written");
+        }
+        let hub = Hub { cache: cache.path().into(), offline: true, endpoint: None, token: None };
+        assert_eq!(hub.download("some/model", "0123abcd").expect("cached"), snapshot);
+        for other in ["main", "../snapshots/0123abcd"] {
+            hub.download("some/model", other).expect_err("not in the cache");
+        }
+    }
+
+    #[test]
+    fn an_index_must_not_name_files_outside_the_cache() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let snapshot = cache.path().join("models--some--model/snapshots/main-commit");
+        fs::create_dir_all(&snapshot).expect("created");
+        fs::create_dir_all(cache.path().join("models--some--model/refs")).expect("created");
+        fs::write(cache.path().join("models--some--model/refs/main"), "main-commit").expect("written");
+        let shard = "../../../../../../pwned/evil.safetensors";
+        for (file, text) in [
+            ("config.json", "{}".to_string()),
+            ("tokenizer.json", "{}".to_string()),
+            (
+                "model.safetensors.index.json",
+                format!(r#"{{"weight_map": {{"a": "good.safetensors", "b": "{shard}"}}}}"#),
+            ),
+        ] {
+            fs::write(snapshot.join(file), text).expect("written");
+        }
+        // Offline, a name that passes the check is an error of another kind.
+        let hub = Hub { cache: cache.path().into(), offline: true, endpoint: None, token: None };
+        assert_eq!(
+            hub.download("some/model", "main").expect_err("unsafe name").to_string(),
+            "some/model: model.safetensors.index.json names the file \"../../../../../../pwned/evil.safetensors\"; \
+             expected a name of letters, digits, `.`, `_` and `-` that does not start with a dot"
+        );
+    }
+}

@@ -218,3 +218,47 @@ impl<'a> Workload<'a> {
         remedies
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::device::cpu;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A run whose blocks take a few MiB for each row, with this evaluation.
+    fn workload(
+        footprint: &dyn Fn(usize, usize, Dtype) -> Footprint,
+        evaluation: EvaluationLoad,
+    ) -> Workload<'_> {
+        Workload {
+            footprint,
+            taped: 1,
+            batch_size: 4,
+            batch: (4, 10),
+            logits: (40, 100),
+            evaluation,
+            parameters: 10,
+            ..Workload::inference(Vec::new(), Precision::default())
+        }
+    }
+
+    #[test]
+    fn a_large_evaluation_is_planned_and_its_batch_size_is_a_remedy() {
+        let footprint = |batch: usize, _: usize, _: Dtype| {
+            let mib = batch << 20;
+            Footprint { input: mib, kept: mib, forward: mib, backward: mib, largest: mib }
+        };
+        let device = cpu().expect("a CPU");
+        let with = |rows, cache| workload(&footprint, EvaluationLoad { rows, seq: 10, labels: 5, cache });
+        // Without the program, whose memory is measured.
+        let bytes = |needs: MemoryNeeds| needs.total - needs.program;
+        let total = |rows, cache| bytes(with(rows, cache).needs(&device));
+        let training = total(0, 0);
+        assert_eq!(total(1, MIB), training, "smaller than a step of training");
+        assert_eq!(total(600, 0), training - 8 * MIB + 1800 * MIB);
+        assert_eq!(total(600, MIB), training - 8 * MIB + 2400 * MIB);
+        let remedies = with(600, MIB).remedies(&device, &|_| false);
+        assert!(remedies[0].0.ends_with("eval.batch_size=1"), "{remedies:?}");
+    }
+}

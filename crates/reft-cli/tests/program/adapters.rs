@@ -255,6 +255,25 @@ fn adapters_of_other_programs_are_used_or_named() {
     said.check("adapters_of_other_programs", &[]);
 }
 
+/// The model of an adapter may have moved, or be on the Hub.
+#[test]
+fn a_model_that_is_gone_is_named_with_the_adapter() {
+    let folder = workplace();
+    stdout(&short_run(folder.path(), &["run.name=r"]));
+    let mut said = Transcript::new(folder.path());
+    for (name, revision) in [("old/place/model", None), ("some/model", Some("0123abcd"))] {
+        change_json(&folder.path().join("runs/r/adapter/adapter.json"), |config| {
+            config["base_model"]["name"] = name.into();
+            config["base_model"]["revision"] = json!(revision);
+        });
+        let args = ["generate", "--adapter", "runs/r", "--device", "cpu", "--prompt", "x"];
+        let mut command = command(folder.path(), &args);
+        let command = command.env("HF_HOME", folder.path()).env("HF_HUB_OFFLINE", "1");
+        said.add(name, &refusal(&command.output().expect("the program starts")));
+    }
+    said.check("models_that_are_gone", &[]);
+}
+
 /// A classifier of PEFT on the encoder on which PEFT trained it.
 #[test]
 fn a_classifier_of_peft_predicts_with_its_head() {

@@ -136,10 +136,28 @@ impl<B: Backend> TextEncoder<B> {
     /// # Errors
     /// If it cannot be read, is not a classifier, or was trained on another model.
     pub fn classifier(&self, folder: impl AsRef<Path>) -> Result<TextClassifier<B>, RunError> {
-        let (folder, device) = (folder.as_ref(), self.loaded.model.device());
+        self.load_classifier(folder.as_ref(), OtherWeights::Refuse)
+    }
+
+    /// Loads a classifier of an encoder with other weights, whose quality with this one is unknown. Its sizes must fit.
+    ///
+    /// # Errors
+    /// If it cannot be read, is not a classifier, or does not fit the sizes of this encoder.
+    pub fn classifier_of_other_weights(
+        &self,
+        folder: impl AsRef<Path>,
+    ) -> Result<TextClassifier<B>, RunError> {
+        self.load_classifier(folder.as_ref(), OtherWeights::Warn)
+    }
+
+    fn load_classifier(
+        &self,
+        folder: &Path,
+        other_weights: OtherWeights,
+    ) -> Result<TextClassifier<B>, RunError> {
+        let device = self.loaded.model.device();
         let saved = read_classifier::<B>(folder, &device)?;
-        let (trainable, spec, _) =
-            attach_classifier(folder, saved, &self.loaded, OtherWeights::Refuse, &device)?;
+        let (trainable, spec, _) = attach_classifier(folder, saved, &self.loaded, other_weights, &device)?;
         Ok(TextClassifier { encoder: self.clone(), trainable, spec })
     }
 

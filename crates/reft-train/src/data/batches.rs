@@ -61,7 +61,7 @@ impl Iterator for Sampler {
             self.remaining = epoch(&self.lengths, batch_size, shuffle.then_some(&mut self.rng));
             self.remaining.reverse();
         }
-        Some((0..accumulation).filter_map(|_| self.remaining.pop()).collect())
+        Some((0..accumulation).map_while(|_| self.remaining.pop()).collect())
     }
 }
 
