@@ -35,8 +35,9 @@ impl OnDevice for &ChatArgs {
         let ready = self.model.load::<A::InnerBackend>(on)?;
         let tokenizer = &ready.loaded.tokenizer;
         let context = ready.loaded.model.config().max_position_embeddings;
-        let template = match (&self.model.template, &ready.adapter) {
-            (None, None) if tokenizer.has_chat_template() => Template::Chat,
+        let of_adapter = ready.adapter.as_ref().map_or("auto", |adapter| &adapter.template);
+        let template = match (&self.model.template, of_adapter) {
+            (None, "auto") if tokenizer.has_chat_template() => Template::Chat,
             _ => ready.template(self.model.template.as_deref(), &[])?,
         };
         let terminal = std::io::stdin().is_terminal();

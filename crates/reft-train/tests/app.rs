@@ -10,12 +10,13 @@ use burn::{
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use reft_core::{Capture, Hook, NoHook, Place, ReftConfig, Site, Steer};
-use reft_models::{GenerateConfig, LoraConfig, TunedName, Tuning};
+use reft_models::{GenerateConfig, Llama, LoadedModel, LoraConfig, Precision, TunedName, Tuning};
 use reft_train::{
     AnyLanguageModel, LanguageModel, LanguageModelAdapter, Prediction, StopReason, TextEncoder, TrainConfig,
     Trainable, Trainer,
     adapter::{AdapterOrigin, save_adapter},
     data::{Row, TextStream},
+    tiny,
 };
 use std::{
     ops::ControlFlow,
@@ -65,14 +66,21 @@ fn trains_saves_loads_and_shares<B: Backend>() {
     trained.result.save(folder.path()).expect("saved");
     let loaded = model.adapter(folder.path()).expect("loaded");
     assert_eq!(model.generate(PROMPT, &loaded).expect("generated"), "THE HUNGRY DUCK WALKS NEAR THE RIVER!");
-    // An adapter of another model is refused; here, of the same with other weights.
-    let mut other = loaded.clone();
-    other.adapter.base_model.fingerprint = "other".into();
-    let refused = model.generate(PROMPT, &other).expect_err("refused").to_string();
-    assert!(
-        refused.starts_with("the adapter: expects a model with fingerprint other, but embedded:tiny has "),
-        "{refused}"
-    );
+    // A model with other weights refuses the adapter, also when it is already loaded.
+    let mut other: LoadedModel<B, Llama<B>> =
+        LoadedModel::load(&tiny::model(), "other", Precision::default(), &Default::default())
+            .expect("loaded");
+    other.base.fingerprint = "other".into();
+    other.base.rounded = None;
+    let other = LanguageModel::from(other);
+    for refused in [other.generate(PROMPT, &loaded).map(drop), other.adapter(folder.path()).map(drop)] {
+        let refused = refused.expect_err("refused").to_string();
+        let expected = "trained on embedded:tiny, but other has other weights or settings";
+        assert!(refused.ends_with(expected), "{refused}");
+    }
+    let forced = other.adapter_of_other_weights(folder.path()).expect("the sizes fit");
+    assert_eq!(forced.warnings.len(), 1);
+    assert_eq!(other.generate(PROMPT, &forced).expect("generated"), "THE HUNGRY DUCK WALKS NEAR THE RIVER!");
     // The model itself has not changed, and other threads may use it at the same time.
     let (shared, prompt) = (model.clone(), PROMPT.to_string());
     let elsewhere = thread::spawn(move || shared.generate_unedited(&prompt).expect("generated"));
