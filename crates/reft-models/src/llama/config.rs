@@ -567,4 +567,28 @@ pub(super) mod tests {
             assert!(ids(none).is_empty(), "{none}");
         }
     }
+
+    #[test]
+    fn only_values_that_change_the_result_change_the_function() {
+        let function = |change: &str| parse(change).expect("valid").function();
+        let plain = function("{}");
+        for same in [
+            r#"{"mlp_bias": false, "rope_scaling": null, "attention_dropout": 0.1, "architectures": ["X"]}"#,
+            r#"{"rope_theta": 10000, "eos_token_id": [1, 2], "pad_token_id": 0, "initializer_range": 1}"#,
+            r#"{"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}"#,
+            r#"{"model_type": "mistral", "sliding_window": 64, "num_key_value_heads": 4}"#,
+        ] {
+            assert_eq!(function(same), plain, "{same}");
+        }
+        for other in [
+            r#"{"num_key_value_heads": 2}"#,
+            r#"{"head_dim": 4}"#,
+            r#"{"rms_norm_eps": 1e-5}"#,
+            r#"{"rope_theta": 500000}"#,
+            r#"{"rope_scaling": {"rope_type": "linear", "factor": 2}}"#,
+            r#"{"model_type": "mistral", "sliding_window": 32, "num_key_value_heads": 4}"#,
+        ] {
+            assert_ne!(function(other), plain, "{other}");
+        }
+    }
 }
