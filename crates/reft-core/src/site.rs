@@ -73,13 +73,21 @@ pub enum LayersError {
         part: String,
     },
     /// A layer that the model does not have.
-    #[error("layer {index} does not exist: the model has {n_layers} layers, 0 to {} (or -{n_layers} to -1)", n_layers - 1)]
+    #[error("layer {index} does not exist: the model has {n_layers} layers{}", existing(*n_layers))]
     Missing {
         /// The index in the text.
         index: i64,
         /// Number of layers of the model.
         n_layers: usize,
     },
+}
+
+/// The layers of a model, for messages.
+fn existing(n_layers: usize) -> String {
+    match n_layers {
+        0 => String::new(),
+        n => format!(", 0 to {} (or -{n} to -1)", n - 1),
+    }
 }
 
 impl Layers {
@@ -101,7 +109,8 @@ impl Layers {
         if self.0.trim() == "all" {
             return Ok((0..n_layers).collect());
         }
-        let mut layers = Vec::new();
+        // One entry per layer, however often a text selects it.
+        let mut is_selected = vec![false; n_layers];
         for part in self.0.split([',', ';']).map(str::trim) {
             let unreadable = || LayersError::Unreadable { text: self.0.clone(), part: part.into() };
             let index = |text: &str| -> Result<usize, LayersError> {
@@ -127,11 +136,9 @@ impl Layers {
             if range.is_empty() {
                 return Err(unreadable());
             }
-            layers.extend(range);
+            is_selected[range].fill(true);
         }
-        layers.sort_unstable();
-        layers.dedup();
-        Ok(layers)
+        Ok((0..n_layers).filter(|layer| is_selected[*layer]).collect())
     }
 }
 
@@ -168,6 +175,8 @@ mod tests {
         assert_eq!(resolve("-3--1"), Ok(vec![9, 10, 11]));
         assert_eq!(resolve("12"), Err(LayersError::Missing { index: 12, n_layers: 12 }));
         assert_eq!(resolve("-13"), Err(LayersError::Missing { index: -13, n_layers: 12 }));
+        let error = "0".parse::<Layers>().and_then(|layers| layers.resolve(0)).expect_err("no layer");
+        assert_eq!(error.to_string(), "layer 0 does not exist: the model has 0 layers");
         for text in ["", "x", "1,", "5-3", "3..3", "1-x", "1.5"] {
             assert!(matches!(resolve(text), Err(LayersError::Unreadable { .. })), "{text}");
         }

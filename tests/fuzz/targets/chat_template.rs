@@ -1,0 +1,85 @@
+//! A chat template: the input as a text, and a template made of one piece of Jinja for each byte of the input.
+//!
+//! It renders or is an error, always the same one, however the template loops, recurses or repeats.
+
+use crate::support::{model, parts::write};
+use reft_models::{ChatMessage, ModelFiles, Tokenizer};
+
+/// The longest text that a template may render.
+const MAX_OUTPUT: usize = 16 << 20;
+
+const PIECES: [&str; 40] = [
+    "{% for m in messages %}",
+    "{% endfor %}",
+    "{% for i in range(100) %}",
+    "{% if add_generation_prompt %}",
+    "{% if m.role == 'user' %}",
+    "{% else %}",
+    "{% endif %}",
+    "{{ m.content }}",
+    "{{ m['role'] }}",
+    "{{ bos_token }}",
+    "{{ eos_token }}",
+    "{{ messages | tojson }}",
+    "{{ m.content | trim | upper }}",
+    "{{ m.content.split(' ')[-1] }}",
+    "{{ messages[0]['content'] * 3 }}",
+    "{{ messages[1:] | length }}",
+    "{{ loop.index0 }}",
+    "{{ loop(messages) }}",
+    "{% set x = 'x' %}",
+    "{% set x = x ~ x %}",
+    "{{ x }}",
+    "{% set ns = namespace(n=0) %}",
+    "{% set ns.n = ns.n + 1 %}",
+    "{{ ns.n }}",
+    "{% macro f(a) %}",
+    "{% endmacro %}",
+    "{{ f(m) }}",
+    "{{ raise_exception('no') }}",
+    "{{ strftime_now('%Y') }}",
+    "{% generation %}",
+    "{% endgeneration %}",
+    "{% break %}",
+    "{% continue %}",
+    "{{ tools }}",
+    "{{ 'é' | e }}",
+    "{{ 1 / 0 }}",
+    "{{ 9223372036854775807 + 1 }}",
+    "{#- comment -#}",
+    "\n  ",
+    "text",
+];
+
+pub fn target(input: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(input) {
+        render(text);
+    }
+    let pieces: String = input.iter().take(48).map(|byte| PIECES[*byte as usize % PIECES.len()]).collect();
+    render(&pieces);
+}
+
+fn render(template: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), "tokenizer.json", model::TOKENIZER.as_bytes());
+    write(folder.path(), "tokenizer_config.json", br#"{"bos_token": "<s>", "eos_token": "</s>"}"#);
+    write(folder.path(), "chat_template.jinja", template.as_bytes());
+    let Ok(tokenizer) = Tokenizer::load(&ModelFiles::Folder(folder.path().into())) else { return };
+    let message = |role: &str, content: &str| ChatMessage { role: role.into(), content: content.into() };
+    let chats = [
+        vec![message("user", "the old fox")],
+        vec![message("system", "<s> {{ x }}"), message("user", "é\n"), message("assistant", "")],
+    ];
+    for chat in &chats {
+        for add_generation_prompt in [true, false] {
+            match tokenizer.render_chat(chat, add_generation_prompt) {
+                Ok(text) => {
+                    assert!(text.len() <= MAX_OUTPUT, "{} bytes", text.len());
+                    let again = tokenizer.render_chat(chat, add_generation_prompt);
+                    assert_eq!(again.ok().as_ref(), Some(&text));
+                }
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+        }
+    }
+}
