@@ -95,7 +95,7 @@ pub(super) fn percent_format(text: &Str, values: &Value) -> Result<Value> {
         let part = percent_value(&value, &mut spec, kind)?;
         let is_plain = text.is_markup && !matches!(&value, Value::Str(text) if text.is_markup);
         out += &if is_plain { escape_html(&part) } else { part };
-        limits::text(out.len())?;
+        limits::length(out.len())?;
     }
     let takes_all = used_names
         || matches!(values, Value::Dict(_) | Value::List(_) | Value::Range(_) | Value::Undefined(_));
@@ -187,7 +187,7 @@ fn braces(text: &str, arguments: &Args, next: &mut usize, is_markup: bool, depth
         });
         let Some(end) = end else { return Err(Error::new("expected '}' before end of string")) };
         out += &field(&rest[..end], arguments, next, is_markup, depth)?;
-        limits::text(out.len())?;
+        limits::length(out.len())?;
         rest = &rest[end + 1..];
     }
     out.push_str(rest);

@@ -3,7 +3,7 @@
 use super::{
     arguments::Args,
     error::{Error, Result},
-    limits::{self, MAX_TEXT},
+    limits,
     operators::{order, sort},
     text::float_text,
     value::Value,
@@ -88,9 +88,7 @@ pub(super) fn to_json(value: &Value, arguments: Args) -> Result<Value> {
 impl Style {
     fn write(&self, out: &mut String, value: &Value, level: usize) -> Result<()> {
         limits::step(1)?;
-        if out.len() > MAX_TEXT {
-            limits::text(out.len())?;
-        }
+        limits::length(out.len())?;
         match value {
             Value::None => out.push_str("null"),
             Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
@@ -146,8 +144,7 @@ impl Style {
 
     fn write_line(&self, out: &mut String, level: usize) -> Result<()> {
         if let Some(indent) = &self.indent {
-            limits::text(out.len().saturating_add(indent.len().saturating_mul(level)).min(usize::MAX / 2))
-                .map_err(|_| Error::new("tojson writes too long a text"))?;
+            limits::length(out.len().saturating_add(indent.len().saturating_mul(level)))?;
             out.push('\n');
             out.push_str(&indent.repeat(level));
         }

@@ -32,10 +32,21 @@ pub(super) fn reset() {
 /// # Errors
 /// If they are too many.
 pub(super) fn step(count: usize) -> Result<()> {
-    let steps = STEPS.get() + count as u64;
+    let steps = STEPS.get().saturating_add(count as u64);
     STEPS.set(steps);
     if steps > MAX_STEPS {
         return Err(Error::new(format!("the template takes more than {MAX_STEPS} steps")));
+    }
+    Ok(())
+}
+
+/// Checks the length of a text that grows.
+///
+/// # Errors
+/// If it is too long.
+pub(super) fn length(length: usize) -> Result<()> {
+    if length > MAX_TEXT {
+        return Err(Error::new(format!("the template creates a text of more than {} MiB", MAX_TEXT >> 20)));
     }
     Ok(())
 }
@@ -44,17 +55,13 @@ pub(super) fn step(count: usize) -> Result<()> {
 ///
 /// # Errors
 /// If it is too long, or all texts together are.
-pub(super) fn text(length: usize) -> Result<()> {
-    if length > MAX_TEXT {
-        return Err(Error::new(format!("the template creates a text of more than {} MiB", MAX_TEXT >> 20)));
-    }
-    let created = CREATED.get() + length as u64;
+pub(super) fn text(bytes: usize) -> Result<()> {
+    length(bytes)?;
+    let created = CREATED.get() + bytes as u64;
     CREATED.set(created);
     if created > MAX_CREATED {
-        return Err(Error::new(format!(
-            "the template creates texts of more than {} MiB in total",
-            MAX_CREATED >> 20
-        )));
+        let limit = MAX_CREATED >> 20;
+        return Err(Error::new(format!("the template creates texts of more than {limit} MiB in total")));
     }
     Ok(())
 }

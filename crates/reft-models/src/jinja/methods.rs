@@ -446,7 +446,7 @@ fn call_str(text: &Str, name: &str, args: Args) -> Result<Value> {
                 };
                 out.push_str(if index > 0 { source } else { "" });
                 out.push_str(&part);
-                check_length(&out)?;
+                limits::length(out.len())?;
             }
             limits::text(out.len())?;
             string(out)
@@ -489,10 +489,6 @@ fn call_str(text: &Str, name: &str, args: Args) -> Result<Value> {
     }
 }
 
-fn check_length(text: &str) -> Result<()> {
-    if text.len() > limits::MAX_TEXT { limits::text(text.len()) } else { Ok(()) }
-}
-
 fn swap_case(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -512,7 +508,7 @@ fn expand_tabs(text: &str, size: usize) -> Result<String> {
         match c {
             '\t' if size > 0 => {
                 let count = size - column % size;
-                check_length(&out)?;
+                limits::length(out.len())?;
                 limits::text(count)?;
                 out.extend(std::iter::repeat_n(' ', count));
                 column += count;

@@ -180,3 +180,51 @@ fn deeply_nested_templates_are_errors() {
         Template::compile(&source).expect_err("too deep");
     }
 }
+
+/// Templates that are cut and joined at random, of the fixtures' pieces, never panic.
+///
+/// `REFT_FUZZ_SECONDS` sets for how long to try.
+#[test]
+fn random_templates_never_panic() {
+    let fixture = fixture("snippets.json");
+    let variables = fixture["variables"].as_object().expect("variables");
+    let rows = fixture["snippets"].as_array().expect("rows");
+    let sources: Vec<&str> = rows.iter().map(|row| row[0].as_str().expect("a template")).collect();
+    let seconds = std::env::var("REFT_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+    let seed = std::env::var("REFT_FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1_u64);
+    let start = std::time::Instant::now();
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % below.max(1)
+    };
+    let mut count = 0_u64;
+    while start.elapsed().as_secs() < seconds {
+        let mut source = sources[random(sources.len())].to_string();
+        for _ in 0..1 + random(4) {
+            let other = sources[random(sources.len())];
+            let mut piece = other.chars().skip(random(other.len())).take(random(12)).collect::<String>();
+            if random(6) == 0 {
+                let numbers = [
+                    "-1",
+                    "99999999999",
+                    "0",
+                    "170141183460469231731687303715884105727",
+                    "1e308",
+                    "[]",
+                    "''",
+                ];
+                piece = numbers[random(numbers.len())].into();
+            }
+            let at = source.char_indices().map(|(at, _)| at).nth(random(source.len())).unwrap_or(0);
+            let end = source[at..].char_indices().map(|(length, _)| at + length).nth(random(5)).unwrap_or(at);
+            source.replace_range(at..end, &piece);
+        }
+        let caught = std::panic::catch_unwind(|| compile_and_render(&source, variables));
+        assert!(caught.is_ok(), "{source}");
+        count += 1;
+    }
+    println!("{count} templates");
+}

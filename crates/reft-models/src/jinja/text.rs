@@ -2,7 +2,7 @@
 
 use super::{
     error::{Error, Result},
-    limits::{self, MAX_TEXT},
+    limits,
     value::Value,
 };
 use std::{fmt::Write, sync::Arc};
@@ -41,9 +41,7 @@ pub(super) fn repr(value: &Value) -> Result<String> {
 
 fn write_repr(out: &mut String, value: &Value) -> Result<()> {
     limits::step(1)?;
-    if out.len() > MAX_TEXT {
-        limits::text(out.len())?;
-    }
+    limits::length(out.len())?;
     match value {
         Value::Undefined(_) => out.push_str("Undefined"),
         Value::None => out.push_str("None"),
