@@ -168,6 +168,44 @@ fn tokens_that_the_model_does_not_have_are_refused_with_file_and_line() {
     said.check("refused_tokens", &[]);
 }
 
+/// Answers that a model is trained on end in its end token, so there must be one.
+#[test]
+fn tokenizers_without_a_usable_end_token_are_refused() {
+    let folder = workplace();
+    let mut said = Transcript::new(folder.path());
+    let mut train = |what: &str, change: &dyn Fn(&Path)| {
+        let model = model_folder(folder.path());
+        change(&model);
+        said.add(what, &refusal(&short_run(folder.path(), &["model=model"])));
+    };
+    train("a name without an id", &|model| {
+        change_json(&model.join("tokenizer_config.json"), |config| config["eos_token"] = "<|im_end|>".into());
+    });
+    train("an id without an embedding", &|model| {
+        let token = serde_json::json!({"content": "<|im_end|>", "special": true});
+        let n = json(&model.join("config.json"))["vocab_size"].clone();
+        change_json(&model.join("tokenizer_config.json"), |config| {
+            config["eos_token"] = "<|im_end|>".into();
+            config["added_tokens_decoder"] = serde_json::json!({n.to_string(): token});
+        });
+    });
+    train("no name and no id", &|model| {
+        change_json(&model.join("tokenizer_config.json"), |config| *config = serde_json::json!({}));
+        change_json(&model.join("config.json"), |config| {
+            config["eos_token_id"] = serde_json::Value::Null;
+            config["tokenizer_class"] = "PreTrainedTokenizerFast".into();
+        });
+    });
+    train("a number instead of a name", &|model| {
+        change_json(&model.join("tokenizer_config.json"), |config| config["eos_token"] = 2.into());
+    });
+    train("no tokenizer.json", &|model| {
+        fs::rename(model.join("tokenizer.json"), model.join("tokenizer.model")).expect("renamed");
+    });
+    said.check("refused_tokenizers", &[]);
+    nothing_is_written(folder.path());
+}
+
 /// Numbers far beyond any use mean as much as there is, or are refused; none of them may overflow.
 #[test]
 fn absurd_numbers_do_no_harm() {

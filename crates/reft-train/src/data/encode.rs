@@ -278,6 +278,37 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_ends_in_the_end_token_even_if_texts_cannot_name_it() {
+        let changed = |change: fn(&mut Value)| {
+            let folder = tempfile::tempdir().expect("a folder");
+            for file in ["tokenizer.json", "tokenizer_config.json"] {
+                let json = tiny::model().read(file).expect("embedded");
+                std::fs::write(folder.path().join(file), json).expect("written");
+            }
+            let config = tiny::model().read("tokenizer_config.json").expect("embedded");
+            let mut config: Value = serde_json::from_slice(&config).expect("valid");
+            change(&mut config);
+            std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).expect("written");
+            Tokenizer::load(&ModelFiles::Folder(folder.path().into())).expect("loaded")
+        };
+        let value = json!({"prompt": "the old fox ", "completion": "the duck"});
+        let expected = one("plain", &changed(|_| {}), value.clone());
+        for change in [
+            (|config| config["split_special_tokens"] = true.into()) as fn(&mut Value),
+            (|config| {
+                config["tokenizer_class"] = "LlamaTokenizer".into();
+                config["add_eos_token"] = true.into();
+            }) as fn(&mut Value),
+        ] {
+            assert_eq!(one("plain", &changed(change), value.clone()), expected);
+        }
+        let none = changed(|config| *config = json!({"tokenizer_class": "PreTrainedTokenizerFast"}));
+        let error =
+            Template::Plain.encode_answered(&row(value), &none, TrainOn::Last).expect_err("no end token");
+        assert!(error.to_string().starts_with("the model's files name no end token"), "{error}");
+    }
+
+    #[test]
     fn of_an_empty_answer_the_end_token_is_trained() {
         let t = tokenizer("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}");
         for template in ["plain", "alpaca", "chat"] {
