@@ -169,13 +169,44 @@ pub(super) fn template(bos: Option<(&str, u32)>, eos: Option<(&str, u32)>) -> Op
     from_json(json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}))
 }
 
-/// Reports a template that uses a special token without giving its id.
+/// Reports parts that would panic when they are used: a template with a special token without an id, pieces of length 0, and
+/// decoders that strip characters from the end of tokens.
 ///
 /// # Errors
 /// The reason.
-pub(super) fn check_post_processor(tokenizer: &Tokenizer) -> Result<(), String> {
-    let Some(post_processor) = tokenizer.get_post_processor() else { return Ok(()) };
-    check_template(&to_json(post_processor))
+pub(super) fn check(tokenizer: &Tokenizer) -> Result<(), String> {
+    if let Some(post_processor) = tokenizer.get_post_processor() {
+        check_template(&to_json(post_processor))?;
+    }
+    if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
+        check_lengths(&to_json(pre_tokenizer))?;
+    }
+    if let Some(decoder) = tokenizer.get_decoder() {
+        check_decoder(&to_json(decoder))?;
+    }
+    Ok(())
+}
+
+fn check_lengths(value: &Value) -> Result<(), String> {
+    for inner in value["pretokenizers"].as_array().into_iter().flatten() {
+        check_lengths(inner)?;
+    }
+    if value["type"] == "FixedLength" && value["length"] == 0 {
+        return Err("the pre_tokenizer cuts texts into pieces of length 0".into());
+    }
+    Ok(())
+}
+
+fn check_decoder(value: &Value) -> Result<(), String> {
+    for inner in value["decoders"].as_array().into_iter().flatten() {
+        check_decoder(inner)?;
+    }
+    match value["stop"].as_u64() {
+        Some(stop) if stop > 0 => {
+            Err(format!("the decoder strips {stop} characters at the end of tokens, which is not supported"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_template(value: &Value) -> Result<(), String> {

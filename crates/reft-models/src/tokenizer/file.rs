@@ -10,45 +10,68 @@ use crate::{
 };
 use reft_core::FileError;
 use serde::Deserialize;
+use serde_json::Value;
 use tokenizers::{Encoding, Token, Tokenizer, TruncationDirection};
+
+/// The parts of `tokenizer.json` that are checked, because the parser ignores what is wrong with them, or panics.
+#[derive(Deserialize)]
+struct Checked {
+    #[serde(default)]
+    added_tokens: Vec<Value>,
+    model: CheckedModel,
+}
+
+#[derive(Deserialize)]
+struct CheckedModel {
+    #[serde(default)]
+    continuing_subword_prefix: Value,
+}
 
 /// Parses `tokenizer.json`.
 ///
 /// # Errors
 /// The reason why it cannot be used.
 pub(super) fn parse(json: &[u8]) -> Result<Tokenizer, String> {
-    /// An added token whose id the parser would ignore.
-    #[derive(Deserialize)]
-    struct Added {
-        id: u32,
-        content: String,
-    }
-    #[derive(Deserialize)]
-    struct AddedTokens {
-        #[serde(default)]
-        added_tokens: Vec<Added>,
-    }
     json::check_encoding(json)?;
-    let tokenizer = Tokenizer::from_bytes(json).map_err(|error| {
-        match serde_json::from_slice::<serde::de::IgnoredAny>(json) {
-            Err(error) => format!("invalid JSON: {error}; the file may be incomplete, copy or download it again"),
-            Ok(_) => format!(
-                "not a tokenizer: {error}; the file may be damaged, or written by a newer version of Python's tokenizers \
-                 than 0.22, with which it can be saved again"
-            ),
-        }
-    })?;
-    let AddedTokens { added_tokens } = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    for Added { id, content } in added_tokens {
-        if let Some(found) = tokenizer.token_to_id(&content).filter(|found| *found != id) {
+    let unusable = |error: String| match serde_json::from_slice::<serde::de::IgnoredAny>(json) {
+        Err(error) => format!("invalid JSON: {error}; the file may be incomplete, copy or download it again"),
+        Ok(_) => format!(
+            "not a tokenizer: {error}; the file may be damaged, or written by a newer version of Python's tokenizers than \
+             0.22, with which it can be saved again"
+        ),
+    };
+    let Checked { added_tokens, model } =
+        serde_json::from_slice(json).map_err(|error| unusable(error.to_string()))?;
+    if let Some(prefix) = model.continuing_subword_prefix.as_str().filter(|prefix| !prefix.is_empty()) {
+        check_merges(json, prefix)?;
+    }
+    let tokenizer = Tokenizer::from_bytes(json).map_err(|error| unusable(error.to_string()))?;
+    for token in added_tokens {
+        let (Some(id), Some(content)) = (token["id"].as_u64(), token["content"].as_str()) else { continue };
+        if let Some(found) = tokenizer.token_to_id(content).filter(|found| u64::from(*found) != id) {
             return Err(format!(
                 "`added_tokens` gives {content:?} the id {id}, but its place in the vocabulary is {found}; correct the id, \
                  or add the tokens that are missing between them"
             ));
         }
     }
-    components::check_post_processor(&tokenizer)?;
+    components::check(&tokenizer)?;
     Ok(tokenizer)
+}
+
+/// Checks that the second part of every merge has room for the prefix of continued words, which the parser takes off.
+///
+/// # Errors
+/// The merge that does not fit.
+fn check_merges(json: &[u8], prefix: &str) -> Result<(), String> {
+    let file: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    for merge in file["model"]["merges"].as_array().into_iter().flatten() {
+        let second = merge.as_str().and_then(|text| text.split(' ').nth(1)).or_else(|| merge[1].as_str());
+        if second.is_some_and(|text| !text.is_char_boundary(prefix.len())) {
+            return Err(format!("the merge {merge} does not fit the continuing_subword_prefix {prefix:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// The side on which a tokenizer truncates long texts.
