@@ -398,10 +398,7 @@ impl<B: Backend> Pretrained<B> for Llama<B> {
             ("self_attn.q_norm", dim, qk_norm),
             ("self_attn.k_norm", dim, qk_norm),
         ];
-        let outside = [(EMBEDDING, vec![config.vocab_size, d]), ("model.norm.weight", vec![d])];
-        let head = (!config.tie_word_embeddings).then(|| ("lm_head.weight", vec![config.vocab_size, d]));
-        let outside = outside.into_iter().chain(head).map(|(name, shape)| (name.to_string(), shape));
-        outside.chain((0..config.num_hidden_layers).flat_map(move |layer| {
+        let blocks = (0..config.num_hidden_layers).flat_map(move |layer| {
             let name = move |part: &str, kind: &str| format!("model.layers.{layer}.{part}.{kind}");
             let weights = linear.map(|(part, rows, columns, _)| (name(part, "weight"), vec![rows, columns]));
             let biases = linear.into_iter().filter(|(.., bias)| *bias);
@@ -409,7 +406,11 @@ impl<B: Backend> Pretrained<B> for Llama<B> {
             let norms = norms.into_iter().filter(|(.., exists)| *exists);
             let norms = norms.map(move |(part, size, _)| (name(part, "weight"), vec![size]));
             weights.into_iter().chain(biases).chain(norms)
-        }))
+        });
+        let table = |name: &str| (name.to_string(), vec![config.vocab_size, d]);
+        let head = (!config.tie_word_embeddings).then(|| table("lm_head.weight"));
+        let norm = ("model.norm.weight".to_string(), vec![d]);
+        [table(EMBEDDING)].into_iter().chain(blocks).chain([norm]).chain(head)
     }
 
     fn from_source<S: TensorSource<B>>(config: &LlamaConfig, source: &mut S) -> Self {

@@ -212,6 +212,10 @@ pub fn find(name: &str, revision: Option<&str>) -> Result<ModelFiles, LoadError>
     if folder.is_dir() {
         return Ok(ModelFiles::Folder(folder.into()));
     }
+    if folder.exists() {
+        let reason = "is a file; give the folder that holds it".into();
+        return Err(FileError::Invalid { path: folder.into(), reason }.into());
+    }
     #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
     return Ok(ModelFiles::Folder(crate::hub::download(name, revision)?));
     #[cfg(not(all(feature = "hub", not(target_arch = "wasm32"))))]

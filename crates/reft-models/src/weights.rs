@@ -97,12 +97,18 @@ impl Weights {
         &self,
         expected: impl Iterator<Item = (String, Vec<usize>)>,
     ) -> Result<(), FileError> {
-        let mut problems = self.problems.clone();
         let mut unexpected: BTreeSet<&str> = self.unused.iter().map(String::as_str).collect();
-        for (name, shape) in expected {
-            problems.extend(self.check_tensor(&name, &shape).err());
+        let expected: Vec<(String, Vec<usize>)> = expected.collect();
+        for (name, _) in &expected {
             unexpected.remove(name.as_str());
         }
+        let matches = expected.iter().all(|(name, shape)| self.check_tensor(name, shape).is_ok());
+        if matches && unexpected.is_empty() && self.problems.is_empty() {
+            return Ok(());
+        }
+        // Only for a list of all problems are the values looked at here, too.
+        let mut problems = self.problems.clone();
+        problems.extend(expected.iter().filter_map(|(name, shape)| self.values(name, shape).err()));
         problems.extend(unexpected.iter().map(|name| format!("unexpected: {name}")));
         self.report(problems)
     }

@@ -311,11 +311,11 @@ fn glue_files_may_have_bare_quotes() {
 }
 
 #[test]
-fn an_encoder_without_a_padding_token_is_refused() {
+fn an_encoder_with_an_impossible_padding_token_is_refused() {
     let folder = prepared();
-    change_json(&folder.path().join("model/config.json"), |config| config["pad_token_id"] = Value::Null);
+    change_json(&folder.path().join("model/config.json"), |config| config["pad_token_id"] = 9_999.into());
     let message = refusal(&train(folder.path(), &[]));
-    assert_snapshot("refused_encoder_without_padding_token", folder.path(), &message, &[]);
+    assert_snapshot("refused_encoder_with_impossible_padding_token", folder.path(), &message, &[]);
 }
 
 /// A tokenizer with more tokens than the encoder has embeddings.

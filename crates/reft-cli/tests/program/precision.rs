@@ -94,7 +94,7 @@ fn a_dry_run_tells_the_memory_that_is_then_measured() {
 fn an_allocation_that_fails_is_an_error() {
     let folder = workplace();
     let model = model_folder(folder.path());
-    change_json(&model.join("config.json"), |config| config["max_position_embeddings"] = (1u64 << 40).into());
+    change_json(&model.join("config.json"), |config| config["max_position_embeddings"] = i32::MAX.into());
     let args = ["generate", "--model", "model", "--prompt", "x", "--device", "cpu"];
     let message = refusal(&reft(folder.path(), &[&args[..], &["--max-new-tokens", "100000000000"]].concat()));
     assert_snapshot("failed_allocation", folder.path(), &message, &[]);

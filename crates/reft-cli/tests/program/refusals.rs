@@ -40,15 +40,37 @@ fn damaged_models_are_refused() {
     });
     said.add("three wrong tensors", &generate_with(&model, at));
 
-    fs::write(&file, &weights).expect("written");
+    fs::remove_file(&file).expect("removed");
     let index = serde_json::json!({"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}});
     fs::write(model.join("model.safetensors.index.json"), index.to_string()).expect("written");
     said.add("an index that names a missing file", &generate_with(&model, at));
     fs::remove_file(model.join("model.safetensors.index.json")).expect("removed");
 
-    change_json(&model.join("config.json"), |config| config["hidden_act"] = "gelu".into());
+    fs::write(&file, &weights).expect("written");
+    let config = model.join("config.json");
+    let good = fs::read(&config).expect("readable");
+    change_json(&config, |config| config["num_hidden_layers"] = 30_000_000.into());
+    said.add("more blocks than the files hold", &generate_with(&model, at));
+    fs::write(&config, &good).expect("written");
+    change_json(&config, |config| config["intermediate_size"] = 1_000_000_000.into());
+    said.add("a size beyond the files", &generate_with(&model, at));
+    fs::write(&config, &good).expect("written");
+    change_json(&config, |config| {
+        config["quantization_config"] = serde_json::json!({"quant_method": "awq", "bits": 4});
+    });
+    said.add("a quantized model", &generate_with(&model, at));
+    fs::write(&config, &good).expect("written");
+    for (what, json) in
+        [("a broken generation_config.json", "{"), ("an impossible end", r#"{"eos_token_id": 1e9}"#)]
+    {
+        fs::write(model.join("generation_config.json"), json).expect("written");
+        said.add(what, &generate_with(&model, at));
+    }
+    fs::remove_file(model.join("generation_config.json")).expect("removed");
+    change_json(&config, |config| config["hidden_act"] = "gelu".into());
     said.add("another activation", &generate_with(&model, at));
-    said.add("no such folder", &generate_with(Path::new("nowhere"), at));
+    said.add("a file instead of a folder", &generate_with(&file, at));
+    said.add("no such folder", &generate_with(Path::new("no/such/folder"), at));
     said.check("refused_models", &[(r"found [^;]*config\.json[^;]*;", "found [files];")]);
 }
 
