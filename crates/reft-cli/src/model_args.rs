@@ -58,13 +58,6 @@ fn quant_of(quant: Option<String>, folder: &Path) -> Result<Option<Quant>> {
     parse_quant(&quant).map_err(|reason| anyhow!("{}: base_model.quant: {reason}", file.display()))
 }
 
-/// Whether a model would be downloaded.
-fn needs_download(name: &str, revision: Option<&str>) -> bool {
-    let is_local = name.starts_with(reft_train::tiny::PREFIX) || Path::new(name).is_dir();
-    let is_offline = reft_models::hub::Hub::from_env().offline;
-    !is_local && !is_offline && !reft_models::load::is_cached(name, revision)
-}
-
 /// A language model, ready to use.
 pub struct Ready<B: Backend> {
     pub loaded: LoadedModel<B, Llama<B>>,
@@ -96,8 +89,8 @@ impl ModelArgs {
     /// Says on standard error which model is about to be downloaded because the adapter names it.
     pub fn announce_download(&self) -> Result<()> {
         let (name, revision) = (self.name()?, self.revision()?);
-        let is_named_by_adapter = self.model.is_none();
-        if is_named_by_adapter && needs_download(&name, revision.as_deref()) {
+        let is_named_by_adapter = self.model.is_none() && !name.starts_with(reft_train::tiny::PREFIX);
+        if is_named_by_adapter && reft_models::load::needs_download(&name, revision.as_deref()) {
             let revision = revision.map_or(String::new(), |revision| format!(" (revision {revision})"));
             note!("the adapter was trained on {name}{revision}, which is downloaded from the Hub now");
         }

@@ -103,12 +103,6 @@ pub fn download(name: &str, revision: Option<&str>) -> Result<PathBuf, HubError>
     Hub::from_env().download(name, revision.unwrap_or("main"))
 }
 
-/// Whether the files of a model are in the cache.
-pub fn is_cached(name: &str, revision: Option<&str>) -> bool {
-    let cache_only = Hub { offline: true, ..Hub::from_env() };
-    cache_only.download(name, revision.unwrap_or("main")).is_ok()
-}
-
 impl Hub {
     /// Downloads the files of a model that are not in the cache, and returns their folder.
     ///
@@ -142,6 +136,15 @@ impl Hub {
             }
         }
         Ok(config.parent().map(Path::to_path_buf).unwrap_or_default())
+    }
+
+    /// Whether the cache has a model, maybe without some of its files.
+    pub fn has(&self, name: &str, revision: &str) -> bool {
+        let found = self.fetch(name, revision).ok().and_then(|fetch| {
+            let commit = fetch.commit.as_ref()?;
+            fetch.cache.file(commit, "config.json")
+        });
+        found.is_some()
     }
 
     fn fetch<'a>(&'a self, name: &'a str, revision: &'a str) -> Result<Fetch<'a>, HubError> {

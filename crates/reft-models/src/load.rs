@@ -84,13 +84,7 @@ impl<C: ModelConfig> Checkpoint<C> {
         let config = M::parse(&config_json).map_err(refuse)?;
         let mut weights = Weights::open(files)?;
         weights.refuse_quantized()?;
-        weights.rename(|name| M::tensor_name(&config, name));
-        if let Some((present, absent)) = M::stands_for(&config)
-            && !weights.contains(absent)
-        {
-            weights.rename(|name| if name == present { absent.into() } else { name.into() });
-        }
-        weights.ignore(|name, weights| M::ignores(&config, name, &|other| weights.contains(other)));
+        weights.adopt_names::<B, M>(&config);
         let head = weights.take_head();
         // Only after this is the number of blocks a size that the files hold.
         weights.check_blocks(config.n_layers()).map_err(refuse)?;
@@ -192,17 +186,6 @@ fn generation_stop_ids(files: &ModelFiles, vocab_size: usize) -> Result<Vec<u32>
     }
 }
 
-/// Whether a model of the Hub is complete in the cache, so that [`find`] does not download anything.
-pub fn is_cached(name: &str, revision: Option<&str>) -> bool {
-    #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
-    return crate::hub::is_cached(name, revision);
-    #[cfg(not(all(feature = "hub", not(target_arch = "wasm32"))))]
-    {
-        let _ = (name, revision);
-        false
-    }
-}
-
 /// Finds a model by the path of its folder or by its name on the Hub, from which it is downloaded if necessary.
 ///
 /// # Errors
@@ -223,5 +206,19 @@ pub fn find(name: &str, revision: Option<&str>) -> Result<ModelFiles, LoadError>
         let revision = revision.map_or(String::new(), |revision| format!(" ({revision})"));
         let reason = "no such folder; names on the Hugging Face Hub need the feature `hub`, which browsers do not have".into();
         Err(FileError::Invalid { path: format!("{name}{revision}").into(), reason }.into())
+    }
+}
+
+/// Whether [`find`] would download a model, because there is no such folder and the cache does not have it.
+pub fn needs_download(name: &str, revision: Option<&str>) -> bool {
+    #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
+    {
+        let hub = crate::hub::Hub::from_env();
+        !Path::new(name).exists() && !hub.offline && !hub.has(name, revision.unwrap_or("main"))
+    }
+    #[cfg(not(all(feature = "hub", not(target_arch = "wasm32"))))]
+    {
+        let _ = (name, revision);
+        false
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     precision::{Dtype, Precision},
     quantized,
     shards::{Shard, shorten},
-    source::TensorSource,
+    source::{Pretrained, TensorSource},
 };
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use reft_core::{FileError, HeadConfig, head::HeadValues};
@@ -58,6 +58,17 @@ impl Weights {
         }
         self.unused = self.unused.iter().map(|old| name(old)).collect();
         self.index = index;
+    }
+
+    /// Changes the names to those by which a model asks for its tensors, and allows what it ignores to stay unused.
+    pub(crate) fn adopt_names<B: Backend, M: Pretrained<B>>(&mut self, config: &M::Config) {
+        self.rename(|name| M::tensor_name(config, name));
+        if let Some((present, absent)) = M::stands_for(config)
+            && !self.contains(absent)
+        {
+            self.rename(|name| if name == present { absent.into() } else { name.into() });
+        }
+        self.ignore(|name, weights| M::ignores(config, name, &|other| weights.contains(other)));
     }
 
     /// Refuses files that some other program has quantized.
@@ -351,7 +362,7 @@ fn known_dtype(dtype: safetensors::Dtype) -> Option<Dtype> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shards::SINGLE;
+    use crate::{Llama, Roberta, shards::SINGLE};
     use burn_flex::Flex;
     use reft_core::files::write_tensors;
     use std::path::Path;
@@ -424,6 +435,125 @@ mod tests {
             message(weights.finish(), folder.path()),
             "folder: the tensors do not match the configuration:\n  \
              a: 2 values are out of range for f16; use dtype bf16 or f32"
+        );
+    }
+
+    /// What loading would say about a folder with these tensors, each of one repeated value.
+    fn check<M: Pretrained<Flex>>(config: &str, tensors: &[(String, Vec<usize>, f32)]) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = M::parse(config.as_bytes()).expect("a valid configuration");
+        let named: Vec<_> = tensors
+            .iter()
+            .map(|(name, shape, value)| {
+                (name.as_str(), shape.as_slice(), vec![*value; shape.iter().product()])
+            })
+            .collect();
+        write(folder.path(), SINGLE, &named);
+        let mut weights = open(folder.path()).expect("opened");
+        weights.adopt_names::<Flex, M>(&config);
+        weights.take_head();
+        match weights.check(M::tensors(&config)) {
+            Ok(()) => String::new(),
+            Err(error) => error.to_string().lines().skip(1).map(str::trim).collect::<Vec<_>>().join("; "),
+        }
+    }
+
+    fn tensors_of<M: Pretrained<Flex>>(config: &str) -> Vec<(String, Vec<usize>, f32)> {
+        let config = M::parse(config.as_bytes()).expect("a valid configuration");
+        M::tensors(&config).map(|(name, shape)| (name, shape, 1.0)).collect()
+    }
+
+    fn renamed(
+        tensors: &[(String, Vec<usize>, f32)],
+        name: impl Fn(&str) -> String,
+    ) -> Vec<(String, Vec<usize>, f32)> {
+        tensors.iter().map(|(old, shape, value)| (name(old), shape.clone(), *value)).collect()
+    }
+
+    const LLAMA: &str = r#"{"model_type": "llama", "hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "vocab_size": 5, "tie_word_embeddings": true}"#;
+
+    #[test]
+    fn a_decoder_has_any_names_that_programs_give_it() {
+        let plain = tensors_of::<Llama<Flex>>(LLAMA);
+        let bare = |name: &str| name.strip_prefix("model.").unwrap_or(name).to_string();
+        let changes: [fn(&str, &str) -> String; 6] = [
+            |name, _| name.into(),
+            |_, bare| bare.into(),
+            |name, _| format!("module.{name}"),
+            |name, _| format!("_orig_mod.module.{name}"),
+            |_, bare| format!("base_model.model.model.{bare}"),
+            |name, _| name.replace("layers.1.", "layers.1._orig_mod."),
+        ];
+        for change in changes {
+            let mut tensors = renamed(&plain, |name| change(name, &bare(name)));
+            tensors.push(("layers.0.self_attn.rotary_emb.inv_freq".into(), vec![1], 0.0));
+            tensors.push(("lm_head.weight".into(), vec![5, 4], 2.0));
+            assert_eq!(check::<Llama<Flex>>(LLAMA, &tensors), "", "{}", tensors[1].0);
+        }
+        let others = renamed(&plain, |name| format!("transformer.{name}"));
+        assert!(
+            check::<Llama<Flex>>(LLAMA, &others).starts_with("missing: model.embed_tokens.weight [5, 4]; ")
+        );
+    }
+
+    #[test]
+    fn a_tied_embedding_may_be_saved_as_the_output_head() {
+        let tied = renamed(&tensors_of::<Llama<Flex>>(LLAMA), |name| {
+            if name == "model.embed_tokens.weight" { "lm_head.weight".into() } else { name.into() }
+        });
+        assert_eq!(check::<Llama<Flex>>(LLAMA, &tied), "");
+        let untied = LLAMA.replace("true", "false");
+        assert_eq!(check::<Llama<Flex>>(&untied, &tied), "missing: model.embed_tokens.weight [5, 4]");
+    }
+
+    #[test]
+    fn a_tensor_that_is_there_twice_must_be_equal() {
+        let mut tensors = tensors_of::<Llama<Flex>>(LLAMA);
+        tensors.push(("norm.weight".into(), vec![4], 1.0));
+        assert_eq!(check::<Llama<Flex>>(LLAMA, &tensors), "");
+        tensors.push(("module.norm.weight".into(), vec![4], 3.0));
+        assert_eq!(
+            check::<Llama<Flex>>(LLAMA, &tensors),
+            "model.norm.weight is there twice with different values: model.norm.weight and module.norm.weight"
+        );
+    }
+
+    #[test]
+    fn an_encoder_has_any_names_that_programs_give_it() {
+        for model_type in ["bert", "roberta", "xlm-roberta"] {
+            let config = format!(
+                r#"{{"model_type": "{model_type}", "hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 2,
+                    "num_attention_heads": 2, "vocab_size": 5, "max_position_embeddings": 8}}"#
+            );
+            let plain = tensors_of::<Roberta<Flex>>(&config);
+            for prefix in [
+                "",
+                "bert.",
+                "roberta.",
+                "module.roberta.",
+                "_orig_mod.bert.",
+                "base_model.model.roberta.",
+                "model.",
+            ] {
+                let mut tensors = renamed(&plain, |name| format!("{prefix}{name}"));
+                tensors.push((format!("{prefix}embeddings.position_ids"), vec![1, 8], 0.0));
+                tensors.push((format!("{prefix}pooler.dense.weight"), vec![4, 4], 0.0));
+                assert_eq!(check::<Roberta<Flex>>(&config, &tensors), "", "{model_type}: {prefix}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_configuration_with_more_blocks_than_the_files_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let far = "model.layers.30000000.input_layernorm.weight";
+        write(folder.path(), SINGLE, &[("model.layers.0.a", &[1], vec![0.0]), (far, &[1], vec![0.0])]);
+        let weights = open(folder.path()).expect("opened");
+        assert_eq!(weights.check_blocks(2), Ok(()));
+        assert_eq!(
+            weights.check_blocks(30_000_000),
+            Err("num_hidden_layers is 30000000, but the weights have the tensors of 2 blocks".into())
         );
     }
 }

@@ -215,6 +215,7 @@ fn a_sharded_model_is_downloaded_once_and_then_works_offline() {
         Path::new("../../blobs/config-json-23")
     );
     let n_requests = server.requests().len();
+    assert!(hub.has("some/model", "main") && !hub.has("other/model", "main") && !hub.has("../x", "main"));
     assert_eq!(hub.download("some/model", "main").expect("cached"), model);
     assert_eq!(hub.download("some/model", COMMIT).expect("cached"), model);
     let offline = Hub { offline: true, ..hub };
