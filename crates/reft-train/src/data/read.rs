@@ -154,7 +154,13 @@ impl Syntax {
             }
             _ => begins_as_json,
         };
-        if is_json { Syntax::Json } else { Syntax::Table(Separator::of_header(file, first)) }
+        if is_json {
+            return Syntax::Json;
+        }
+        Syntax::Table(match Separator::of_header(file, first) {
+            Separator::Tab => Separator::of_tsv(text),
+            other => other,
+        })
     }
 }
 

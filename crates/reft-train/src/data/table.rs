@@ -50,6 +50,29 @@ impl Separator {
         first.map_or(by_name.unwrap_or(Separator::Tab), |idx| separators[idx])
     }
 
+    /// TSV is quoted if a CSV writer wrote it: every quote belongs to a quoted field, and some were needed.
+    pub(super) fn of_tsv(text: &str) -> Self {
+        let mut needed = false;
+        for (idx, line) in text.lines().enumerate() {
+            let mut is_all_quoted = true;
+            for field in line.split('\t') {
+                if !field.contains('"') {
+                    is_all_quoted = false;
+                    continue;
+                }
+                let inner = field.strip_prefix('"').and_then(|field| field.strip_suffix('"'));
+                let Some(inner) = inner else { return Separator::Tab };
+                let pairs = inner.matches("\"\"").count();
+                if 2 * pairs != inner.matches('"').count() {
+                    return Separator::Tab;
+                }
+                needed |= pairs > 0;
+            }
+            needed |= idx == 0 && is_all_quoted;
+        }
+        if needed { Separator::QuotedTab } else { Separator::Tab }
+    }
+
     fn byte(self) -> u8 {
         match self {
             Separator::Comma => b',',
@@ -224,6 +247,21 @@ mod tests {
             let rows = parse_table(text, "d", Separator::Comma, None).expect("read");
             let places: Vec<&str> = rows.iter().map(|row| row.place.as_str()).collect();
             assert_eq!(places, ["d, line 4", "d, line 5"], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_tsv_of_a_csv_writer_is_recognized() {
+        for (text, expected) in [
+            ("text\tlabel\n\"a \"\"b\"\"\"\t1\nc\t0\n", Separator::QuotedTab),
+            ("\"text\"\t\"label\"\n\"a\"\t\"1\"\n", Separator::QuotedTab),
+            ("text\tlabel\n\"a \"\"b\"\"\"\t1\nit 's \"c\"\t0\n", Separator::Tab),
+            ("text\tlabel\n\"a whole quote\"\t1\n", Separator::Tab),
+            ("text\tlabel\n\" bare\t1\n", Separator::Tab),
+            ("text\tlabel\na\t1\n", Separator::Tab),
+            ("text\tlabel\n\"\t1\n", Separator::Tab),
+        ] {
+            assert_eq!(Separator::of_tsv(text), expected, "{text}");
         }
     }
 
