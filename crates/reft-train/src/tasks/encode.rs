@@ -243,4 +243,25 @@ mod tests {
                 .contains("has all its texts")
         );
     }
+
+    /// Fails with the number of rows per second.
+    #[test]
+    #[ignore = "a measurement"]
+    fn speed_of_encoding_50_000_rows() {
+        let text = "the quick brown fox jumps over the lazy dog";
+        let lines: String =
+            (0..50_000).map(|n| format!("{{\"text\": \"{text} {n}\", \"label\": {}}}\n", n % 3)).collect();
+        let (rows, tokenizer) = (rows(&lines), tokenizer());
+        let times = (0..3).map(|_| {
+            let begun = std::time::Instant::now();
+            let spec = TaskSpec::discover("classification", None, None, &rows).expect("valid");
+            let discovered = begun.elapsed().as_secs_f64();
+            let vocab = tokenizer.vocab_size();
+            let set = spec.encode(&rows, &tokenizer, vocab, 64, true, OnBadRow::Error).expect("usable");
+            assert_eq!(set.examples.len(), 50_000);
+            (begun.elapsed().as_secs_f64(), discovered)
+        });
+        let best = times.fold((f64::INFINITY, 0.0), |a, b| if a.0 < b.0 { a } else { b });
+        panic!("{:.0} rows/s, of which columns and labels take {:.3} s", 50_000.0 / best.0, best.1);
+    }
 }
