@@ -4,7 +4,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 #[cfg(unix)]
 use std::fs;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -147,10 +147,16 @@ impl<'a> StrictTensors<'a> {
     /// # Errors
     /// If any tensor is missing, unexpected, or of the wrong shape or dtype.
     pub fn expect(&self, tensors: impl IntoIterator<Item = (String, Vec<usize>)>) -> Result<(), FileError> {
-        let (mut problems, mut unused) = (Vec::new(), self.unused.clone());
+        // A file of this many tensors is not meant by a configuration of many more.
+        const SHOWN: usize = 1000;
+        let (mut problems, mut unused) = (Vec::new(), BTreeSet::from_iter(&self.unused));
         for (name, shape) in tensors {
-            unused.retain(|unused| *unused != name);
+            unused.remove(&name);
             problems.extend(self.mismatch(&name, &shape));
+            if problems.len() == SHOWN {
+                problems.push("and more".into());
+                return Err(FileError::Tensors { path: self.path.into(), problems });
+            }
         }
         problems.extend(unused.iter().map(|name| format!("unexpected: {name}")));
         match problems.is_empty() {

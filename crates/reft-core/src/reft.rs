@@ -21,6 +21,7 @@ use burn::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The configuration of a [`Reft`]: everything except its parameter values.
 ///
@@ -150,8 +151,8 @@ impl ReftConfig {
 
     /// Checks what makes no sense whatever the model is.
     pub(crate) fn check(&self) -> Result<(), InterventionError> {
-        let sites = &self.sites;
-        if let Some((_, site)) = sites.iter().enumerate().find(|(idx, site)| sites[..*idx].contains(site)) {
+        let (sites, mut seen) = (&self.sites, BTreeSet::new());
+        if let Some(site) = sites.iter().find(|site| !seen.insert(**site)) {
             return Err(InterventionError::SiteTwice(*site));
         }
         // Baselines edit nothing, and use the rank for something else.

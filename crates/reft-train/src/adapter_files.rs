@@ -149,6 +149,13 @@ fn what_else(folder: &Path) -> String {
     if has("recipe.toml") {
         return "the folder of a run that has not saved an adapter".into();
     }
+    let is_adapter = |name: &&String| {
+        let folder = folder.join(name);
+        folder.join(CONFIG_FILE).is_file() || folder.join(PEFT_CONFIG).is_file()
+    };
+    if let Some(last) = names.iter().filter(is_adapter).next_back() {
+        return format!("a folder of adapters; give one of them, such as {}", folder.join(last).display());
+    }
     let checkpoints: Vec<&String> = names.iter().filter(|name| name.starts_with("checkpoint-")).collect();
     if let Some(last) = checkpoints.last() {
         return format!("a folder of checkpoints; give one of them, such as {}", folder.join(last).display());
@@ -230,8 +237,12 @@ mod tests {
             "folder: the folder of a run that has not saved an adapter"
         );
         assert_eq!(
-            error(&[("checkpoint-5/adapter_config.json", ""), ("checkpoint-7/x", "")]),
+            error(&[("checkpoint-5/x", ""), ("checkpoint-7/x", "")]),
             "folder: a folder of checkpoints; give one of them, such as folder/checkpoint-7"
+        );
+        assert_eq!(
+            error(&[("checkpoint-5/adapter_config.json", ""), ("checkpoint-7/adapter_config.json", "")]),
+            "folder: a folder of adapters; give one of them, such as folder/checkpoint-7"
         );
         assert_eq!(
             error(&[("notes.txt", "")]),

@@ -1,6 +1,6 @@
 //! `adapter_config.json` of PEFT: the settings of LoRA, with the meaning that PEFT gives them.
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 use reft_core::FileError;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -56,11 +56,19 @@ pub struct PeftConfig {
     targets: Targets,
     exclude: Option<Targets>,
     layers: Vec<usize>,
-    layers_pattern: Vec<String>,
-    rank_pattern: Vec<(String, usize)>,
-    alpha_pattern: Vec<(String, f64)>,
+    layers_pattern: Vec<Regex>,
+    rank_pattern: Vec<Pattern<usize>>,
+    alpha_pattern: Vec<Pattern<f64>>,
     /// Whether the patterns of ranks and alphas are looked up separately, as PEFT does since 0.15.
     is_separate: bool,
+}
+
+/// A number for the modules whose names end as a regular expression says.
+#[derive(Debug, Clone)]
+struct Pattern<T> {
+    text: String,
+    regex: Regex,
+    value: T,
 }
 
 /// The modules that a setting names.
@@ -100,8 +108,12 @@ impl Keys<'_> {
         self.problems.push(format!("{key} is {value}, expected {expected}"));
     }
 
-    fn regex(&mut self, key: &str, pattern: &str) -> Option<Regex> {
-        match Regex::new(&format!(r"\A(?:{pattern})\z")) {
+    /// A regular expression, with `before` and `after` around the pattern.
+    fn regex(&mut self, key: &str, before: &str, pattern: &str, after: &str) -> Option<Regex> {
+        // Expressions come from files, so the work for one is bounded.
+        const STEPS: usize = 100_000;
+        let text = format!(r"\A{before}(?:{pattern}){after}");
+        match RegexBuilder::new(&text).backtrack_limit(STEPS).build() {
             Ok(regex) => Some(regex),
             Err(error) => {
                 self.problems.push(format!("{key}: {pattern:?} is not a regular expression: {error}"));
@@ -114,7 +126,7 @@ impl Keys<'_> {
         match self.map.get(key)? {
             Value::Null => None,
             Value::String(text) if text == "all-linear" => Some(Targets::AllLinear),
-            Value::String(text) => Some(Targets::Pattern(Box::new(self.regex(key, text)?))),
+            Value::String(text) => Some(Targets::Pattern(Box::new(self.regex(key, "", text, r"\z")?))),
             _ => Some(Targets::Names(self.get(key, "a list of names or a regular expression")?)),
         }
     }
@@ -127,14 +139,20 @@ impl Keys<'_> {
         }
     }
 
-    /// An object, in the order of the file.
-    fn patterns<T: DeserializeOwned>(&mut self, key: &str, expected: &str) -> Vec<(String, T)> {
+    /// An object of numbers by patterns, in the order of the file. `before` is what may precede a pattern in a name.
+    fn patterns<T: DeserializeOwned>(&mut self, key: &str, before: &str, expected: &str) -> Vec<Pattern<T>> {
+        const MOST: usize = 10_000;
         let map: Map<String, Value> = self.get(key, expected).unwrap_or_default();
+        if map.len() > MOST {
+            self.problems.push(format!("{key} has {} entries, expected at most {MOST}", map.len()));
+            return Vec::new();
+        }
         let mut patterns = Vec::new();
-        for (pattern, value) in map {
+        for (text, value) in map {
+            let Some(regex) = self.regex(key, before, &text, r"\z") else { continue };
             match serde_json::from_value(value.clone()) {
-                Ok(number) => patterns.push((pattern, number)),
-                Err(_) => self.problems.push(format!("{key}.{pattern} is {value}, expected {expected}")),
+                Ok(value) => patterns.push(Pattern { text, regex, value }),
+                Err(_) => self.problems.push(format!("{key}.{text} is {value}, expected {expected}")),
             }
         }
         patterns
@@ -168,6 +186,12 @@ impl PeftConfig {
             }
             None => return Err("not a PEFT adapter: it has no peft_type".into()),
         }
+        let is_separate = map.contains_key("corda_config") || map.contains_key("peft_version");
+        let before = if is_separate { r"(.*\.)?" } else { r".*\." };
+        let layers_pattern: Vec<String> = keys.list("layers_pattern", "names");
+        let layers_pattern = if layers_pattern.is_empty() { vec!["[^.]*".into()] } else { layers_pattern };
+        let layer_regex = |text: &String| keys.regex("layers_pattern", r".*\.", text, r"\.(\d+)\.");
+        let layers_pattern = layers_pattern.iter().filter_map(layer_regex).collect();
         let config = Self {
             base_model: keys.get("base_model_name_or_path", "a name"),
             revision: keys.get("revision", "a name"),
@@ -181,10 +205,10 @@ impl PeftConfig {
             targets: keys.targets("target_modules").unwrap_or(Targets::Names(Vec::new())),
             exclude: keys.targets("exclude_modules"),
             layers: keys.list("layers_to_transform", "whole numbers"),
-            layers_pattern: keys.list("layers_pattern", "names"),
-            rank_pattern: keys.patterns("rank_pattern", "whole numbers by names"),
-            alpha_pattern: keys.patterns("alpha_pattern", "numbers by names"),
-            is_separate: map.contains_key("corda_config") || map.contains_key("peft_version"),
+            layers_pattern,
+            rank_pattern: keys.patterns("rank_pattern", before, "whole numbers by names"),
+            alpha_pattern: keys.patterns("alpha_pattern", before, "numbers by names"),
+            is_separate,
         };
         config.check(&mut keys);
         if keys.problems.is_empty() { Ok(config) } else { Err(keys.problems.join("; ")) }
@@ -241,13 +265,6 @@ impl PeftConfig {
             let shown: String = value.chars().take(60).collect();
             keys.problems.push(format!("{name} is {shown}, which is not supported"));
         }
-        let patterns = self.rank_pattern.iter().map(|(pattern, _)| ("rank_pattern", pattern));
-        let patterns =
-            patterns.chain(self.alpha_pattern.iter().map(|(pattern, _)| ("alpha_pattern", pattern)));
-        let patterns = patterns.chain(self.layers_pattern.iter().map(|pattern| ("layers_pattern", pattern)));
-        for (key, pattern) in patterns {
-            keys.regex(key, pattern);
-        }
     }
 
     /// Whether the module with this name is updated (PEFT's `check_target_module_exists`).
@@ -268,30 +285,25 @@ impl PeftConfig {
 
     /// The index of a module's layer, as `layers_pattern` finds it.
     fn layer_of(&self, module: &str) -> Option<usize> {
-        let any = [r"[^.]*".to_string()];
-        let patterns = if self.layers_pattern.is_empty() { &any[..] } else { &self.layers_pattern };
-        patterns.iter().find_map(|pattern| {
-            let regex = Regex::new(&format!(r"\A.*\.(?:{pattern})\.(\d+)\.")).ok()?;
-            regex.captures(module).ok()??.get(1)?.as_str().parse().ok()
-        })
+        let layer = |regex: &Regex| regex.captures(module).ok()??.get(1)?.as_str().parse().ok();
+        self.layers_pattern.iter().find_map(layer)
     }
 
     /// Rank and factor of a module's update.
     pub(super) fn rank_and_scale(&self, module: &str) -> (usize, f64) {
-        let (rank, alpha) = if self.is_separate {
-            let rank = self.rank_pattern.iter().find(|(pattern, _)| ends_with(module, pattern, r"(.*\.)?"));
-            let alpha = self.alpha_pattern.iter().find(|(pattern, _)| ends_with(module, pattern, r"(.*\.)?"));
-            (rank.map(|(_, rank)| *rank), alpha.map(|(_, alpha)| *alpha))
-        } else {
+        let (mut rank, mut alpha) =
+            (matching(&self.rank_pattern, module), matching(&self.alpha_pattern, module));
+        if !self.is_separate
+            && let Some(first) = rank
+        {
             // The first pattern that matches decides both.
-            let ranks = self.rank_pattern.iter().map(|(pattern, _)| pattern);
-            let patterns = ranks.chain(self.alpha_pattern.iter().map(|(pattern, _)| pattern));
-            let key = patterns.into_iter().find(|pattern| ends_with(module, pattern, r".*\."));
-            let key = key.map_or(module, String::as_str);
-            let rank = self.rank_pattern.iter().find(|(pattern, _)| pattern == key);
-            let alpha = self.alpha_pattern.iter().find(|(pattern, _)| pattern == key);
-            (rank.map(|(_, rank)| *rank), alpha.map(|(_, alpha)| *alpha))
-        };
+            alpha = self.alpha_pattern.iter().find(|pattern| pattern.text == first.text);
+        } else if !self.is_separate
+            && let Some(first) = alpha
+        {
+            rank = self.rank_pattern.iter().find(|pattern| pattern.text == first.text);
+        }
+        let (rank, alpha) = (rank.map(|pattern| pattern.value), alpha.map(|pattern| pattern.value));
         let (rank, alpha) = (rank.unwrap_or(self.rank), alpha.unwrap_or(self.alpha));
         let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
         (rank, alpha / divisor)
@@ -334,10 +346,9 @@ impl Targets {
     }
 }
 
-/// Whether the end of a module's name matches a pattern.
-fn ends_with(module: &str, pattern: &str, before: &str) -> bool {
-    let regex = Regex::new(&format!(r"\A{before}(?:{pattern})\z"));
-    regex.is_ok_and(|regex| regex.is_match(module).unwrap_or(false))
+/// The first pattern that matches the end of a module's name.
+fn matching<'a, T>(patterns: &'a [Pattern<T>], module: &str) -> Option<&'a Pattern<T>> {
+    patterns.iter().find(|pattern| pattern.regex.is_match(module).unwrap_or(false))
 }
 
 /// Whether a setting is switched off.
