@@ -68,6 +68,18 @@ fn a_run_that_is_killed_leaves_its_adapter() {
     assert!(text.contains("\nparameters   6168 in 6 interventions\n"), "{text}");
 }
 
+#[test]
+fn a_run_under_way_is_not_replaced() {
+    let folder = workplace();
+    let (mut child, _lines) = endless_run(folder.path(), 2);
+    let second = short_run(folder.path(), &["run.overwrite=true"]);
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    assert_snapshot("refused_run_under_way", folder.path(), &refusal(&second), &[]);
+    // The lock of a process that was killed is none.
+    stdout(&short_run(folder.path(), &["run.overwrite=true"]));
+}
+
 /// A limit on the size of files stands in for a full disk: writes fail in the same way.
 #[cfg(unix)]
 #[test]

@@ -110,3 +110,14 @@ fn a_run_folder_is_never_overwritten_unasked() {
     assert_eq!(fs::read(folder.path().join("runs/mine/thesis.tex")).expect("readable"), b"mine");
     said.check("refused_run_folders", &[]);
 }
+
+#[test]
+fn a_run_that_learns_nothing_says_so() {
+    let folder = workplace();
+    let text = stdout(&short_run(folder.path(), &["train.steps=1", "run.name=one"]));
+    let warning =
+        "\nwarning: nothing will be learned: the learning rate of 1 update is 0, because train.warmup=0.1";
+    assert!(text.contains(warning), "{text}");
+    let text = stdout(&short_run(folder.path(), &["train.steps=1", "run.name=two", "train.warmup=0"]));
+    assert!(!text.contains("warning"), "{text}");
+}
