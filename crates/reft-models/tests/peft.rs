@@ -48,6 +48,8 @@ fn adapters_give_the_logits_of_peft() {
         "tied-head",
         "tied-saved-head",
         "tied-saved-embedding",
+        "embedding",
+        "tied-embedding",
     ] {
         let folder = fixture(name);
         let config = json_of(&folder.join("adapter_config.json"));

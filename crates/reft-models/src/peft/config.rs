@@ -328,8 +328,8 @@ impl PeftConfig {
         }
     }
 
-    /// Whether the output head is named as a target, rather than matched with all linear maps.
-    pub(super) fn updates_head(&self, module: &str) -> bool {
+    /// Whether a module outside the blocks is a target, which `all-linear` does not include.
+    pub(super) fn updates_by_name(&self, module: &str) -> bool {
         !matches!(self.targets, Targets::AllLinear) && self.updates(module)
     }
 }

@@ -20,6 +20,7 @@ use std::{
 };
 
 const HEAD: &str = "lm_head";
+const EMBEDDED: &str = "model.embed_tokens";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 /// What precedes the tensors of a classification head.
 const CLASSIFIER: &str = "classifier.";
@@ -134,14 +135,10 @@ impl<B: Backend> Reader<'_, B> {
             let map = map.strip_suffix(".weight").unwrap_or(&map).to_string();
             let update = updates.entry(map).or_default();
             let slot = match part.replace(".default", "").as_str() {
-                "A.weight" => &mut update.a,
-                "B.weight" => &mut update.b,
+                "A.weight" | "embedding_A" => &mut update.a,
+                "B.weight" | "embedding_B" => &mut update.b,
                 "B.bias" => &mut update.bias,
                 "magnitude_vector" | "magnitude_vector.weight" => &mut update.magnitude,
-                "embedding_A" | "embedding_B" => {
-                    self.problems.push(format!("{name}: updates of embeddings are not supported"));
-                    continue;
-                }
                 _ => {
                     self.problems.push(format!("unexpected: {name}"));
                     continue;
@@ -154,7 +151,7 @@ impl<B: Backend> Reader<'_, B> {
 
     fn assemble(
         &mut self,
-        updates: BTreeMap<String, Update>,
+        mut updates: BTreeMap<String, Update>,
         plain: BTreeMap<String, (String, Saved)>,
         num_params: usize,
     ) -> PeftWeights<B> {
@@ -173,8 +170,9 @@ impl<B: Backend> Reader<'_, B> {
             num_params,
         };
         let touches_head = updates.contains_key(HEAD) || plain.contains_key("lm_head.weight");
-        let saves_embedding = plain.contains_key(EMBEDDING) && self.settings.saves("model.embed_tokens");
-        weights.unties = is_tied && (touches_head || saves_embedding);
+        let saves_embedding = plain.contains_key(EMBEDDING) && self.settings.saves(EMBEDDED);
+        let of_embedding = updates.remove(EMBEDDED);
+        weights.unties = is_tied && (touches_head || saves_embedding || of_embedding.is_some());
         self.take_plain(plain, head_shape, &mut weights);
 
         for (map, shape) in &all_maps {
@@ -186,10 +184,14 @@ impl<B: Backend> Reader<'_, B> {
             }
         }
         if let Some(shape) = head_shape {
-            if self.settings.updates_head(HEAD) && !updates.contains_key(HEAD) && !self.settings.saves(HEAD) {
+            if self.settings.updates_by_name(HEAD)
+                && !updates.contains_key(HEAD)
+                && !self.settings.saves(HEAD)
+            {
                 self.problems.push("missing: lm_head.lora_A.weight".into());
             }
             all_maps.insert(HEAD.into(), shape);
+            self.take_embedding(shape, of_embedding, &mut weights);
         }
         for (map, update) in updates {
             let wrapped = format!("{}{map}", self.prefix);
@@ -269,6 +271,44 @@ impl<B: Backend> Reader<'_, B> {
         });
         self.problems.extend(tensors.keys().map(|name| format!("unexpected: {CLASSIFIER}{name}")));
         Some((config, HeadValues::from_list(values)))
+    }
+
+    /// Takes the update of the embedding, which is merged: `W + s (B A)ᵀ`.
+    fn take_embedding(
+        &mut self,
+        [vocab, d]: [usize; 2],
+        update: Option<Update>,
+        weights: &mut PeftWeights<B>,
+    ) {
+        let Some(Update { a, b, bias, magnitude }) = update else {
+            if self.settings.updates_by_name(EMBEDDED) && !self.settings.saves(EMBEDDED) {
+                self.problems.push(format!("missing: {EMBEDDED}.lora_embedding_A"));
+            }
+            return;
+        };
+        if bias.is_some() || magnitude.is_some() {
+            self.problems
+                .push(format!("{EMBEDDED}: use_dora and lora_bias are not supported for embeddings"));
+            return;
+        }
+        let (rank, scale) = self.settings.rank_and_scale(EMBEDDED);
+        let mut matrix = |saved: Option<Saved>, part: &str, shape: [usize; 2]| match saved {
+            Some(saved) if saved.shape == shape => {
+                Some(Tensor::<B, 2>::from_data(TensorData::new(saved.values, shape), self.device))
+            }
+            found => {
+                let found = found.map_or("missing".into(), |saved| format!("shape {:?}", saved.shape));
+                self.problems.push(format!("{EMBEDDED}.lora_embedding_{part}: {found}, expected {shape:?}"));
+                None
+            }
+        };
+        let (a, b) = (matrix(a, "A", [rank, vocab]), matrix(b, "B", [d, rank]));
+        let original = weights.replaced.get(EMBEDDING).or_else(|| self.base.flat(EMBEDDING));
+        if let (Some(a), Some(b), Some(original)) = (a, b, original) {
+            let weight = to_dtype(original.clone(), DType::F32).reshape([vocab, d]);
+            let merged = weight + b.matmul(a).transpose().mul_scalar(scale);
+            weights.replaced.insert(EMBEDDING.into(), merged.reshape([vocab * d]));
+        }
     }
 
     /// Takes the update of a linear map.
