@@ -4,7 +4,7 @@ use crate::{
     model_args::{ModelArgs, Ready},
     predict::{Classified, classify},
 };
-use anyhow::Result;
+use anyhow::{Result, bail};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
 use reft_core::Reft;
@@ -95,6 +95,12 @@ impl EvalArgs {
         let set = DataSet::encode(&rows, encoding, &self.data)?;
         let mut likelihood =
             likelihood(ready.model(), &ready.reft().map(Reft::hook), &set.examples, self.batch_size as usize);
+        if likelihood.nll.is_nan() {
+            bail!(
+                "the likelihood is NaN; use another dtype (bf16 or f32 instead of f16), and check the adapter and, on a GPU, \
+                 the device with `reft doctor`"
+            );
+        }
         likelihood.rows = by_row(&likelihood.rows, &set);
         set.notices.iter().for_each(|notice| note!("{notice}"));
         let answers = || self.exact_match(&ready, &set.answered(&rows), &template);

@@ -122,10 +122,10 @@ impl Claim {
         if replaced.is_dir() {
             return move_files(&replaced, &self.folder).and_then(|()| remove_files(&replaced));
         }
+        self.lock = None;
+        let marker = self.folder.join(MARKER_FILE);
+        fs::remove_file(&marker).map_err(FileError::io(&marker))?;
         if self.is_new {
-            self.lock = None;
-            let marker = self.folder.join(MARKER_FILE);
-            fs::remove_file(&marker).map_err(FileError::io(&marker))?;
             // Only if nothing else is in it; the same for the parent of all runs.
             if fs::remove_dir(&self.folder).is_ok()
                 && let Some(parent) = self.folder.parent().filter(|parent| !parent.as_os_str().is_empty())
@@ -266,6 +266,9 @@ mod tests {
         write(&runs.join("r"), &[("recipe.toml", "new")]);
         drop(claim);
         assert!(!runs.exists());
+        // An empty folder that was there before is as empty afterwards.
+        drop(Claim::new(folder.path(), false).expect("empty"));
+        Claim::new(folder.path(), false).expect("still empty");
     }
 
     #[test]
