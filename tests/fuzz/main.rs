@@ -45,6 +45,7 @@ targets! {
     peft: 100 random, 100 mutants, 1 s;
     positions: 100 random, 500 mutants, 1 s;
     recipe: 100 random, 200 mutants, 1 s;
+    row_template: 100 random, 200 mutants, 1 s;
     tokenizer: 100 random, 100 mutants, 1 s;
 }
 

@@ -54,8 +54,8 @@ pub fn header(shapes: &[(String, Vec<usize>)]) -> Vec<u8> {
 pub fn tensors_of(config: &[u8]) -> Option<Vec<(String, Vec<usize>)>> {
     let mut shapes = Shapes(Vec::new());
     if let Ok(config) = LlamaConfig::parse(config) {
-        let heads = config.num_attention_heads.checked_mul(config.head_dim())?;
-        let kv = config.kv_heads().checked_mul(config.head_dim())?;
+        let heads = config.num_attention_heads.checked_mul(config.head_dim)?;
+        let kv = config.num_key_value_heads.checked_mul(config.head_dim)?;
         let sizes = [config.hidden_size, config.intermediate_size, config.vocab_size, heads, kv];
         if sizes.iter().any(|size| *size > 64) || config.num_hidden_layers > 3 {
             return None;

@@ -1,12 +1,23 @@
 //! A chat template: the input as a text, and a template made of one piece of Jinja for each byte of the input.
 //!
-//! It renders or is an error, always the same one, however the template loops, recurses or repeats.
+//! It renders the same text twice or is an error, however the template loops, recurses or repeats.
 
 use crate::support::{model, parts::write};
-use reft_models::{ChatMessage, ModelFiles, Tokenizer};
+use reft_models::{ModelFiles, Tokenizer};
+use reft_train::{Row, Template, data::parse_rows};
+use std::sync::LazyLock;
 
 /// The longest text that a template may render.
-const MAX_OUTPUT: usize = 16 << 20;
+const MAX_OUTPUT: usize = 32 << 20;
+
+static CHATS: LazyLock<Vec<Row>> = LazyLock::new(|| {
+    let chats = r#"
+{"messages": [{"role": "user", "content": "the old fox"}]}
+{"messages": [{"role": "system", "content": "<s> {{ x }}"}, {"role": "user", "content": "é\n"}, {"role": "assistant", "content": ""}]}
+{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]}, {"role": "tool", "tool_call_id": "1", "name": "f", "content": "no"}]}
+"#;
+    parse_rows(chats, "chats.jsonl").expect("valid rows")
+});
 
 const PIECES: [&str; 40] = [
     "{% for m in messages %}",
@@ -64,22 +75,17 @@ fn render(template: &str) {
     write(folder.path(), "tokenizer.json", model::TOKENIZER.as_bytes());
     write(folder.path(), "tokenizer_config.json", br#"{"bos_token": "<s>", "eos_token": "</s>"}"#);
     write(folder.path(), "chat_template.jinja", template.as_bytes());
-    let Ok(tokenizer) = Tokenizer::load(&ModelFiles::Folder(folder.path().into())) else { return };
-    let message = |role: &str, content: &str| ChatMessage { role: role.into(), content: content.into() };
-    let chats = [
-        vec![message("user", "the old fox")],
-        vec![message("system", "<s> {{ x }}"), message("user", "é\n"), message("assistant", "")],
-    ];
-    for chat in &chats {
-        for add_generation_prompt in [true, false] {
-            match tokenizer.render_chat(chat, add_generation_prompt) {
-                Ok(text) => {
-                    assert!(text.len() <= MAX_OUTPUT, "{} bytes", text.len());
-                    let again = tokenizer.render_chat(chat, add_generation_prompt);
-                    assert_eq!(again.ok().as_ref(), Some(&text));
-                }
-                Err(error) => assert!(!error.to_string().is_empty()),
-            }
+    if let Ok(tokenizer) = Tokenizer::load(&ModelFiles::Folder(folder.path().into())) {
+        CHATS.iter().for_each(|row| prompt(row, &tokenizer));
+    }
+}
+
+fn prompt(row: &Row, tokenizer: &Tokenizer) {
+    match Template::Chat.prompt(row, tokenizer) {
+        Ok(text) => {
+            assert!(text.len() <= MAX_OUTPUT, "{} bytes", text.len());
+            assert_eq!(Template::Chat.prompt(row, tokenizer).ok(), Some(text));
         }
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

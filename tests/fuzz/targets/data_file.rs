@@ -10,7 +10,7 @@ use crate::support::{
 use reft_models::{ModelFiles, Tokenizer};
 use reft_train::{
     DataError, DataSet, Row, TaskSpec, Template,
-    data::{answer, read_rows},
+    data::{Encoding, OnBadRow, PromptLimit, TrainOn, answer, read_rows},
     tasks::read_task_rows,
 };
 use std::path::Path;
@@ -62,17 +62,21 @@ fn encode(rows: &[Row], tokenizer: &Tokenizer) {
     for template in ["auto", "alpaca", "chat", "plain", "{{ instruction }} {{ input }}"] {
         let Ok(template) = Template::resolve(template, rows) else { continue };
         for row in rows.iter().take(4) {
-            if let Ok(tokens) = template.encode_prompt(row, tokenizer, MAX_LENGTH) {
-                assert!(tokens.len() <= MAX_LENGTH);
+            if let Ok(prompt) = template.encode_prompt(row, tokenizer, PromptLimit::of(MAX_LENGTH)) {
+                assert!(prompt.tokens.len() <= MAX_LENGTH);
             }
             let _ = answer(row);
         }
-        let Ok(set) = DataSet::encode(rows, &template, tokenizer, vocab, MAX_LENGTH, "data") else { continue };
-        assert_eq!(set.examples.len() + set.n_dropped(), rows.len());
-        for example in &set.examples {
-            assert!(example.prompt_len > 0 && example.prompt_len < example.tokens.len());
-            assert!(example.tokens.len() <= MAX_LENGTH);
-            assert!(example.tokens.iter().all(|id| (*id as usize) < vocab));
+        for (train_on, on_bad_row) in [(TrainOn::Last, OnBadRow::Error), (TrainOn::All, OnBadRow::Skip)] {
+            let encoding = Encoding::new(&template, tokenizer, vocab, MAX_LENGTH);
+            let encoding = encoding.with_train_on(train_on).with_on_bad_row(on_bad_row);
+            let Ok(set) = DataSet::encode(rows, encoding, "data") else { continue };
+            assert!(set.row_of.iter().all(|row| *row < rows.len() && !set.skipped.contains(row)));
+            for example in &set.examples {
+                assert!(example.prompt_len > 0 && example.prompt_len < example.tokens.len());
+                assert!(example.tokens.len() <= MAX_LENGTH);
+                assert!(example.tokens.iter().all(|id| (*id as usize) < vocab));
+            }
         }
     }
 }
@@ -80,7 +84,7 @@ fn encode(rows: &[Row], tokenizer: &Tokenizer) {
 fn classify(task: &str, rows: &[Row], tokenizer: &Tokenizer) {
     let Ok(spec) = TaskSpec::discover(task, None, None, rows) else { return };
     let vocab = tokenizer.vocab_size();
-    let Ok(set) = spec.encode(rows, tokenizer, vocab, MAX_LENGTH, true) else { return };
+    let Ok(set) = spec.encode(rows, tokenizer, vocab, MAX_LENGTH, true, OnBadRow::Skip) else { return };
     for example in &set.examples {
         assert!(example.tokens.len() <= MAX_LENGTH && example.tokens.len() == example.types.len());
         assert!(example.target.is_finite());
