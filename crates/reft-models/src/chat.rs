@@ -177,15 +177,11 @@ impl ChatTemplates {
     /// If there is no template for it, or it fails.
     pub fn render(&self, chat: &Chat, add_generation_prompt: bool) -> Result<RenderedChat, TokenizerError> {
         let given = |value: &Option<Value>| value.as_ref().is_some_and(|value| !value.is_null());
-        let optional = |value| match value {
-            &Some(ref value) => Variable::Json(value),
-            None => Variable::None,
-        };
         let further = self.special_tokens.iter().chain(&chat.variables);
         let variables = further.map(|(name, value)| (name.as_str(), Variable::Json(value))).chain([
             ("messages", Variable::Dicts(&chat.messages)),
-            ("tools", optional(&chat.tools)),
-            ("documents", optional(&chat.documents)),
+            ("tools", optional(chat.tools.as_ref())),
+            ("documents", optional(chat.documents.as_ref())),
             ("add_generation_prompt", Variable::Bool(add_generation_prompt)),
         ]);
         let rendered = self
@@ -194,6 +190,11 @@ impl ChatTemplates {
             .map_err(|error| TokenizerError::ChatTemplate(error.to_string()))?;
         Ok(RenderedChat { text: rendered.text, generated: rendered.generated })
     }
+}
+
+/// A variable that is `None` where the conversation has none.
+fn optional(value: Option<&Value>) -> Variable<'_> {
+    value.map_or(Variable::None, Variable::Json)
 }
 
 /// The templates in a value of `chat_template`: a text, a list of objects with `name` and `template`, or an object.

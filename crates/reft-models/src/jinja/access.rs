@@ -2,8 +2,9 @@
 
 use super::{
     error::{Error, Result},
+    index::{described, item, no_item},
     methods::method,
-    operators::{described, item, no_item, undefined_error},
+    operators::undefined_error,
     value::{Loop, Value},
 };
 use std::sync::Arc;

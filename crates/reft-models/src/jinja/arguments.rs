@@ -81,11 +81,11 @@ impl<const N: usize> Bound<N> {
 
     /// An optional text.
     pub fn text(&self, index: usize) -> Result<Option<&Str>> {
-        let text = |value| match value {
-            &Value::Str(ref text) => Ok(text),
-            value => Err(self.wrong(index, "a text", value)),
-        };
-        self.given(index).map(text).transpose()
+        match self.given(index) {
+            None => Ok(None),
+            Some(Value::Str(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(index, "a text", other)),
+        }
     }
 
     /// An optional value as text.

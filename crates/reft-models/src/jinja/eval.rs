@@ -4,12 +4,12 @@ use super::{
     access::{get_attribute, get_item},
     arguments::Args,
     ast::{Arguments, Comparison, Expr, FilterCall, Operator},
+    compare::{compare, dict_get, dict_set, equal},
     error::{Error, Result},
     filters,
+    index::slice,
     limits::{self, Level},
-    operators::{
-        arithmetic, compare, concatenate, dict_get, dict_set, negative, positive, slice, undefined_error,
-    },
+    operators::{arithmetic, concatenate, negative, positive, undefined_error},
     predicates,
     render::Renderer,
     value::{Function, Range, Str, Value},
@@ -298,7 +298,7 @@ fn loop_method(state: &Loop, name: &str, args: Args) -> Result<Value> {
     let values = Value::tuple(args.positional.clone())?;
     let last = state.last_changed.borrow().clone();
     let is_same = match last {
-        Some(last) => super::operators::equal(&Value::tuple(last)?, &values)?,
+        Some(last) => equal(&Value::tuple(last)?, &values)?,
         None => false,
     };
     *state.last_changed.borrow_mut() = Some(args.positional);

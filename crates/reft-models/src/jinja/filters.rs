@@ -7,9 +7,10 @@ use super::{
     format::percent_format,
     json::to_json,
     limits,
-    methods::{call_method, pad, replace},
+    methods::call_method,
     operators::{negative, undefined_error},
     sequence,
+    str_methods::{pad, replace},
     text::{escape_html, is_space, parse_float, parse_int, repr, to_text},
     value::{Str, Value},
 };

@@ -2,9 +2,9 @@
 
 use super::{
     arguments::Args,
+    compare::{order, sort},
     error::{Error, Result},
     limits,
-    operators::{order, sort},
     text::float_text,
     value::Value,
 };

@@ -209,10 +209,8 @@ impl<'s> Lexer<'s> {
                     "(" => brackets.push(")"),
                     "[" => brackets.push("]"),
                     "{" => brackets.push("}"),
-                    ")" | "]" | "}" => {
-                        if brackets.pop() != Some(*operator) {
-                            return self.fail(format!("unexpected `{operator}`"));
-                        }
+                    ")" | "]" | "}" if brackets.pop() != Some(*operator) => {
+                        return self.fail(format!("unexpected `{operator}`"));
                     }
                     _ => {}
                 }

@@ -12,18 +12,21 @@
 //! |---|---|
 //! | `lexer`, `parser`, `expression`, `ast` | text → syntax tree |
 //! | `render`, `eval` | statements, expressions |
-//! | `value`, `text`, `operators`, `access` | Python's values, their texts, operators and attributes |
-//! | `methods`, `format`, `filters`, `sequence`, `predicates`, `json`, `strftime` | what templates call |
+//! | `value`, `text`, `operators`, `compare`, `index`, `access` | Python's values, their texts, operators and attributes |
+//! | `methods`, `str_methods`, `format`, `format_spec`, `filters`, `sequence`, `predicates`, `json`, `strftime` | what templates call |
 //! | `limits` | what one rendering may use |
 
 mod access;
 mod arguments;
 mod ast;
+mod compare;
 mod error;
 mod eval;
 mod expression;
 mod filters;
 mod format;
+mod format_spec;
+mod index;
 mod json;
 mod lexer;
 mod limits;
@@ -33,6 +36,7 @@ mod parser;
 mod predicates;
 mod render;
 mod sequence;
+mod str_methods;
 mod strftime;
 #[cfg(test)]
 mod tests;
@@ -83,7 +87,7 @@ impl Template {
     /// If it is not a template.
     pub fn compile(source: &str) -> Result<Self, Error> {
         let (body, names) = parser::parse(source)?;
-        let functions = names.iter().map(|name| function(name)).collect();
+        let functions = names.iter().map(function).collect();
         Ok(Self { body, names, functions })
     }
 

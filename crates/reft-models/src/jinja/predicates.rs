@@ -3,9 +3,10 @@
 use super::{
     arguments::Args,
     ast::Comparison,
+    compare::{check_key, compare, contains, equal},
     error::{Error, Result},
     filters,
-    operators::{arithmetic, check_key, compare, contains, equal},
+    operators::arithmetic,
     text::to_text,
     value::Value,
 };

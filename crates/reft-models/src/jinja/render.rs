@@ -3,10 +3,10 @@
 use super::{
     arguments::Args,
     ast::{Block, Expr, FilterCall, For, Macro, Names, Node, Statement, Symbol, Target},
+    compare::dict_set,
     error::{Error, Result},
     filters,
     limits::{self, Level, MAX_TEXT},
-    operators::dict_set,
     strftime::DateTime,
     text::to_text,
     value::{Function, Loop, MacroValue, Value},

@@ -226,5 +226,5 @@ fn random_templates_never_panic() {
         assert!(caught.is_ok(), "{source}");
         count += 1;
     }
-    println!("{count} templates");
+    assert!(count > 100, "only {count} templates in {seconds} s");
 }

@@ -230,3 +230,19 @@ fn without_underscores(text: &str) -> Option<String> {
     let is_misplaced = text.starts_with('_') || text.ends_with('_') || text.contains("__");
     (!is_misplaced).then(|| text.replace('_', ""))
 }
+
+/// Python's `str.title`: a capital after every character that is no letter.
+pub(super) fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut word = String::new();
+    for c in text.chars() {
+        if c.is_lowercase() || c.is_uppercase() {
+            word.push(c);
+        } else {
+            out += &capitalize(&word);
+            word.clear();
+            out.push(c);
+        }
+    }
+    out + &capitalize(&word)
+}
