@@ -71,6 +71,25 @@ fn expressions_and_statements_are_rendered_as_jinja2_renders_them() {
 }
 
 #[test]
+fn dates_are_formatted_as_python_formats_them() {
+    let fixture = fixture("snippets.json");
+    let format = fixture["date_format"].as_str().expect("a format");
+    for row in fixture["dates"].as_array().expect("rows") {
+        let part = |index: usize| row[index].as_u64().expect("a number") as u32;
+        let time = DateTime {
+            year: part(0).into(),
+            month: part(1),
+            day: part(2),
+            hour: part(3),
+            minute: part(4),
+            second: part(5),
+            microsecond: part(6),
+        };
+        assert_eq!(time.format(format).expect("known"), row[7].as_str().expect("a text"), "{time:?}");
+    }
+}
+
+#[test]
 fn chat_templates_of_models_are_rendered_as_transformers_renders_them() {
     let fixture = match std::env::var_os("REFT_CHAT_TEMPLATES") {
         Some(path) => serde_json::from_slice(&fs::read(path).expect("readable")).expect("JSON"),
