@@ -4,6 +4,7 @@
 
 mod config;
 mod rope;
+mod windows;
 
 use crate::{
     attention::attention,
@@ -28,7 +29,9 @@ use std::ops::Range;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-pub use config::{LlamaConfig, RopeConfig, WindowedBlocks};
+pub use config::LlamaConfig;
+pub use rope::RopeConfig;
+pub use windows::{WindowedBlocks, Windows};
 
 /// One transformer block: `h ← h + attention(norm(h))`, then `h ← h + mlp(norm(h))`.
 #[derive(Debug, Clone)]

@@ -1,12 +1,15 @@
 //! `config.json` of the Llama family, read as transformers reads it.
 
-use super::rope::rope_config;
+use super::{
+    rope::{MAX_HEAD_DIM, RopeConfig, rope_config},
+    windows::Windows,
+};
 use crate::{
     files::TokenIds,
     footprint::Footprint,
-    keys::{Keys, json_object, shown},
+    keys::{Keys, json_object},
     precision::Dtype,
-    rope::{Rope, RopeScaling},
+    rope::Rope,
     source::ModelConfig,
 };
 use serde_json::{Map, Value};
@@ -46,32 +49,10 @@ pub struct LlamaConfig {
     pub mlp_bias: bool,
     /// Whether the output head is the embedding.
     pub tie_word_embeddings: bool,
-    /// Number of tokens that a query of a windowed block attends to, itself included; at least the context if no
-    /// block is windowed.
-    pub sliding_window: Option<usize>,
-    /// Which blocks are windowed.
-    pub windowed: WindowedBlocks,
+    /// The sliding windows of the blocks.
+    pub windows: Windows,
     /// Ids that end a text.
     pub eos_token_id: Option<TokenIds>,
-}
-
-/// Base and scaling of the rotary frequencies: `rope_theta` with `rope_scaling`, or `rope_parameters`, which newer
-/// versions of transformers write instead.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RopeConfig {
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// How they are scaled.
-    pub scaling: RopeScaling,
-}
-
-/// The blocks whose attention is limited to a sliding window.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WindowedBlocks {
-    /// All blocks from this one on (`max_window_layers`).
-    From(usize),
-    /// Whether each block is windowed (`layer_types`).
-    Listed(Vec<bool>),
 }
 
 /// The defaults of a model class in transformers.
@@ -88,11 +69,6 @@ struct Defaults {
 const HIDDEN_SIZE: usize = 4096;
 const LAYERS: usize = 32;
 const HEADS: usize = 32;
-const SLIDING_WINDOW: usize = 4096;
-const MAX_WINDOW_LAYERS: usize = 28;
-/// Larger heads do not exist; the limit bounds what is computed before the tensors are read.
-pub(super) const MAX_HEAD_DIM: usize = 1 << 16;
-
 const LLAMA: Defaults = Defaults {
     vocab_size: 32_000,
     intermediate_size: 11_008,
@@ -159,7 +135,7 @@ impl LlamaConfig {
         }
         let (attention_bias, mlp_bias) = (keys.flag("attention_bias"), keys.flag("mlp_bias"));
         let has_attention_bias = attention_bias && matches!(model_type, "llama" | "qwen3");
-        let (sliding_window, windowed) = windows(model_type, num_hidden_layers, context, keys);
+        let windows = Windows::read(model_type, num_hidden_layers, context, keys);
         Self {
             model_type: model_type.into(),
             hidden_size,
@@ -176,19 +152,14 @@ impl LlamaConfig {
             attention_output_bias: has_attention_bias,
             mlp_bias: mlp_bias && model_type == "llama",
             tie_word_embeddings: keys.flag("tie_word_embeddings"),
-            sliding_window,
-            windowed,
+            windows,
             eos_token_id: keys.token_ids("eos_token_id", vocab_size),
         }
     }
 
     /// Number of tokens that a query in a block attends to, if that is fewer than the context.
     pub fn window(&self, layer: usize) -> Option<usize> {
-        let windowed = match &self.windowed {
-            WindowedBlocks::From(first) => layer >= *first,
-            WindowedBlocks::Listed(blocks) => blocks.get(layer).copied().unwrap_or(false),
-        };
-        self.sliding_window.filter(|window| windowed && *window < self.max_position_embeddings)
+        self.windows.of(layer).filter(|window| *window < self.max_position_embeddings)
     }
 
     /// The rotary embedding.
@@ -274,86 +245,12 @@ fn check_heads(keys: &mut Keys<'_>, [hidden_size, heads, kv_heads]: [usize; 3], 
     }
 }
 
-/// The sliding window, and the blocks that have it.
-///
-/// Mistral has it in all blocks, Qwen in those that `layer_types` names or from `max_window_layers` on, and only if
-/// `use_sliding_window` is true; Llama has none.
-fn windows(
-    model_type: &str,
-    layers: usize,
-    context: usize,
-    keys: &mut Keys<'_>,
-) -> (Option<usize>, WindowedBlocks) {
-    let null_window = keys.names("sliding_window") && keys.get("sliding_window").is_none();
-    let has_window = match model_type {
-        "mistral" => true,
-        "llama" => false,
-        _ => keys.flag("use_sliding_window"),
-    };
-    // A null window is no window; an absent one is the default of the class.
-    let window = if !has_window || null_window {
-        None
-    } else {
-        Some(keys.size("sliding_window").unwrap_or(SLIDING_WINDOW))
-    };
-    let listed = layer_types(layers, keys);
-    let is_qwen = model_type.starts_with("qwen");
-    if let Some(blocks) = &listed {
-        // Transformers computes such a model differently from what the list says, or not at all.
-        let expected = match window {
-            None => "\"full_attention\" in every place, as the model has no sliding window",
-            Some(_) => {
-                "\"sliding_attention\" in every place, as all blocks of a mistral model have the window"
-            }
-        };
-        let contradicts = match window {
-            None => blocks.contains(&true),
-            Some(window) => !is_qwen && window < context && blocks.contains(&false),
-        };
-        if contradicts {
-            let found = if window.is_none() { "sliding_attention" } else { "full_attention" };
-            keys.problems.push(format!("layer_types names {found:?}, expected {expected}"));
-        }
-    }
-    match listed {
-        Some(blocks) if is_qwen => (window, WindowedBlocks::Listed(blocks)),
-        _ if is_qwen => {
-            let first = keys.count("max_window_layers").unwrap_or(MAX_WINDOW_LAYERS);
-            (window, WindowedBlocks::From(first))
-        }
-        _ => (window, WindowedBlocks::From(0)),
-    }
-}
-
-/// Whether each block is windowed, from `layer_types`.
-fn layer_types(layers: usize, keys: &mut Keys<'_>) -> Option<Vec<bool>> {
-    let list = keys.list("layer_types")?;
-    if list.len() != layers {
-        let expected = format!("one of each of the {layers} blocks (num_hidden_layers)");
-        keys.refuse("layer_types", format!("a list of {} entries", list.len()), &expected);
-        return None;
-    }
-    let mut windowed = Vec::with_capacity(list.len());
-    for kind in list {
-        match kind.as_str() {
-            Some("full_attention" | "attention") => windowed.push(false),
-            Some("sliding_attention") => windowed.push(true),
-            _ => {
-                let supported = "supported are \"full_attention\" and \"sliding_attention\"";
-                keys.problems.push(format!("layer_types has {}; {supported}", shown(kind)));
-                return None;
-            }
-        }
-    }
-    Some(windowed)
-}
-
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
     /// Parses a small configuration with changed keys.
-    pub(in crate::llama) fn parse(change: &str) -> Result<LlamaConfig, String> {
+    fn parse(change: &str) -> Result<LlamaConfig, String> {
         let mut config = serde_json::json!({
             "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2,
             "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 32, "max_position_embeddings": 64
@@ -490,72 +387,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn windows_are_those_of_the_blocks() {
-        let windows = |change: &str| {
-            let config = parse(change).expect(change);
-            [config.window(0), config.window(1)]
-        };
-        const NONE: [Option<usize>; 2] = [None, None];
-        for (change, expected) in [
-            (r#"{"sliding_window": 8}"#, NONE),
-            (r#"{"model_type": "mistral"}"#, NONE),
-            (r#"{"model_type": "mistral", "sliding_window": 8}"#, [Some(8), Some(8)]),
-            (r#"{"model_type": "mistral", "sliding_window": null, "max_position_embeddings": 9000}"#, NONE),
-            (r#"{"model_type": "mistral", "max_position_embeddings": 9000}"#, [Some(4096), Some(4096)]),
-            (r#"{"model_type": "qwen2", "sliding_window": 8}"#, NONE),
-            (r#"{"model_type": "qwen2", "sliding_window": 0}"#, NONE),
-            (r#"{"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": true}"#, NONE),
-            (
-                r#"{"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": true, "max_window_layers": 2}"#,
-                NONE,
-            ),
-            (
-                r#"{"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": true, "max_window_layers": 1}"#,
-                [None, Some(8)],
-            ),
-            (
-                r#"{"model_type": "qwen3", "sliding_window": 64, "use_sliding_window": true, "max_window_layers": 0}"#,
-                NONE,
-            ),
-            (
-                r#"{"model_type": "qwen3", "sliding_window": 8, "use_sliding_window": true, "max_window_layers": 2,
-                    "layer_types": ["sliding_attention", "full_attention"]}"#,
-                [Some(8), None],
-            ),
-        ] {
-            assert_eq!(windows(change), expected, "{change}");
-        }
-    }
-
-    #[test]
-    fn windows_without_meaning_are_refused() {
-        for (change, message) in [
-            (
-                r#"{"model_type": "mistral", "sliding_window": 0}"#,
-                "sliding_window is 0, expected a whole number from 1 to 2147483647",
-            ),
-            (
-                r#"{"model_type": "qwen2", "layer_types": ["full_attention"]}"#,
-                "layer_types is a list of 1 entries, expected one of each of the 2 blocks (num_hidden_layers)",
-            ),
-            (
-                r#"{"model_type": "qwen3", "layer_types": ["linear_attention", "full_attention"]}"#,
-                "layer_types has \"linear_attention\"; supported are \"full_attention\" and \"sliding_attention\"",
-            ),
-            (
-                r#"{"model_type": "qwen3", "layer_types": ["sliding_attention", "full_attention"]}"#,
-                "layer_types names \"sliding_attention\", expected \"full_attention\" in every place, as the model has \
-                 no sliding window",
-            ),
-            (
-                r#"{"model_type": "mistral", "sliding_window": 8,
-                    "layer_types": ["sliding_attention", "full_attention"]}"#,
-                "layer_types names \"full_attention\", expected \"sliding_attention\" in every place, as all blocks of \
-                 a mistral model have the window",
-            ),
-        ] {
-            assert_eq!(parse(change).expect_err(change), message);
-        }
+    fn a_window_from_the_context_on_is_none() {
+        let window = |change: &str| parse(change).expect(change).window(1);
+        assert_eq!(window(r#"{"model_type": "mistral", "sliding_window": 63}"#), Some(63));
+        assert_eq!(window(r#"{"model_type": "mistral", "sliding_window": 64}"#), None);
+        assert_eq!(window(r#"{"model_type": "mistral"}"#), None);
     }
 
     #[test]

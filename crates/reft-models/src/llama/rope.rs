@@ -1,16 +1,28 @@
 //! The rotary parameters of a `config.json`, merged as transformers 5 merges them.
 
-use super::config::{MAX_HEAD_DIM, RopeConfig};
 use crate::{
     keys::Keys,
     rope::{Rope, RopeScaling, Yarn},
 };
 use serde_json::{Map, Value};
 
+/// Larger heads do not exist; the limit bounds what is computed before the tensors are read.
+pub(super) const MAX_HEAD_DIM: usize = 1 << 16;
+
 const THETA: f64 = 10_000.0;
 const SUPPORTED: &str = "supported are default, linear, dynamic, yarn, llama3";
 /// The parts of a configuration with parameters for each kind of attention.
 const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
+
+/// Base and scaling of the rotary frequencies: `rope_theta` with `rope_scaling`, or `rope_parameters`, which newer
+/// versions of transformers write instead.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RopeConfig {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// How they are scaled.
+    pub scaling: RopeScaling,
+}
 
 /// Reads `rope_scaling`, `rope_parameters`, `rope_theta` and what belongs to them. `rope_scaling` replaces
 /// `rope_parameters`, unless it is empty; `rope_theta` inside of them replaces that outside.
@@ -147,13 +159,17 @@ fn required(keys: &mut Keys<'_>, key: &str) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::config::{RopeConfig, tests::parse},
-        *,
-    };
+    use super::*;
 
-    fn rope(change: &str) -> (f64, RopeScaling) {
-        let RopeConfig { theta, scaling } = parse(change).expect(change).rope;
+    fn parse(json: &str) -> Result<RopeConfig, String> {
+        let values: Value = serde_json::from_str(json).expect("valid JSON");
+        let mut problems = Vec::new();
+        let config = rope_config(values.as_object().expect("an object"), 64, 4, &mut problems);
+        if problems.is_empty() { Ok(config) } else { Err(problems.join("; ")) }
+    }
+
+    fn rope(json: &str) -> (f64, RopeScaling) {
+        let RopeConfig { theta, scaling } = parse(json).expect(json);
         (theta, scaling)
     }
 
