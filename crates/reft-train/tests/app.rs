@@ -295,11 +295,11 @@ fn unusable_input_is_refused_in_words() {
     let none: [&str; 0] = [];
     model.read(&none, &NoHook).expect("nothing to read");
     assert_eq!(
-        LanguageModel::<Flex>::load("nowhere", &Default::default()).expect_err("refused").to_string(),
+        LanguageModel::<Flex>::load("no/such/folder", &Default::default()).expect_err("refused").to_string(),
         if cfg!(feature = "hub") {
-            "nowhere: no such folder, and not a name on the Hub, which has the form `owner/model`"
+            "no/such/folder: no such folder, and not a name on the Hub, which has the form `owner/model` or `model`"
         } else {
-            "nowhere: no such folder; names on the Hugging Face Hub need the feature `hub`, which browsers do not have"
+            "no/such/folder: no such folder; names on the Hugging Face Hub need the feature `hub`, which browsers do not have"
         }
     );
 }

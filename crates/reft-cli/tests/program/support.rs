@@ -44,6 +44,8 @@ pub fn reft(folder: &Path, args: &[&str]) -> Output {
 pub fn command(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(REFT);
     command.args(args).current_dir(folder);
+    // Names of models are looked for in an empty cache, and nowhere else.
+    command.env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", folder.join("hub"));
     command
 }
 
