@@ -42,32 +42,42 @@ pub(super) fn rope_config(
     let mut filled = |key: &str| outer.object(key).filter(|parameters| !parameters.is_empty());
     let (scaling, parameters) = (filled("rope_scaling"), filled("rope_parameters"));
     problems.append(&mut outer.problems);
+    let head_dim = head_dim.clamp(2, MAX_HEAD_DIM);
+    let plain = RopeConfig { theta, scaling: RopeScaling::Default };
     let (key, parameters) = match (scaling, parameters) {
         (Some(scaling), _) => ("rope_scaling", scaling),
         (None, Some(parameters)) => ("rope_parameters", parameters),
-        (None, None) => return RopeConfig { theta, scaling: RopeScaling::Default },
+        (None, None) => {
+            if !is_finite(&Rope { head_dim, theta, scaling: plain.scaling }, context) {
+                problems
+                    .push(format!("rope_theta is {theta:e}, which gives frequencies that are not finite"));
+            }
+            return plain;
+        }
     };
     let mut keys = Keys::new(parameters, &format!("{key}."));
     if LAYER_TYPES.iter().any(|kind| keys.get(kind).is_some_and(Value::is_object)) {
         problems.push(format!(
             "{key} has parameters for each kind of attention; supported is one set for all blocks"
         ));
-        return RopeConfig { theta, scaling: RopeScaling::Default };
+        return plain;
     }
     check_partial(&mut keys);
     let theta = keys.positive("rope_theta").unwrap_or(theta);
     let parameters = Parameters { context: context as f64, original_context, theta };
     let scaling = parameters.scaling(key, &mut keys);
-    let rope = Rope { head_dim: head_dim.clamp(2, MAX_HEAD_DIM), theta, scaling };
-    if keys.problems.is_empty() && !is_finite(&rope) {
+    let rope = Rope { head_dim, theta, scaling };
+    if keys.problems.is_empty() && !is_finite(&rope, context) {
         keys.problems.push(format!("{key} and rope_theta give frequencies that are not finite"));
     }
     problems.append(&mut keys.problems);
     RopeConfig { theta, scaling }
 }
 
-fn is_finite(rope: &Rope) -> bool {
-    rope.attention_factor().is_finite() && rope.frequencies(1).iter().all(|freq| freq.is_finite())
+/// Whether all angles up to the context, and the factor of cosines and sines, are numbers.
+fn is_finite(rope: &Rope, context: usize) -> bool {
+    let angles = rope.frequencies(1).into_iter().map(|freq| freq * context as f64);
+    (rope.attention_factor() as f32).is_finite() && angles.into_iter().all(f64::is_finite)
 }
 
 fn check_partial(keys: &mut Keys<'_>) {
@@ -304,6 +314,14 @@ mod tests {
                 "rope_scaling.partial_rotary_factor is 0.25, expected 1: all of a head is rotated",
             ),
             (r#"[2]"#, "rope_scaling is [2], expected an object"),
+            (
+                r#"{"rope_type": "linear", "factor": 1e-308}"#,
+                "rope_scaling and rope_theta give frequencies that are not finite",
+            ),
+            (
+                r#"{"rope_type": "yarn", "factor": 4, "attention_factor": 1e300}"#,
+                "rope_scaling and rope_theta give frequencies that are not finite",
+            ),
         ] {
             let change = format!(r#"{{"rope_scaling": {parameters}}}"#);
             assert_eq!(parse(&change).expect_err(&change), message);
