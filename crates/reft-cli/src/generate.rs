@@ -59,7 +59,7 @@ pub struct GenerateArgs {
     /// The prompt
     #[arg(long, required_unless_present = "data")]
     prompt: Option<String>,
-    /// JSON or JSON Lines file with prompts
+    /// JSON, JSON Lines, CSV, TSV or Parquet file with prompts
     #[arg(long, conflicts_with = "prompt")]
     data: Option<String>,
     /// Prompts per batch

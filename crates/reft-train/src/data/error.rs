@@ -53,8 +53,7 @@ pub enum DataError {
     },
     /// Several rows that cannot be used.
     #[error(
-        "{file}: {n_bad} of {} cannot be used: {}\nfix them, or skip them with data.on_bad_row = \"skip\" (--skip-bad-rows)",
-        count(*n_rows, "row"), report_lines(shown, *n_bad)
+        "{file}: {n_bad} of {} cannot be used: {}\n{}", count(*n_rows, "row"), report_lines(shown, *n_bad), advice(*n_bad, *n_rows)
     )]
     BadRows {
         /// The file.
@@ -129,6 +128,15 @@ pub enum DataError {
     /// The tokenizer rejects a text.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+}
+
+/// What to do about rows that cannot be used.
+fn advice(n_bad: usize, n_rows: usize) -> &'static str {
+    if n_bad < n_rows {
+        "fix them, or skip them with data.on_bad_row = \"skip\" (--skip-bad-rows)"
+    } else {
+        "no other row is left, so the file does not suit the task or the template"
+    }
 }
 
 /// One line for each row shown, and the number of the others.
