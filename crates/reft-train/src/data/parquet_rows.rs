@@ -5,7 +5,7 @@ use super::{
     error::DataError,
     rows::Row,
 };
-use crate::device::catch_panic;
+use crate::{device::catch_panic, memory::format_bytes};
 use bytes::Bytes;
 use parquet::{
     basic::{LogicalType, TimeUnit},
@@ -14,7 +14,7 @@ use parquet::{
     record::{Field, Row as Record},
 };
 use serde_json::{Map, Number, Value};
-use std::{collections::HashSet, panic::AssertUnwindSafe};
+use std::{collections::HashSet, panic::AssertUnwindSafe, thread};
 
 /// Whether a file begins as Parquet does.
 pub(super) fn is_parquet(bytes: &[u8]) -> bool {
@@ -33,15 +33,33 @@ pub(super) fn parquet_rows(bytes: Vec<u8>, file: &str) -> Result<Vec<Row>, DataE
             "the Parquet data has no end, so the file is incomplete; copy or download it again",
         ));
     }
-    let n_bytes = bytes.len() as u64;
+    let stack = stack_size(&bytes);
     // The crate panics on some damaged files.
-    let rows = catch_panic(AssertUnwindSafe(|| read(Bytes::from(bytes), n_bytes, file)));
+    let read = || catch_panic(AssertUnwindSafe(|| read(Bytes::from(bytes), file, MAX_TEXT)));
+    let rows = thread::scope(|scope| {
+        let reader = thread::Builder::new().stack_size(stack).spawn_scoped(scope, read);
+        reader.map(|thread| thread.join().unwrap_or_else(|_| Err("no message".into())))
+    });
     match rows {
-        Ok(Ok(rows)) if rows.is_empty() => Err(DataError::Empty { file: file.into() }),
-        Ok(rows) => rows,
-        Err(panic) => Err(damaged(file, &panic)),
+        Ok(Ok(Ok(rows))) if rows.is_empty() => Err(DataError::Empty { file: file.into() }),
+        Ok(Ok(rows)) => rows,
+        Ok(Err(panic)) => Err(damaged(file, &panic)),
+        Err(error) => Err(damaged(file, &error.to_string())),
     }
 }
+
+/// The crate recurses once per level of the schema, each of which takes at least 8 bytes at the end of the file.
+fn stack_size(bytes: &[u8]) -> usize {
+    const BYTES_PER_BYTE: usize = 512;
+    let metadata = bytes.len().checked_sub(8).and_then(|at| bytes.get(at..at + 4)?.try_into().ok());
+    let metadata = metadata.map_or(0, u32::from_le_bytes) as usize;
+    (8 << 20) + metadata.min(bytes.len()).saturating_mul(BYTES_PER_BYTE)
+}
+
+/// Limit of the texts of a file in bytes. A repeated text is stored once, so the file's own size says little.
+const MAX_TEXT: u64 = 16 << 30;
+/// Limit of the levels of lists and structs, that of JSON.
+const MAX_DEPTH: usize = 127;
 
 fn unreadable(file: &str, reason: impl Into<String>) -> DataError {
     DataError::File { place: file.into(), reason: reason.into() }
@@ -57,7 +75,8 @@ fn damaged(file: &str, reason: &str) -> DataError {
     )
 }
 
-fn read(bytes: Bytes, n_bytes: u64, file: &str) -> Result<Vec<Row>, DataError> {
+fn read(bytes: Bytes, file: &str, max_text: u64) -> Result<Vec<Row>, DataError> {
+    let n_bytes = bytes.len() as u64;
     let failed = |error: ParquetError| damaged(file, &error.to_string());
     let reader = SerializedFileReader::new(bytes).map_err(failed)?;
     let sizes = reader.metadata().row_groups().iter().map(|group| group.total_byte_size());
@@ -73,13 +92,31 @@ fn read(bytes: Bytes, n_bytes: u64, file: &str) -> Result<Vec<Row>, DataError> {
         .filter(|column| is_in_nanoseconds(column.get_basic_info().logical_type_ref()))
         .map(|column| column.name().to_string())
         .collect();
+    let columns = reader.metadata().file_metadata().schema_descr().columns();
+    if columns.iter().any(|column| column.path().parts().len() > MAX_DEPTH) {
+        return Err(unreadable(
+            file,
+            format!("lists and structs are nested more than {MAX_DEPTH} levels deep"),
+        ));
+    }
     let records = reader.get_row_iter(None).map_err(failed)?;
+    let mut n_text = 0;
     records
         .enumerate()
         .map(|(idx, record)| {
             let place = format!("{file}, row {}", idx + 1);
             match fields(record.map_err(failed)?, &nanoseconds) {
-                Ok(fields) => Ok(Row::from_fields(fields, place)),
+                Ok(fields) => {
+                    n_text += fields.values().map(text_size).sum::<u64>();
+                    if n_text > max_text {
+                        let limit = format_bytes(max_text);
+                        return Err(unreadable(
+                            file,
+                            format!("has texts of more than {limit}; split the file"),
+                        ));
+                    }
+                    Ok(Row::from_fields(fields, place))
+                }
                 Err(column) => Err(DataError::File {
                     place,
                     reason: format!("column {column:?} has bytes that are not UTF-8 text; leave it out"),
@@ -87,6 +124,16 @@ fn read(bytes: Bytes, n_bytes: u64, file: &str) -> Result<Vec<Row>, DataError> {
             }
         })
         .collect()
+}
+
+/// Bytes of the texts in a value.
+fn text_size(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.len() as u64,
+        Value::Array(values) => values.iter().map(text_size).sum(),
+        Value::Object(fields) => fields.values().map(text_size).sum(),
+        _ => 0,
+    }
 }
 
 /// Whether a column has times that the crate returns as whole numbers.
@@ -195,6 +242,12 @@ mod tests {
             error(include_bytes!("../../tests/fixtures/parquet/bytes.parquet")),
             "d.parquet, row 1: column \"image\" has bytes that are not UTF-8 text; leave it out"
         );
+        assert_eq!(
+            error(include_bytes!("../../tests/fixtures/parquet/deep.parquet")),
+            "d.parquet: lists and structs are nested more than 127 levels deep"
+        );
+        let read = read(Bytes::from(FILES[0]), "d.parquet", 10).expect_err("too large").to_string();
+        assert!(read.ends_with("MiB; split the file"), "{read}");
         let incomplete =
             "d.parquet: the Parquet data has no end, so the file is incomplete; copy or download it again";
         assert_eq!(error(&FILES[0][..3000]), incomplete);
