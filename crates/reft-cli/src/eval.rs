@@ -61,6 +61,7 @@ pub struct LanguageModel {
     exact_match: Option<f64>,
     cut: usize,
     dropped: usize,
+    skipped: usize,
 }
 
 impl OnDevice for &EvalArgs {
@@ -105,7 +106,13 @@ impl EvalArgs {
         set.notices.iter().for_each(|notice| note!("{notice}"));
         let answers = || self.exact_match(&ready, &set.answered(&rows), &template);
         let exact_match = self.exact_match.then(answers).transpose()?;
-        Ok(LanguageModel { likelihood, exact_match, cut: set.n_cut, dropped: set.n_dropped })
+        Ok(LanguageModel {
+            likelihood,
+            exact_match,
+            cut: set.n_cut,
+            dropped: set.n_dropped,
+            skipped: set.skipped.len(),
+        })
     }
 
     fn exact_match<B: Backend>(&self, ready: &Ready<B>, rows: &[Row], template: &Template) -> Result<f64> {
@@ -147,12 +154,13 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
 }
 
 fn show_language_model(out: &mut impl Write, output: &LanguageModel) -> Result<()> {
-    let LanguageModel { likelihood, exact_match, cut, dropped } = output;
+    let LanguageModel { likelihood, exact_match, cut, dropped, skipped } = output;
     let tokens: usize = likelihood.rows.iter().map(|row| row.tokens).sum();
     writeln!(
         out,
-        "rows         {} ({cut} truncated, {dropped} dropped because no answer token was left)",
-        likelihood.rows.len()
+        "rows         {} ({cut} truncated, {dropped} dropped because no answer token was left{})",
+        likelihood.rows.len(),
+        if *skipped > 0 { format!(", {skipped} skipped") } else { String::new() }
     )?;
     writeln!(out, "tokens       {tokens}")?;
     writeln!(out, "nll          {:.4}", likelihood.nll)?;

@@ -141,7 +141,7 @@ impl ModelArgs {
         let load = |folder| load_adapter(folder, &loaded, self.other_weights(), &on.device);
         let adapter = self.adapter.as_deref().map(load).transpose()?;
         for warning in adapter.iter().flat_map(|adapter| &adapter.warnings) {
-            note!("warning: {warning}");
+            warning!("{warning}");
         }
         let max_length = max_length(self.max_length, loaded.model.config().max_position_embeddings)?;
         Ok(Ready { loaded, adapter, max_length })

@@ -15,10 +15,23 @@ macro_rules! say {
 
 /// Prints a line that starts with `note:` on standard error, so that it does not mix with results.
 macro_rules! note {
-    ($($argument:tt)*) => {{
+    ($($argument:tt)*) => {
+        remark!("note", $($argument)*)
+    };
+}
+
+/// Prints a line that starts with `warning:` on standard error.
+macro_rules! warning {
+    ($($argument:tt)*) => {
+        remark!("warning", $($argument)*)
+    };
+}
+
+macro_rules! remark {
+    ($kind:literal, $($argument:tt)*) => {{
         let _ = std::io::Write::write_fmt(
             &mut std::io::stderr(),
-            format_args!("note: {}\n", format_args!($($argument)*)),
+            format_args!("{}: {}\n", $kind, format_args!($($argument)*)),
         );
     }};
 }

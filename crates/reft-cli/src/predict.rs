@@ -62,7 +62,7 @@ pub fn classify<B: Backend>(
     let classifier = load_classifier::<B>(folder, &name, revision.as_deref(), precision, other_weights, on)
         .map_err(|error| model.where_named(error))?;
     for warning in &classifier.warnings {
-        note!("warning: {warning}");
+        warning!("{warning}");
     }
     let (loaded, spec) = (&classifier.loaded, classifier.spec);
     let rows = read_task_rows(&spec.config.name, Path::new(data))?;
