@@ -2,9 +2,8 @@
 
 use crate::{
     files::ModelFiles,
-    fingerprint,
+    hash,
     jinja::{DateTime, Error, Template, Variable},
-    tokenizer::TokenizerError,
 };
 use reft_core::FileError;
 use serde::{Deserialize, Serialize};
@@ -143,7 +142,7 @@ impl ChatTemplates {
         if sources.is_empty() {
             return Ok(None);
         }
-        let fingerprint = fingerprint::of_text(&format!("{sources:?}"));
+        let fingerprint = hash::of_text(&format!("{sources:?}"));
         let compile = |(name, source): (String, String)| (name, Template::compile(&source));
         Ok(Some(Self {
             templates: sources.into_iter().map(compile).collect(),
@@ -159,23 +158,23 @@ impl ChatTemplates {
     }
 
     /// The template for a conversation: `tool_use` if it has tools, `default` otherwise.
-    fn template(&self, has_tools: bool) -> Result<&Template, TokenizerError> {
+    fn template(&self, has_tools: bool) -> Result<&Template, String> {
         let tool_use = if has_tools { self.templates.get(TOOL_USE) } else { None };
         let Some(template) = tool_use.or_else(|| self.templates.get(DEFAULT)) else {
             let names: Vec<&str> = self.templates.keys().map(String::as_str).collect();
-            return Err(TokenizerError::ChatTemplate(format!(
+            return Err(format!(
                 "expected a template named `default`, found {}; name one of them `default`",
                 names.join(", ")
-            )));
+            ));
         };
-        template.as_ref().map_err(|error| TokenizerError::ChatTemplate(error.to_string()))
+        template.as_ref().map_err(ToString::to_string)
     }
 
     /// Renders a conversation.
     ///
     /// # Errors
     /// If there is no template for it, or it fails.
-    pub fn render(&self, chat: &Chat, add_generation_prompt: bool) -> Result<RenderedChat, TokenizerError> {
+    pub fn render(&self, chat: &Chat, add_generation_prompt: bool) -> Result<RenderedChat, String> {
         let given = |value: &Option<Value>| value.as_ref().is_some_and(|value| !value.is_null());
         let further = self.special_tokens.iter().chain(&chat.variables);
         let variables = further.map(|(name, value)| (name.as_str(), Variable::Json(value))).chain([
@@ -187,7 +186,7 @@ impl ChatTemplates {
         let rendered = self
             .template(given(&chat.tools))?
             .render(variables, self.now)
-            .map_err(|error| TokenizerError::ChatTemplate(error.to_string()))?;
+            .map_err(|error| error.to_string())?;
         Ok(RenderedChat { text: rendered.text, generated: rendered.generated })
     }
 }
@@ -296,9 +295,7 @@ mod tests {
         assert_eq!(text(&[], unnamed.clone(), with_tools()).as_deref(), Some("b"));
         assert_eq!(
             text(&[], unnamed, hi()).as_deref(),
-            Some(
-                "chat_template: expected a template named `default`, found rag, tool_use; name one of them `default`"
-            )
+            Some("expected a template named `default`, found rag, tool_use; name one of them `default`")
         );
     }
 

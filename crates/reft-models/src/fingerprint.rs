@@ -4,7 +4,7 @@
 //! the tensors that it uses, by its own names for them, and on [`ModelConfig::function`](crate::ModelConfig::function). So
 //! configurations that only differ in other keys, and files that hold the same numbers in another dtype, have the same one.
 
-use crate::weights::Weights;
+use crate::{hash::text_of, weights::Weights};
 use burn::tensor::{bf16, f16};
 use reft_core::adapter::RoundedFingerprints;
 use sha2::{Digest, Sha256};
@@ -12,16 +12,6 @@ use sha2::{Digest, Sha256};
 /// Number of runs of values that are read from each tensor, and their length.
 const RUNS: usize = 16;
 const RUN: usize = 16;
-
-/// The first 128 bits of a hash as text.
-pub(crate) fn text_of(hash: Sha256) -> String {
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The fingerprint of a text.
-pub(crate) fn of_text(text: &str) -> String {
-    text_of(Sha256::new_with_prefix(text))
-}
 
 /// The fingerprint of a model, and those of its copies in half precision.
 ///

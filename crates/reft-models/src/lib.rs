@@ -45,6 +45,7 @@ mod fingerprint;
 pub mod footprint;
 mod frozen;
 pub mod generate;
+mod hash;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub mod hub;
 mod jinja;

@@ -2,7 +2,7 @@
 
 use crate::{
     files::ModelFiles,
-    fingerprint, names,
+    hash, names,
     precision::{Dtype, Precision},
     quantized,
     shards::{Shard, shorten},
@@ -185,7 +185,7 @@ impl Weights {
                 hash.update(&data[at..(at + SAMPLE_BYTES).min(data.len())]);
             }
         }
-        fingerprint::text_of(hash)
+        hash::text_of(hash)
     }
 
     /// Some of a tensor's values, of those that models can be loaded from; without checks.

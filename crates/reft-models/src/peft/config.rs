@@ -6,6 +6,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::{fs, path::Path};
 
+/// The tensors of an adapter that PEFT wrote.
+pub(super) const PEFT_TENSORS: &str = "adapter_model.safetensors";
+/// Prefix of all tensors in PEFT's files.
+pub(super) const ROOT: &str = "base_model.model.";
 /// The file.
 pub const PEFT_CONFIG: &str = "adapter_config.json";
 

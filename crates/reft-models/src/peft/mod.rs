@@ -2,15 +2,19 @@
 //! safetensors file with Hugging Face's names. Adapters that PEFT wrote are read by [`PeftConfig`] and [`PeftWeights`].
 
 mod config;
+mod error;
 mod weights;
 
 pub use config::{PEFT_CONFIG, PeftConfig};
+pub use error::TunedFileError;
 pub use weights::PeftWeights;
+
+use config::{PEFT_TENSORS, ROOT};
 
 use crate::{
     roberta::RobertaConfig,
     source::NamedTensors,
-    tuned::{LoraConfig, Tuned, Tuning, TuningError},
+    tuned::{LoraConfig, Tuned, Tuning},
 };
 use burn::tensor::backend::Backend;
 use reft_core::{
@@ -18,32 +22,9 @@ use reft_core::{
     files::{StrictTensors, write_atomic, write_tensors},
 };
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
-const PEFT_TENSORS: &str = "adapter_model.safetensors";
 const TUNED_TENSORS: &str = "tuned.safetensors";
-/// Prefix of all tensors in PEFT's files.
-const ROOT: &str = "base_model.model.";
-
-/// Trained weights that cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum TunedFileError {
-    /// A file is missing, damaged or does not match.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The model does not have the weights.
-    #[error("{}: {reason}", path.display())]
-    Tuning {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        reason: TuningError,
-    },
-}
 
 /// How PEFT names the parts of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! The weights of an adapter that PEFT wrote, and the model with them.
 
 use super::{
-    config::PeftConfig,
-    {PEFT_TENSORS, ROOT, TunedFileError},
+    config::{PEFT_TENSORS, PeftConfig, ROOT},
+    error::TunedFileError,
 };
 use crate::{
     linear::{Linear, Lora},

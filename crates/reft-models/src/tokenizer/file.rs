@@ -1,8 +1,9 @@
 //! `tokenizer.json`.
 
 use super::{
-    SpecialToken, components,
+    components,
     json::{self, JsonFile},
+    special::SpecialToken,
 };
 use crate::{
     files::{ModelFiles, TokenIds},

@@ -21,16 +21,19 @@ mod json;
 pub(crate) mod missing;
 mod special;
 
+pub use special::SpecialToken;
+
 use crate::{
     chat::{Chat, ChatTemplates, RenderedChat},
     files::ModelFiles,
-    fingerprint,
+    hash,
 };
 use class::Resolved;
 use json::JsonFile;
 use reft_core::FileError;
 use serde_json::{Map, Value};
 use special::{BOS, EOS, SpecialTokens, TokenFiles};
+
 use std::sync::Arc;
 use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, truncate_encodings};
 
@@ -66,15 +69,6 @@ pub struct EncodedText {
     pub ids: Vec<u32>,
     /// First byte of each token and the byte after its last one; both 0 for tokens that are not in the text.
     pub offsets: Vec<(usize, usize)>,
-}
-
-/// A special token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpecialToken {
-    /// Its text.
-    pub text: String,
-    /// Its id.
-    pub id: u32,
 }
 
 /// The tokenizer of a model, as its class in transformers makes it.
@@ -191,7 +185,7 @@ impl Tokenizer {
         ];
         let ids: Vec<Vec<u32>> = TEXTS.iter().map(|text| self.encode(text).unwrap_or_default()).collect();
         let end = self.eos.as_ref().map(|token| token.id);
-        fingerprint::of_text(&format!("{} {end:?} {ids:?}", self.vocab_size()))
+        hash::of_text(&format!("{} {end:?} {ids:?}", self.vocab_size()))
     }
 
     /// Identifies the chat template, if there is one.
@@ -300,7 +294,7 @@ impl Tokenizer {
         add_generation_prompt: bool,
     ) -> Result<RenderedChat, TokenizerError> {
         let templates = self.chat_templates.as_ref().ok_or(TokenizerError::NoChatTemplate)?;
-        templates.render(chat, add_generation_prompt)
+        templates.render(chat, add_generation_prompt).map_err(TokenizerError::ChatTemplate)
     }
 }
 

@@ -68,6 +68,15 @@ pub(super) struct SpecialTokens {
     is_named: [bool; 2],
 }
 
+/// A special token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecialToken {
+    /// Its text.
+    pub text: String,
+    /// Its id.
+    pub id: u32,
+}
+
 /// The files that name tokens.
 pub(super) struct TokenFiles<'a> {
     /// `tokenizer_config.json`.

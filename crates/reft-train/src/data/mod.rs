@@ -31,7 +31,7 @@ pub(crate) use json_rows::json_rows;
 pub use json_rows::parse_rows;
 pub use notices::{shared_rows, unused_fields};
 pub(crate) use read::{Contents, Syntax, read_contents};
-pub use read::{find_rows, load_bytes, load_rows, max_length, read_rows, read_split};
+pub use read::{find_rows, load_bytes, load_rows, max_length, read_rows};
 pub use rows::Row;
 pub(crate) use table::table_rows;
 pub use table::{Separator, parse_table};

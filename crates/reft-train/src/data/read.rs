@@ -11,7 +11,7 @@ use super::{
     rows::Row,
     table::{Separator, table_rows},
 };
-use crate::{recipe::DataSection, tiny};
+use crate::tiny;
 use serde::de::IgnoredAny;
 use std::{fs, io, path::Path};
 
@@ -162,39 +162,6 @@ impl Syntax {
             other => other,
         })
     }
-}
-
-/// Reads the training rows and the held-out rows of a recipe.
-///
-/// # Errors
-/// If a file cannot be read, or no row would be left to train on.
-pub fn read_split(
-    data: &DataSection,
-    read: impl Fn(&str) -> Result<Vec<Row>, DataError>,
-) -> Result<(Vec<Row>, Vec<Row>), DataError> {
-    let mut train = read(&data.train)?;
-    let mut held_out = match &data.eval {
-        Some(file) => read(file)?,
-        None => Vec::new(),
-    };
-    match (data.eval_rows, &data.eval) {
-        (Some(n), Some(_)) => held_out.truncate(n),
-        (Some(n), None) if n >= train.len() => {
-            return Err(DataError::TooFewRows { file: data.train.clone(), rows: train.len(), held_out: n });
-        }
-        (Some(n), None) => held_out = train.split_off(train.len() - n),
-        (None, _) => {}
-    }
-    if let Some(n) = data.train_rows {
-        train.truncate(n);
-    }
-    if train.is_empty() {
-        return Err(DataError::File {
-            place: data.train.clone(),
-            reason: "data.train_rows is 0, so no row is left to train on; raise it or leave it out".into(),
-        });
-    }
-    Ok((train, held_out))
 }
 
 /// The maximum tokens per row: the requested number, or the smaller of 512 and the model's context.

@@ -3,11 +3,12 @@
 use super::{
     columns::read_task_rows,
     spec::{TaskSpec, check_name},
+    split::read_split,
     task::{DataSets, DataSummary, FinalEvaluation, Task, Trained},
 };
 use crate::{
     adapter::TaskConfig,
-    data::{ClassifierBatch, LabeledSet, LabeledText, Row, Tokenized, max_length, read_split, shared_rows},
+    data::{ClassifierBatch, LabeledSet, LabeledText, Row, Tokenized, max_length, shared_rows},
     error::RunError,
     gradients::{GradientSum, scalar_value},
     loss::cross_entropy,

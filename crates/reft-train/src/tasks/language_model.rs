@@ -1,11 +1,14 @@
 //! Language modeling: the likelihood of answers to prompts.
 
-use super::task::{DataSets, DataSummary, FinalEvaluation, Task, Trained};
+use super::{
+    split::read_split,
+    task::{DataSets, DataSummary, FinalEvaluation, Task, Trained},
+};
 use crate::{
     adapter::TaskConfig,
     data::{
         DataSet, Encoding, Example, LanguageModelBatch, Row, Template, Tokenized, load_rows, max_length,
-        read_split, shared_rows,
+        shared_rows,
     },
     error::RunError,
     eval::{Answer, AnswerConfig, EvalError, answers, exact_match, likelihood},

@@ -7,6 +7,7 @@ mod glue;
 mod labels;
 mod language_model;
 mod spec;
+mod split;
 mod task;
 
 pub(crate) use classifier::initial_head;
