@@ -37,7 +37,7 @@ macro_rules! targets {
 targets! {
     adapter_folder: 100 random, 100 mutants, 1 s;
     adapter_round_trip: 100 random, 30 mutants, 1 s;
-    chat_template: 100 random, 100 mutants, 1 s;
+    chat_template: 30 random, 100 mutants, 4 s;
     data_file: 100 random, 200 mutants, 1 s;
     hub: 12 random, 3 mutants, 20 s;
     layers: 100 random, 500 mutants, 1 s;

@@ -1,6 +1,7 @@
 //! Changed copies of the corpus, so that `cargo test` also tries inputs that get past the first check of a parser.
 //!
-//! The same seed file gives the same mutants every time. `FUZZ_MUTANTS=100000` sets their number per file.
+//! The same seed file gives the same mutants every time. `FUZZ_MUTANTS=100000` sets their number per file; without it, a file whose
+//! mutants are slow gets fewer.
 
 use std::{
     any::Any,
@@ -9,7 +10,10 @@ use std::{
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    time::{Duration, Instant},
 };
+
+const MAX_TIME_PER_FILE: Duration = Duration::from_secs(1);
 
 /// What replaces a number, a word or a text.
 const HOSTILE: [&str; 32] = [
@@ -52,7 +56,8 @@ const HOSTILE: [&str; 32] = [
 /// # Panics
 /// If `check` does, after all inputs have been tried: with the first input of each message, in a file that is named.
 pub fn each(corpus: &Path, per_file: usize, check: impl Fn(&[u8])) {
-    let wanted = env::var("FUZZ_MUTANTS").ok().and_then(|number| number.parse().ok()).unwrap_or(per_file);
+    let requested = env::var("FUZZ_MUTANTS").ok().and_then(|number| number.parse().ok());
+    let wanted: usize = requested.unwrap_or(per_file);
     let entries = fs::read_dir(corpus).unwrap_or_else(|error| panic!("{}: {error}", corpus.display()));
     let mut files: Vec<_> =
         entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
@@ -61,7 +66,11 @@ pub fn each(corpus: &Path, per_file: usize, check: impl Fn(&[u8])) {
     for (idx, file) in files.iter().enumerate() {
         let seed = fs::read(file).expect("a readable seed file");
         let mut random = Random(idx as u64);
+        let begun = Instant::now();
         for nth in 0..=wanted {
+            if requested.is_none() && begun.elapsed() > MAX_TIME_PER_FILE {
+                break;
+            }
             let mut input = seed.clone();
             // The first is the file itself.
             for _ in 0..nth.min(1 + random.below(3)) {

@@ -76,7 +76,7 @@ fn render(template: &str) {
     write(folder.path(), "tokenizer_config.json", br#"{"bos_token": "<s>", "eos_token": "</s>"}"#);
     write(folder.path(), "chat_template.jinja", template.as_bytes());
     if let Ok(tokenizer) = Tokenizer::load(&ModelFiles::Folder(folder.path().into())) {
-        CHATS.iter().for_each(|row| prompt(row, &tokenizer));
+        prompt(&CHATS[template.len() % CHATS.len()], &tokenizer);
     }
 }
 
