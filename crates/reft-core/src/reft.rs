@@ -155,8 +155,11 @@ impl ReftConfig {
         if let Some(site) = sites.iter().find(|site| !seen.insert(**site)) {
             return Err(InterventionError::SiteTwice(*site));
         }
-        // Baselines edit nothing, and use the rank for something else.
-        if sites.is_empty() { Ok(()) } else { self.intervention().check() }
+        if !sites.is_empty() {
+            return self.intervention().check();
+        }
+        // Baselines edit nothing, and use the rank for something else. JSON has no NaN.
+        if self.dropout.is_finite() { Ok(()) } else { Err(InterventionError::Dropout(self.dropout)) }
     }
 
     /// Number of trainable parameters.
@@ -383,6 +386,13 @@ mod tests {
 
     fn config(positions: &str, tied: bool) -> ReftConfig {
         ReftConfig::new(8, [1]).with_rank(2).with_positions(positions.parse().expect("valid")).with_tied(tied)
+    }
+
+    #[test]
+    fn interventions_that_cannot_be_saved_are_refused() {
+        let config = ReftConfig::new(8, []).with_dropout(f64::NAN);
+        let error = config.try_init::<Flex>(&Default::default()).expect_err("NaN");
+        assert!(matches!(error, InterventionError::Dropout(_)), "{error}");
     }
 
     #[test]

@@ -170,6 +170,7 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
         assert!(parse(SMALL, &["reft.positions=x7"]).expect_err("positions").contains("f7+l7"));
+        assert!(parse(SMALL, &["reft.layers=[]"]).expect_err("layers").contains("the list is empty"));
         assert!(parse(SMALL, &["reft.layers=top"]).expect_err("layers").contains("top"));
     }
 }

@@ -263,6 +263,9 @@ fn layers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Layers, D::Error
     match Value::deserialize(deserializer)? {
         Value::String(text) => text.parse().map_err(D::Error::custom),
         Value::Integer(layer) => Ok(Layers::list(&[layer])),
+        Value::Array(list) if list.is_empty() => {
+            Err(D::Error::custom("layers: the list is empty, expected at least one layer"))
+        }
         Value::Array(list) => {
             let layers: Option<Vec<i64>> = list.iter().map(Value::as_integer).collect();
             layers.map(|l| Layers::list(&l)).ok_or_else(|| D::Error::custom("layers: expected whole numbers"))
