@@ -153,7 +153,7 @@ fn what_else(folder: &Path) -> String {
         let folder = folder.join(name);
         folder.join(CONFIG_FILE).is_file() || folder.join(PEFT_CONFIG).is_file()
     };
-    if let Some(last) = names.iter().filter(is_adapter).next_back() {
+    if let Some(last) = names.iter().rfind(is_adapter) {
         return format!("a folder of adapters; give one of them, such as {}", folder.join(last).display());
     }
     let checkpoints: Vec<&String> = names.iter().filter(|name| name.starts_with("checkpoint-")).collect();

@@ -179,8 +179,8 @@ fn answered_chat(row: &Row, chat: &Chat, turn: usize, tokenizer: &Tokenizer) -> 
         }
     }
     let mut answer = start..whole.text.len();
-    let blocks = whole.generated.iter().filter(|block| block.end > start && !block.is_empty());
-    if let Some((first, last)) = blocks.clone().next().zip(blocks.last()) {
+    let mut blocks = whole.generated.iter().filter(|block| block.end > start && !block.is_empty());
+    if let Some((first, last)) = blocks.clone().next().zip(blocks.next_back()) {
         answer = start.max(first.start)..last.end;
     }
     Ok(Whole { answer, text: whole.text, differs, is_empty: is_empty(&chat.messages[turn]) })
