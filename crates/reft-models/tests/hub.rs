@@ -58,8 +58,11 @@ impl Answer {
         let length = self.length.map_or(String::new(), |length| format!("\r\nContent-Length: {length}"));
         write!(stream, "{}{length}\r\nConnection: close\r\n\r\n", self.head)?;
         stream.write_all(&self.body)?;
-        while self.endless {
-            stream.write_all(&self.body)?;
+        if self.endless {
+            // Until the client closes the connection.
+            loop {
+                stream.write_all(&self.body)?;
+            }
         }
         stream.flush()?;
         // The client closes the connection, unless it waits for what does not come.
@@ -387,7 +390,7 @@ fn an_etag_or_commit_that_is_a_path_is_refused_before_anything_is_written() {
             let message = error(&hub(&server, folder.path()), "some/model", "main");
             let what = if header == "X-Repo-Commit" { "commit" } else { "ETag" };
             assert!(message.starts_with(&format!("some/model: the server's {what} is \"")), "{message}");
-            assert_eq!(tree(folder.path()), [victim.clone()], "{header}: {value}");
+            assert_eq!(tree(folder.path()), std::slice::from_ref(&victim), "{header}: {value}");
             assert_eq!(fs::read_to_string(victim).expect("there"), "precious");
         }
     }
