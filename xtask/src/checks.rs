@@ -51,6 +51,8 @@ const BARE_LIBRARIES: &[&str] = &[
     "--package",
     "reft-core",
     "--package",
+    "reft-jinja",
+    "--package",
     "reft-models",
     "--package",
     "reft-train",

@@ -10,8 +10,14 @@ use std::{
 };
 
 /// The crates without circles.
-const CRATES: [&str; 5] =
-    ["crates/reft-core", "crates/reft-models", "crates/reft-train", "crates/reft-cli", "xtask"];
+const CRATES: [&str; 6] = [
+    "crates/reft-core",
+    "crates/reft-jinja",
+    "crates/reft-models",
+    "crates/reft-train",
+    "crates/reft-cli",
+    "xtask",
+];
 
 /// A module path below the crate root; empty for the root itself.
 type Module = Vec<String>;

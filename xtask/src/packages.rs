@@ -4,7 +4,7 @@ use crate::tools::{Outcome, cargo, output, root, succeeds, target, value};
 use std::{fs, io, process::Command};
 
 /// The published crates, dependencies first.
-const CRATES: [&str; 4] = ["reft-core", "reft-models", "reft-train", "reft-cli"];
+const CRATES: [&str; 5] = ["reft-core", "reft-jinja", "reft-models", "reft-train", "reft-cli"];
 
 /// What every package must have.
 const FILES: [&str; 4] = ["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"];
@@ -12,12 +12,14 @@ const FILES: [&str; 4] = ["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APA
 /// The limit of crates.io.
 const MAX_BYTES: u64 = 10_000_000;
 
-/// Each package compiles from the files in it: reft-core as `cargo publish` verifies it; then all of them together in a
+/// Each package compiles from the files in it: reft-core and reft-jinja as `cargo publish` verifies them; then all of them together in a
 /// workspace of their own, because the others' dependencies here need not be published yet.
 pub fn check() -> Outcome {
     let package = |args: &[&str]| succeeds(cargo().args(["package", "--locked", "--allow-dirty"]).args(args));
     let all = CRATES.iter().flat_map(|name| ["--package", name]).collect::<Vec<_>>();
-    if !package(&["--package", "reft-core"]) || !package(&[&all[..], &["--no-verify"]].concat()) {
+    if !package(&["--package", "reft-core", "--package", "reft-jinja"])
+        || !package(&[&all[..], &["--no-verify"]].concat())
+    {
         return Outcome::Failed;
     }
     match unpack() {

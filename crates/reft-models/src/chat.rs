@@ -1,11 +1,8 @@
 //! Conversations and the chat templates that render them.
 
-use crate::{
-    files::ModelFiles,
-    hash,
-    jinja::{DateTime, Error, Template, Variable},
-};
+use crate::{files::ModelFiles, hash};
 use reft_core::FileError;
+use reft_jinja::{DateTime, Error, Template, Variable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, ops::Range};

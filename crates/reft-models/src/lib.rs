@@ -48,7 +48,6 @@ pub mod generate;
 mod hash;
 #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
 pub mod hub;
-mod jinja;
 mod keys;
 pub mod linear;
 pub mod llama;

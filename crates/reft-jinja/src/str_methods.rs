@@ -1,6 +1,6 @@
 //! Methods of texts.
 
-use super::{
+use crate::{
     arguments::{Args, Bound},
     error::{Error, Result},
     format::brace_format,
@@ -167,7 +167,7 @@ fn strip(text: &str, name: &str, chars: Option<&str>) -> String {
 ///
 /// # Errors
 /// If the result is too long.
-pub(super) fn replace(text: &str, old: &str, new: &str, count: Option<i128>) -> Result<String> {
+pub(crate) fn replace(text: &str, old: &str, new: &str, count: Option<i128>) -> Result<String> {
     let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
     let found = text.matches(old).count().min(count);
     limits::text(text.len().saturating_add(found.saturating_mul(new.len())))?;
@@ -178,7 +178,7 @@ pub(super) fn replace(text: &str, old: &str, new: &str, count: Option<i128>) -> 
 ///
 /// # Errors
 /// If the width is too large.
-pub(super) fn pad(text: &str, name: &str, width: usize, fill: char) -> Result<String> {
+pub(crate) fn pad(text: &str, name: &str, width: usize, fill: char) -> Result<String> {
     let length = text.chars().count();
     let missing = width.saturating_sub(length);
     limits::text(missing.saturating_add(text.len()))?;
@@ -198,7 +198,7 @@ pub(super) fn pad(text: &str, name: &str, width: usize, fill: char) -> Result<St
 ///
 /// # Errors
 /// If the arguments do not fit, or the method fails.
-pub(super) fn call_str(text: &Str, name: &str, args: Args) -> Result<Value> {
+pub(crate) fn call_str(text: &Str, name: &str, args: Args) -> Result<Value> {
     let (source, is_markup) = (&*text.text, text.is_markup);
     let string = |result: String| Ok(Value::text(result, is_markup));
     let list = |parts: Vec<String>| {

@@ -1,6 +1,6 @@
 //! Filters of lists and dicts.
 
-use super::{
+use crate::{
     access::get_item,
     arguments::Args,
     ast::Operator,
@@ -15,7 +15,7 @@ use super::{
 use std::{cmp::Ordering, sync::Arc};
 
 /// The filters of this file.
-pub(super) const NAMES: &[&str] = &[
+pub(crate) const NAMES: &[&str] = &[
     "batch",
     "count",
     "dictsort",
@@ -44,7 +44,7 @@ pub(super) const NAMES: &[&str] = &[
 ///
 /// # Errors
 /// If the filter does not fit the value.
-pub(super) fn filter(value: &Value, name: &str, args: Args) -> Result<Value> {
+pub(crate) fn filter(value: &Value, name: &str, args: Args) -> Result<Value> {
     match name {
         "map" => map(value, args),
         "select" | "reject" | "selectattr" | "rejectattr" => select(value, name, args),

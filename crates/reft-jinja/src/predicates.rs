@@ -1,6 +1,7 @@
 //! Tests: `value is name`.
 
-use super::{
+use crate::ast::Operator;
+use crate::{
     arguments::Args,
     ast::Comparison,
     compare::{check_key, compare, contains, equal},
@@ -10,7 +11,6 @@ use super::{
     text::to_text,
     value::Value,
 };
-use crate::jinja::ast::Operator;
 use std::rc::Rc;
 
 const NAMES: &[&str] = &[
@@ -59,7 +59,7 @@ const NAMES: &[&str] = &[
 ///
 /// # Errors
 /// If there is no such test, or it does not fit the value.
-pub(super) fn test(value: &Value, name: &str, args: Args) -> Result<bool> {
+pub(crate) fn test(value: &Value, name: &str, args: Args) -> Result<bool> {
     let comparison = match name {
         "==" | "eq" | "equalto" => Some(Comparison::Eq),
         "!=" | "ne" => Some(Comparison::Ne),

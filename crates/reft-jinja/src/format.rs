@@ -1,6 +1,6 @@
 //! Python's `text % values` and `text.format(…)`.
 
-use super::{
+use crate::{
     arguments::Args,
     compare::dict_get,
     error::{Error, Result},
@@ -16,7 +16,7 @@ use super::{
 ///
 /// # Errors
 /// If the values do not fit the text.
-pub(super) fn percent_format(text: &Str, values: &Value) -> Result<Value> {
+pub(crate) fn percent_format(text: &Str, values: &Value) -> Result<Value> {
     let mut positional = match values {
         Value::Tuple(seq) => seq.items.clone(),
         other => vec![other.clone()],
@@ -142,7 +142,7 @@ fn percent_value(value: &Value, spec: &mut Spec, kind: char) -> Result<String> {
 ///
 /// # Errors
 /// If the arguments do not fit the text.
-pub(super) fn brace_format(text: &Str, arguments: &Args) -> Result<Value> {
+pub(crate) fn brace_format(text: &Str, arguments: &Args) -> Result<Value> {
     let mut next = 0;
     let out = braces(&text.text, arguments, &mut next, text.is_markup, 0)?;
     Ok(Value::text(out, text.is_markup))

@@ -1,6 +1,6 @@
 //! What one rendering may use: steps, characters, memory, depth.
 
-use super::error::{Error, Result};
+use crate::error::{Error, Result};
 use std::cell::Cell;
 
 /// Steps of one rendering: evaluated expressions, compared values, copied items.
@@ -8,11 +8,11 @@ const MAX_STEPS: u64 = 10_000_000;
 /// Bytes of all texts that are created by one rendering.
 const MAX_CREATED: u64 = 1 << 29;
 /// Bytes of the rendered text, and of any other text.
-pub(super) const MAX_TEXT: usize = 1 << 25;
+pub(crate) const MAX_TEXT: usize = 1 << 25;
 /// How deeply statements, expressions and calls may be nested.
 const MAX_DEPTH: u32 = 250;
 /// How deeply lists and dicts may be nested.
-pub(super) const MAX_NESTING: u16 = 200;
+pub(crate) const MAX_NESTING: u16 = 200;
 
 thread_local! {
     static STEPS: Cell<u64> = const { Cell::new(0) };
@@ -21,7 +21,7 @@ thread_local! {
 }
 
 /// Starts to count for a new rendering.
-pub(super) fn reset() {
+pub(crate) fn reset() {
     STEPS.set(0);
     CREATED.set(0);
     DEPTH.set(0);
@@ -31,7 +31,7 @@ pub(super) fn reset() {
 ///
 /// # Errors
 /// If they are too many.
-pub(super) fn step(count: usize) -> Result<()> {
+pub(crate) fn step(count: usize) -> Result<()> {
     let steps = STEPS.get().saturating_add(count as u64);
     STEPS.set(steps);
     if steps > MAX_STEPS {
@@ -44,7 +44,7 @@ pub(super) fn step(count: usize) -> Result<()> {
 ///
 /// # Errors
 /// If it is too long.
-pub(super) fn length(length: usize) -> Result<()> {
+pub(crate) fn length(length: usize) -> Result<()> {
     if length > MAX_TEXT {
         return Err(Error::new(format!("the template creates a text of more than {} MiB", MAX_TEXT >> 20)));
     }
@@ -55,7 +55,7 @@ pub(super) fn length(length: usize) -> Result<()> {
 ///
 /// # Errors
 /// If it is too long, or all texts together are.
-pub(super) fn text(bytes: usize) -> Result<()> {
+pub(crate) fn text(bytes: usize) -> Result<()> {
     length(bytes)?;
     let created = CREATED.get() + bytes as u64;
     CREATED.set(created);
@@ -67,7 +67,7 @@ pub(super) fn text(bytes: usize) -> Result<()> {
 }
 
 /// One more level of statements, expressions and calls, until it is dropped.
-pub(super) struct Level(u32);
+pub(crate) struct Level(u32);
 
 impl Level {
     /// Enters a level.

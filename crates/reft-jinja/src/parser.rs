@@ -1,6 +1,6 @@
 //! Tokens → statements.
 
-use super::{
+use crate::{
     ast::{Block, Expr, For, Macro, Names, Node, Statement, Symbol, Target},
     error::{Error, Result},
     lexer::{Token, tokenize},
@@ -11,22 +11,22 @@ use std::sync::Arc;
 const MAX_DEPTH: usize = 60;
 
 /// The parser of a template.
-pub(super) struct Parser {
+pub(crate) struct Parser {
     tokens: Vec<(Token, u32)>,
     position: usize,
     depth: usize,
     /// The number of loops around the current statement, within the innermost macro.
     loops: usize,
-    pub(super) names: Names,
+    pub(crate) names: Names,
     /// The names that have been read, for `loop`, `caller`, `varargs` and `kwargs`.
-    pub(super) reads: Vec<Symbol>,
+    pub(crate) reads: Vec<Symbol>,
 }
 
 /// Parses a template.
 ///
 /// # Errors
 /// If it is not a template.
-pub(super) fn parse(source: &str) -> Result<(Block, Names)> {
+pub(crate) fn parse(source: &str) -> Result<(Block, Names)> {
     let mut parser = Parser {
         tokens: tokenize(source)?,
         position: 0,
@@ -40,19 +40,19 @@ pub(super) fn parse(source: &str) -> Result<(Block, Names)> {
 }
 
 impl Parser {
-    pub(super) fn peek(&self) -> &Token {
+    pub(crate) fn peek(&self) -> &Token {
         &self.tokens[self.position].0
     }
 
-    pub(super) fn peek_second(&self) -> &Token {
+    pub(crate) fn peek_second(&self) -> &Token {
         self.tokens.get(self.position + 1).map_or(&Token::End, |(token, _)| token)
     }
 
-    pub(super) fn line(&self) -> u32 {
+    pub(crate) fn line(&self) -> u32 {
         self.tokens[self.position].1
     }
 
-    pub(super) fn next(&mut self) -> Token {
+    pub(crate) fn next(&mut self) -> Token {
         let token = self.tokens[self.position].0.clone();
         if self.position + 1 < self.tokens.len() {
             self.position += 1;
@@ -61,19 +61,19 @@ impl Parser {
     }
 
     /// Goes back to the token before.
-    pub(super) fn position_back(&mut self) {
+    pub(crate) fn position_back(&mut self) {
         self.position = self.position.saturating_sub(1);
     }
 
-    pub(super) fn is_operator(&self, operator: &str) -> bool {
+    pub(crate) fn is_operator(&self, operator: &str) -> bool {
         matches!(self.peek(), Token::Operator(found) if *found == operator)
     }
 
-    pub(super) fn is_name(&self, name: &str) -> bool {
+    pub(crate) fn is_name(&self, name: &str) -> bool {
         matches!(self.peek(), Token::Name(found) if found == name)
     }
 
-    pub(super) fn skip_operator(&mut self, operator: &str) -> bool {
+    pub(crate) fn skip_operator(&mut self, operator: &str) -> bool {
         let found = self.is_operator(operator);
         if found {
             self.next();
@@ -81,7 +81,7 @@ impl Parser {
         found
     }
 
-    pub(super) fn skip_name(&mut self, name: &str) -> bool {
+    pub(crate) fn skip_name(&mut self, name: &str) -> bool {
         let found = self.is_name(name);
         if found {
             self.next();
@@ -89,11 +89,11 @@ impl Parser {
         found
     }
 
-    pub(super) fn expect_operator(&mut self, operator: &str) -> Result<()> {
+    pub(crate) fn expect_operator(&mut self, operator: &str) -> Result<()> {
         if self.skip_operator(operator) { Ok(()) } else { self.unexpected(&format!("`{operator}`")) }
     }
 
-    pub(super) fn expect_name(&mut self) -> Result<Arc<str>> {
+    pub(crate) fn expect_name(&mut self) -> Result<Arc<str>> {
         match self.next() {
             Token::Name(name) => Ok(name.into()),
             _ => {
@@ -104,7 +104,7 @@ impl Parser {
     }
 
     /// The error of a token that is not the expected one.
-    pub(super) fn unexpected<T>(&self, expected: &str) -> Result<T> {
+    pub(crate) fn unexpected<T>(&self, expected: &str) -> Result<T> {
         let found = match self.peek() {
             Token::Name(name) => format!("`{name}`"),
             Token::Operator(operator) => format!("`{operator}`"),
@@ -120,7 +120,7 @@ impl Parser {
     }
 
     /// Runs `parse` one level deeper.
-    pub(super) fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    pub(crate) fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.depth >= MAX_DEPTH {
             return Err(Error::at(
                 self.line(),
@@ -242,7 +242,7 @@ impl Parser {
             "extends" | "include" | "import" | "from" => {
                 return Err(Error::at(
                     line,
-                    format!("`{{% {name} %}}` needs other templates, which a chat template cannot read"),
+                    format!("`{{% {name} %}}` needs other templates, which cannot be read"),
                 ));
             }
             "autoescape" => {

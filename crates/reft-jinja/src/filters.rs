@@ -1,6 +1,6 @@
 //! Filters of texts and numbers.
 
-use super::{
+use crate::{
     access::only_attribute,
     arguments::Args,
     error::{Error, Result},
@@ -44,11 +44,11 @@ const NAMES: &[&str] = &[
     "wordcount",
     "xmlattr",
 ];
-/// Filters of Jinja2 that chat templates do not use.
+/// Filters of Jinja2 that are not supported.
 const UNSUPPORTED: &[&str] = &["pprint", "random", "striptags", "urlize", "wordwrap"];
 
 /// Whether there is a filter of a name.
-pub(super) fn exists(name: &str) -> bool {
+pub(crate) fn exists(name: &str) -> bool {
     [NAMES, UNSUPPORTED, sequence::NAMES].iter().any(|names| names.contains(&name))
 }
 
@@ -56,7 +56,7 @@ pub(super) fn exists(name: &str) -> bool {
 ///
 /// # Errors
 /// If there is no such filter, or it does not fit the value.
-pub(super) fn filter(value: &Value, name: &str, args: Args) -> Result<Value> {
+pub(crate) fn filter(value: &Value, name: &str, args: Args) -> Result<Value> {
     limits::step(1)?;
     if sequence::NAMES.contains(&name) {
         return sequence::filter(value, name, args);

@@ -1,6 +1,6 @@
 //! Python's `str` and `repr` of values, and its properties of characters.
 
-use super::{
+use crate::{
     error::{Error, Result},
     limits,
     value::Value,
@@ -8,7 +8,7 @@ use super::{
 use std::{fmt::Write, sync::Arc};
 
 /// Python's `str.isspace`.
-pub(super) fn is_space(c: char) -> bool {
+pub(crate) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
@@ -16,7 +16,7 @@ pub(super) fn is_space(c: char) -> bool {
 ///
 /// # Errors
 /// If the text is too long, or differs from one run to the next.
-pub(super) fn to_text(value: &Value) -> Result<Arc<str>> {
+pub(crate) fn to_text(value: &Value) -> Result<Arc<str>> {
     match value {
         Value::Str(text) => Ok(text.text.clone()),
         Value::Undefined(_) => Ok("".into()),
@@ -33,7 +33,7 @@ pub(super) fn to_text(value: &Value) -> Result<Arc<str>> {
 ///
 /// # Errors
 /// As [`to_text`].
-pub(super) fn repr(value: &Value) -> Result<String> {
+pub(crate) fn repr(value: &Value) -> Result<String> {
     let mut out = String::new();
     write_repr(&mut out, value)?;
     Ok(out)
@@ -112,7 +112,7 @@ fn write_items(out: &mut String, items: &[Value]) -> Result<()> {
 }
 
 /// Whether Python's `repr` shows a character as it is.
-pub(super) fn is_printable(c: char) -> bool {
+pub(crate) fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return (' '..='~').contains(&c);
     }
@@ -144,7 +144,7 @@ fn write_quoted(out: &mut String, text: &str) {
 }
 
 /// Python's `repr` of a float.
-pub(super) fn float_text(value: f64) -> String {
+pub(crate) fn float_text(value: f64) -> String {
     if value.is_nan() {
         return "nan".into();
     }
@@ -162,7 +162,7 @@ pub(super) fn float_text(value: f64) -> String {
 }
 
 /// Escapes text for HTML as MarkupSafe does.
-pub(super) fn escape_html(text: &str) -> String {
+pub(crate) fn escape_html(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -178,7 +178,7 @@ pub(super) fn escape_html(text: &str) -> String {
 }
 
 /// Python's `str.capitalize`.
-pub(super) fn capitalize(text: &str) -> String {
+pub(crate) fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
     let Some(first) = chars.next() else { return String::new() };
     let mut upper = first.to_uppercase();
@@ -188,7 +188,7 @@ pub(super) fn capitalize(text: &str) -> String {
 }
 
 /// Parses a text as Python's `float` does.
-pub(super) fn parse_float(text: &str) -> Option<f64> {
+pub(crate) fn parse_float(text: &str) -> Option<f64> {
     let text = text.trim_matches(is_space);
     let is_number =
         text.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E' | '+' | '-' | '_'));
@@ -204,7 +204,7 @@ pub(super) fn parse_float(text: &str) -> Option<f64> {
 }
 
 /// Parses a text as Python's `int` does.
-pub(super) fn parse_int(text: &str, base: u32) -> Option<i128> {
+pub(crate) fn parse_int(text: &str, base: u32) -> Option<i128> {
     let text = text.trim_matches(is_space);
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => (-1, digits),
@@ -232,7 +232,7 @@ fn without_underscores(text: &str) -> Option<String> {
 }
 
 /// Python's `str.title`: a capital after every character that is no letter.
-pub(super) fn title(text: &str) -> String {
+pub(crate) fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut word = String::new();
     for c in text.chars() {

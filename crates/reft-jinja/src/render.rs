@@ -1,6 +1,6 @@
 //! Runs the statements of a template.
 
-use super::{
+use crate::{
     arguments::Args,
     ast::{Block, Expr, FilterCall, For, Macro, Names, Node, Statement, Symbol, Target},
     compare::dict_set,
@@ -15,7 +15,7 @@ use std::{ops::Range, rc::Rc, sync::Arc};
 
 /// How a block ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flow {
+pub(crate) enum Flow {
     Next,
     Break,
     Continue,
@@ -29,7 +29,7 @@ struct Scope {
 }
 
 /// The state of a rendering.
-pub(super) struct Renderer<'t> {
+pub(crate) struct Renderer<'t> {
     pub names: &'t Names,
     /// The functions that the template names, by symbol.
     pub functions: &'t [Option<Function>],

@@ -1,6 +1,6 @@
 //! Comparisons, containment, keys of dicts, and sorting.
 
-use super::{
+use crate::{
     ast::Comparison,
     error::{Error, Result},
     limits,
@@ -13,7 +13,7 @@ use std::{cmp::Ordering, rc::Rc};
 ///
 /// # Errors
 /// If the comparison takes too long.
-pub(super) fn equal(left: &Value, right: &Value) -> Result<bool> {
+pub(crate) fn equal(left: &Value, right: &Value) -> Result<bool> {
     limits::step(1)?;
     if let (Some(a), Some(b)) = (number(left), number(right)) {
         return Ok(match (a, b) {
@@ -100,7 +100,7 @@ fn is_in(value: &Value, items: &[Value]) -> Result<bool> {
 ///
 /// # Errors
 /// If the key cannot be one.
-pub(super) fn dict_get<'d>(entries: &'d [(Value, Value)], key: &Value) -> Result<Option<&'d Value>> {
+pub(crate) fn dict_get<'d>(entries: &'d [(Value, Value)], key: &Value) -> Result<Option<&'d Value>> {
     if let Some(text) = key.as_str() {
         limits::step(entries.len() / 8)?;
         return Ok(entries.iter().find(|(found, _)| found.as_str() == Some(text)).map(|(_, value)| value));
@@ -118,7 +118,7 @@ pub(super) fn dict_get<'d>(entries: &'d [(Value, Value)], key: &Value) -> Result
 ///
 /// # Errors
 /// If it cannot.
-pub(super) fn check_key(key: &Value) -> Result<()> {
+pub(crate) fn check_key(key: &Value) -> Result<()> {
     match key {
         Value::List(_) | Value::Dict(_) | Value::View("dict_keys" | "dict_items", _) => {
             Err(Error::new(format!("unhashable type: '{}'", key.type_name())))
@@ -132,7 +132,7 @@ pub(super) fn check_key(key: &Value) -> Result<()> {
 ///
 /// # Errors
 /// If the key cannot be one.
-pub(super) fn dict_set(entries: &mut Vec<(Value, Value)>, key: Value, value: Value) -> Result<()> {
+pub(crate) fn dict_set(entries: &mut Vec<(Value, Value)>, key: Value, value: Value) -> Result<()> {
     check_key(&key)?;
     limits::step(1 + entries.len() / 8)?;
     for (found, old) in entries.iter_mut() {
@@ -154,7 +154,7 @@ pub(super) fn dict_set(entries: &mut Vec<(Value, Value)>, key: Value, value: Val
 ///
 /// # Errors
 /// If they have none.
-pub(super) fn order(symbol: &str, left: &Value, right: &Value) -> Result<Option<Ordering>> {
+pub(crate) fn order(symbol: &str, left: &Value, right: &Value) -> Result<Option<Ordering>> {
     limits::step(1)?;
     if let (Some(a), Some(b)) = (number(left), number(right)) {
         return Ok(match (a, b) {
@@ -186,7 +186,7 @@ pub(super) fn order(symbol: &str, left: &Value, right: &Value) -> Result<Option<
 ///
 /// # Errors
 /// If the values do not support it.
-pub(super) fn compare(comparison: Comparison, left: &Value, right: &Value) -> Result<bool> {
+pub(crate) fn compare(comparison: Comparison, left: &Value, right: &Value) -> Result<bool> {
     Ok(match comparison {
         Comparison::Eq => equal(left, right)?,
         Comparison::Ne => !equal(left, right)?,
@@ -203,7 +203,7 @@ pub(super) fn compare(comparison: Comparison, left: &Value, right: &Value) -> Re
 ///
 /// # Errors
 /// If the container has no items.
-pub(super) fn contains(container: &Value, value: &Value) -> Result<bool> {
+pub(crate) fn contains(container: &Value, value: &Value) -> Result<bool> {
     match container {
         Value::Str(text) => match value {
             Value::Str(part) => {
@@ -228,7 +228,7 @@ pub(super) fn contains(container: &Value, value: &Value) -> Result<bool> {
 ///
 /// # Errors
 /// If two items have no order.
-pub(super) fn sort<T: Clone>(items: &mut [T], mut less: impl FnMut(&T, &T) -> Result<bool>) -> Result<()> {
+pub(crate) fn sort<T: Clone>(items: &mut [T], mut less: impl FnMut(&T, &T) -> Result<bool>) -> Result<()> {
     let mut width = 1;
     let mut merged = Vec::with_capacity(items.len());
     while width < items.len() {

@@ -1,6 +1,6 @@
 //! Tokens → expressions.
 
-use super::{
+use crate::{
     ast::{Arguments, Comparison, Constant, Expr, FilterCall, Operator},
     error::{Error, Result},
     lexer::Token,
@@ -13,7 +13,7 @@ const MAX_CHAIN: usize = 200;
 
 impl Parser {
     /// An expression.
-    pub(super) fn expression(&mut self) -> Result<Expr> {
+    pub(crate) fn expression(&mut self) -> Result<Expr> {
         self.nested(|parser| {
             let mut value = parser.or_expression()?;
             let mut links = 0;
@@ -29,7 +29,7 @@ impl Parser {
     }
 
     /// An expression, or several separated by commas; without `if` … `else` unless `with_condition`.
-    pub(super) fn tuple(&mut self, with_condition: bool, ends_at_recursive: bool) -> Result<Expr> {
+    pub(crate) fn tuple(&mut self, with_condition: bool, ends_at_recursive: bool) -> Result<Expr> {
         match self.tuple_items(with_condition, ends_at_recursive)? {
             (mut items, false) if items.len() == 1 => Ok(items.swap_remove(0)),
             (items, false) if items.is_empty() => self.unexpected("an expression"),
@@ -315,7 +315,7 @@ impl Parser {
     }
 
     /// The filters of a block: `a | b` if `starts_inline`, `| a | b` otherwise.
-    pub(super) fn filters(&mut self, starts_inline: bool) -> Result<Vec<FilterCall>> {
+    pub(crate) fn filters(&mut self, starts_inline: bool) -> Result<Vec<FilterCall>> {
         let mut filters = Vec::new();
         if starts_inline {
             filters.push(self.filter()?);

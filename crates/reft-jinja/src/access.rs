@@ -1,6 +1,6 @@
 //! `value.name` and `value[index]`.
 
-use super::{
+use crate::{
     error::{Error, Result},
     index::{described, item, no_item},
     methods::method,
@@ -64,7 +64,7 @@ fn loop_attribute(state: &Loop, name: &str) -> Result<Option<Value>> {
 ///
 /// # Errors
 /// If the value is undefined.
-pub(super) fn get_attribute(value: &Value, name: &Arc<str>) -> Result<Value> {
+pub(crate) fn get_attribute(value: &Value, name: &Arc<str>) -> Result<Value> {
     if let Some(found) = attribute(value, name)? {
         return Ok(found);
     }
@@ -80,7 +80,7 @@ pub(super) fn get_attribute(value: &Value, name: &Arc<str>) -> Result<Value> {
 ///
 /// # Errors
 /// If the value is undefined.
-pub(super) fn only_attribute(value: &Value, name: &Arc<str>) -> Result<Value> {
+pub(crate) fn only_attribute(value: &Value, name: &Arc<str>) -> Result<Value> {
     let missing = || Value::undefined(format!("{} has no attribute '{name}'", described(value)));
     Ok(attribute(value, name)?.unwrap_or_else(missing))
 }
@@ -89,7 +89,7 @@ pub(super) fn only_attribute(value: &Value, name: &Arc<str>) -> Result<Value> {
 ///
 /// # Errors
 /// If the value is undefined.
-pub(super) fn get_item(value: &Value, index: &Value) -> Result<Value> {
+pub(crate) fn get_item(value: &Value, index: &Value) -> Result<Value> {
     if let Some(error) = undefined_error(value) {
         return Err(error);
     }

@@ -1,13 +1,13 @@
 //! Template text → tokens, with Jinja2's rules for whitespace (`trim_blocks` and `lstrip_blocks` are on).
 
-use super::{
+use crate::{
     error::{Error, Result},
     text::is_space,
 };
 
 /// A token.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Token {
+pub(crate) enum Token {
     Data(String),
     VariableBegin,
     VariableEnd,
@@ -31,7 +31,7 @@ const OPERATORS: [&str; 26] = [
 ///
 /// # Errors
 /// If a tag or a text is not closed, or a character is not part of the language.
-pub(super) fn tokenize(source: &str) -> Result<Vec<(Token, u32)>> {
+pub(crate) fn tokenize(source: &str) -> Result<Vec<(Token, u32)>> {
     let mut source = source.replace("\r\n", "\n").replace('\r', "\n");
     if source.ends_with('\n') {
         source.pop();

@@ -1,6 +1,6 @@
 //! How one value is formatted.
 
-use super::{
+use crate::{
     error::{Error, Result},
     limits,
     operators::undefined_error,
@@ -10,7 +10,7 @@ use super::{
 
 /// How a value is formatted: `[[fill]align][sign][#][0][width][,][.precision][type]`.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Spec {
+pub(crate) struct Spec {
     pub fill: Option<char>,
     pub align: Option<char>,
     pub sign: Option<char>,
@@ -26,7 +26,7 @@ pub(super) struct Spec {
 ///
 /// # Errors
 /// If the spec does not fit, or the text is too long.
-pub(super) fn checked(width: u128) -> Result<usize> {
+pub(crate) fn checked(width: u128) -> Result<usize> {
     let width = usize::try_from(width).unwrap_or(usize::MAX);
     limits::text(width)?;
     Ok(width)
@@ -75,7 +75,7 @@ fn parse_spec(text: &str) -> Result<Spec> {
 ///
 /// # Errors
 /// If the spec does not fit, or the text is too long.
-pub(super) fn format_value(value: &Value, spec: &str) -> Result<String> {
+pub(crate) fn format_value(value: &Value, spec: &str) -> Result<String> {
     if spec.is_empty() {
         return Ok(to_text(value)?.to_string());
     }
@@ -114,7 +114,7 @@ pub(super) fn format_value(value: &Value, spec: &str) -> Result<String> {
 ///
 /// # Errors
 /// If the spec does not fit, or the text is too long.
-pub(super) fn format_int(value: i128, spec: &Spec) -> Result<String> {
+pub(crate) fn format_int(value: i128, spec: &Spec) -> Result<String> {
     let magnitude = value.unsigned_abs();
     let (prefix, digits) = match spec.kind {
         None | Some('d' | 'n') => ("", magnitude.to_string()),
@@ -133,7 +133,7 @@ pub(super) fn format_int(value: i128, spec: &Spec) -> Result<String> {
 ///
 /// # Errors
 /// If the spec does not fit, or the text is too long.
-pub(super) fn format_float(value: f64, spec: &Spec) -> Result<String> {
+pub(crate) fn format_float(value: f64, spec: &Spec) -> Result<String> {
     let magnitude = value.abs();
     let precision = spec.precision.unwrap_or(6);
     let kind = spec.kind.unwrap_or(' ');
@@ -184,7 +184,7 @@ fn general(value: f64, precision: usize, keeps_zeros: bool, needs_point: bool) -
 ///
 /// # Errors
 /// If the spec does not fit, or the text is too long.
-pub(super) fn pad_number(is_negative: bool, digits: &str, prefix: &str, spec: &Spec) -> Result<String> {
+pub(crate) fn pad_number(is_negative: bool, digits: &str, prefix: &str, spec: &Spec) -> Result<String> {
     let sign = match (is_negative, spec.sign) {
         (true, _) => "-",
         (false, Some('+')) => "+",
@@ -222,7 +222,7 @@ pub(super) fn pad_number(is_negative: bool, digits: &str, prefix: &str, spec: &S
 ///
 /// # Errors
 /// If the spec does not fit, or the text is too long.
-pub(super) fn pad_text(text: &str, spec: &Spec) -> Result<String> {
+pub(crate) fn pad_text(text: &str, spec: &Spec) -> Result<String> {
     let text: String = match spec.precision {
         Some(precision) => text.chars().take(precision).collect(),
         None => text.into(),

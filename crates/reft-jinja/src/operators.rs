@@ -1,6 +1,6 @@
 //! Arithmetic.
 
-use super::{
+use crate::{
     ast::Operator,
     error::{Error, Result},
     format::percent_format,
@@ -18,7 +18,7 @@ fn unsupported(symbol: &str, left: &Value, right: &Value) -> Error {
 }
 
 /// The error of using a missing value.
-pub(super) fn undefined_error(value: &Value) -> Option<Error> {
+pub(crate) fn undefined_error(value: &Value) -> Option<Error> {
     match value {
         Value::Undefined(message) => Some(Error::new(&**message)),
         _ => None,
@@ -26,13 +26,13 @@ pub(super) fn undefined_error(value: &Value) -> Option<Error> {
 }
 
 /// A number, to compute with.
-pub(super) enum Number {
+pub(crate) enum Number {
     Int(i128),
     Float(f64),
 }
 
 /// The number, if the value is one; `True` and `False` are 1 and 0.
-pub(super) fn number(value: &Value) -> Option<Number> {
+pub(crate) fn number(value: &Value) -> Option<Number> {
     match value {
         Value::Float(value) => Some(Number::Float(*value)),
         _ => value.as_int().map(Number::Int),
@@ -40,7 +40,7 @@ pub(super) fn number(value: &Value) -> Option<Number> {
 }
 
 /// The number as a float.
-pub(super) fn float(number: &Number) -> f64 {
+pub(crate) fn float(number: &Number) -> f64 {
     match number {
         Number::Int(value) => *value as f64,
         Number::Float(value) => *value,
@@ -51,7 +51,7 @@ pub(super) fn float(number: &Number) -> f64 {
 ///
 /// # Errors
 /// If the values do not support it.
-pub(super) fn arithmetic(operator: Operator, left: &Value, right: &Value) -> Result<Value> {
+pub(crate) fn arithmetic(operator: Operator, left: &Value, right: &Value) -> Result<Value> {
     if let (Some(a), Some(b)) = (number(left), number(right)) {
         return match (a, b) {
             (Number::Int(a), Number::Int(b)) => int_arithmetic(operator, a, b),
@@ -179,7 +179,7 @@ fn float_arithmetic(operator: Operator, a: f64, b: f64) -> Result<Value> {
 ///
 /// # Errors
 /// If the value is no number.
-pub(super) fn negative(value: &Value) -> Result<Value> {
+pub(crate) fn negative(value: &Value) -> Result<Value> {
     match number(value) {
         Some(Number::Int(value)) => arithmetic(Operator::Sub, &Value::Int(0), &Value::Int(value)),
         Some(Number::Float(value)) => Ok(Value::Float(-value)),
@@ -191,7 +191,7 @@ pub(super) fn negative(value: &Value) -> Result<Value> {
 ///
 /// # Errors
 /// If the value is no number.
-pub(super) fn positive(value: &Value) -> Result<Value> {
+pub(crate) fn positive(value: &Value) -> Result<Value> {
     match value {
         Value::Float(_) => Ok(value.clone()),
         _ => value.as_int().map(Value::Int).ok_or_else(|| bad_operand("+", value)),
@@ -207,7 +207,7 @@ fn bad_operand(symbol: &str, value: &Value) -> Error {
 ///
 /// # Errors
 /// If a value has no text, or the text is too long.
-pub(super) fn concatenate(values: &[Value]) -> Result<Value> {
+pub(crate) fn concatenate(values: &[Value]) -> Result<Value> {
     let texts = values.iter().map(to_text).collect::<Result<Vec<_>>>()?;
     limits::text(texts.iter().map(|text| text.len()).sum())?;
     Ok(Value::str(texts.concat()))

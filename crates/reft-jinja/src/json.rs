@@ -1,6 +1,6 @@
 //! JSON → values, and values → JSON as Python's `json.dumps` writes it.
 
-use super::{
+use crate::{
     arguments::Args,
     compare::{order, sort},
     error::{Error, Result},
@@ -15,7 +15,7 @@ use std::cmp::Ordering;
 ///
 /// # Errors
 /// If it is nested too deeply.
-pub(super) fn from_json(json: &serde_json::Value) -> Result<Value> {
+pub(crate) fn from_json(json: &serde_json::Value) -> Result<Value> {
     Ok(match json {
         serde_json::Value::Null => Value::None,
         serde_json::Value::Bool(value) => Value::Bool(*value),
@@ -30,7 +30,7 @@ pub(super) fn from_json(json: &serde_json::Value) -> Result<Value> {
 ///
 /// # Errors
 /// As [`from_json`].
-pub(super) fn from_map(map: &Map<String, serde_json::Value>) -> Result<Value> {
+pub(crate) fn from_map(map: &Map<String, serde_json::Value>) -> Result<Value> {
     let entry =
         |(key, value): (&String, &serde_json::Value)| Ok((Value::str(key.as_str()), from_json(value)?));
     Value::dict(map.iter().map(entry).collect::<Result<_>>()?)
@@ -59,7 +59,7 @@ struct Style {
 ///
 /// # Errors
 /// If a value has no JSON.
-pub(super) fn to_json(value: &Value, arguments: Args) -> Result<Value> {
+pub(crate) fn to_json(value: &Value, arguments: Args) -> Result<Value> {
     let arguments = arguments.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"])?;
     let indent = match arguments.given(1) {
         Some(Value::Str(text)) => Some(text.text.to_string()),

@@ -10,21 +10,21 @@ pub struct Error {
 }
 
 /// The result of evaluating a part of a template.
-pub(super) type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     /// An error with a message.
-    pub(super) fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), line: None }
     }
 
     /// An error with a message on a line.
-    pub(super) fn at(line: u32, message: impl Into<String>) -> Self {
+    pub(crate) fn at(line: u32, message: impl Into<String>) -> Self {
         Self { line: Some(line), message: message.into() }
     }
 
     /// Adds the line, if there is none yet.
-    pub(super) fn on_line(mut self, line: u32) -> Self {
+    pub(crate) fn on_line(mut self, line: u32) -> Self {
         self.line.get_or_insert(line);
         self
     }

@@ -1,13 +1,39 @@
-//! Jinja2's templates, rendered as Python renders them.
+//! Jinja2 templates, rendered as Python renders them.
 //!
-//! Chat templates are written for Jinja2 and depend on what Python does: `{{ none }}` writes `None`, `1 == true`,
-//! `'a' in 'abc'`, `x.items()`, `'%.2f' % x`. This is that language, with the settings of transformers:
-//! `trim_blocks`, `lstrip_blocks`, loop controls, an immutable sandbox without access to files, and its functions
-//! `raise_exception`, `strftime_now` and `tojson`. What is not supported is an error.
+//! Templates for Jinja2 depend on what Python does: `{{ none }}` writes `None`, `1 == true`, `'a' in 'abc'`, `x.items()`,
+//! `'%.2f' % x`. This is that language, for chat templates and prompts. What is not supported is an error.
 //!
-//! A template comes from whoever made the model. It has no access to anything but its variables and the date, and what
-//! it may use of time, memory and stack is limited (`limits.rs`).
+//! ```
+//! use reft_jinja::{Template, Variable, serde_json::json};
 //!
+//! let template = Template::compile("{% for m in messages %}{{ m.role }}: {{ m.content.strip() }} {% endfor %}")?;
+//! let messages = json!([{"role": "user", "content": " Hi "}]);
+//! let rendered = template.render([("messages", Variable::Json(&messages))], None)?;
+//! assert_eq!(rendered.text, "user: Hi ");
+//! # Ok::<(), reft_jinja::Error>(())
+//! ```
+//!
+//! # What is supported
+//! - Every statement except those below, loop controls (`break`, `continue`), and the `generation` blocks of transformers, whose
+//!   places in the text are part of the result.
+//! - Python's `None`, booleans, integers of 127 bits, floats, texts, lists, tuples, dicts and ranges, with their operators,
+//!   slices, the methods of texts and dicts that change nothing, `%` and `format`, `str` and `repr`.
+//! - Jinja2's functions, filters and tests, with `loop`, macros and `call` blocks.
+//! - The functions `raise_exception` and `strftime_now` and the filter `tojson` as transformers defines them: `tojson` does not
+//!   escape HTML.
+//!
+//! # What is not
+//! - Other templates: `extends`, `include`, `import`. A template cannot read files.
+//! - `autoescape`, `do`, line statements, translations, async.
+//! - The filters `pprint`, `random`, `striptags`, `urlize` and `wordwrap`, the function `lipsum`, the escape `\N{…}`.
+//! - Methods that change a list or a dict: the sandbox is immutable.
+//! - Texts that hold memory addresses in Python, such as that of a function.
+//!
+//! # Limits
+//! A template has no access to anything but its variables and the date. Its steps, its depth, the size of each text and of all
+//! texts together are limited (`limits.rs`), so that a template of unknown origin can be rendered: beyond a limit is an error.
+//!
+//! # Files
 //! | file | contents |
 //! |---|---|
 //! | `lexer`, `parser`, `expression`, `ast` | text → syntax tree |
@@ -38,12 +64,11 @@ mod render;
 mod sequence;
 mod str_methods;
 mod strftime;
-#[cfg(test)]
-mod tests;
 mod text;
 mod value;
 
 pub use error::Error;
+pub use serde_json;
 pub use strftime::DateTime;
 
 use ast::{Block, Names};
@@ -54,14 +79,15 @@ use value::{Function, Value};
 
 /// A compiled template.
 #[derive(Debug)]
-pub(crate) struct Template {
+pub struct Template {
     body: Block,
     names: Names,
     functions: Vec<Option<Function>>,
 }
 
 /// A variable of a template.
-pub(crate) enum Variable<'v> {
+#[derive(Debug, Clone, Copy)]
+pub enum Variable<'v> {
     /// A value.
     Json(&'v serde_json::Value),
     /// A list of dicts.
@@ -73,10 +99,11 @@ pub(crate) enum Variable<'v> {
 }
 
 /// A rendered template.
-pub(crate) struct Rendered {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rendered {
     /// The text.
     pub text: String,
-    /// The byte ranges of its `generation` blocks.
+    /// The byte ranges of its `generation` blocks, in order. Blocks within macros and captured texts are not among them.
     pub generated: Vec<Range<usize>>,
 }
 

@@ -1,6 +1,6 @@
 //! Indices and slices.
 
-use super::{
+use crate::{
     compare::{check_key, dict_get},
     error::{Error, Result},
     limits,
@@ -13,7 +13,7 @@ use super::{
 ///
 /// # Errors
 /// If the index cannot be one.
-pub(super) fn item(value: &Value, index: &Value) -> Result<Option<Value>> {
+pub(crate) fn item(value: &Value, index: &Value) -> Result<Option<Value>> {
     if let Value::Dict(dict) = value {
         // A key that cannot be one is an item that is not there.
         return match check_key(index) {
@@ -84,7 +84,7 @@ fn slice_range(range: Range, bounds: [Option<i128>; 3]) -> Result<Value> {
 ///
 /// # Errors
 /// If the value is no sequence, or a bound no integer.
-pub(super) fn slice(value: &Value, bounds: &[Value; 3]) -> Result<Value> {
+pub(crate) fn slice(value: &Value, bounds: &[Value; 3]) -> Result<Value> {
     let mut ints = [None; 3];
     for (int, bound) in ints.iter_mut().zip(bounds) {
         if !matches!(bound, Value::None) {
@@ -116,7 +116,7 @@ pub(super) fn slice(value: &Value, bounds: &[Value; 3]) -> Result<Value> {
 }
 
 /// A value in the messages about missing attributes.
-pub(super) fn described(value: &Value) -> String {
+pub(crate) fn described(value: &Value) -> String {
     match value {
         Value::None => "None".into(),
         other => format!("'{} object'", other.type_name()),
@@ -124,7 +124,7 @@ pub(super) fn described(value: &Value) -> String {
 }
 
 /// The message about an item that is not there.
-pub(super) fn no_item(value: &Value, index: &Value) -> Result<Value> {
+pub(crate) fn no_item(value: &Value, index: &Value) -> Result<Value> {
     Ok(Value::undefined(match index {
         Value::Str(name) => format!("{} has no attribute '{}'", described(value), name.text),
         index => format!("{} has no element {}", described(value), repr(index)?),

@@ -1,6 +1,6 @@
 //! The values of a template: Python's.
 
-use super::{
+use crate::{
     ast::{Constant, For, Macro},
     error::{Error, Result},
     limits::{self, MAX_NESTING},
@@ -13,7 +13,7 @@ use std::{
 
 /// A value.
 #[derive(Debug, Clone)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// A missing value, with the message of the error that its use raises.
     Undefined(Arc<str>),
     None,
@@ -44,7 +44,7 @@ pub(super) enum Value {
 
 /// A function that every template can call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Function {
+pub(crate) enum Function {
     RaiseException,
     StrftimeNow,
     Range,
@@ -57,7 +57,7 @@ pub(super) enum Function {
 
 /// A text.
 #[derive(Debug, Clone)]
-pub(super) struct Str {
+pub(crate) struct Str {
     pub text: Arc<str>,
     /// Whether it is HTML that was escaped (`Markup`): texts that are added to it are escaped.
     pub is_markup: bool,
@@ -65,7 +65,7 @@ pub(super) struct Str {
 
 /// The items of a list or a tuple.
 #[derive(Debug)]
-pub(super) struct Seq {
+pub(crate) struct Seq {
     pub items: Vec<Value>,
     depth: u16,
     /// Whether it is a group of `groupby`, which has names for its two items.
@@ -74,14 +74,14 @@ pub(super) struct Seq {
 
 /// A dict, in the order of insertion.
 #[derive(Debug)]
-pub(super) struct Dict {
+pub(crate) struct Dict {
     pub entries: Vec<(Value, Value)>,
     depth: u16,
 }
 
 /// `range(start, stop, step)`
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Range {
+pub(crate) struct Range {
     pub start: i64,
     pub stop: i64,
     pub step: i64,
@@ -106,14 +106,14 @@ impl Range {
 
 /// An iterator.
 #[derive(Debug)]
-pub(super) struct Once {
+pub(crate) struct Once {
     pub items: RefCell<std::vec::IntoIter<Value>>,
     depth: u16,
 }
 
 /// The `loop` of a `for` loop.
 #[derive(Debug)]
-pub(super) struct Loop {
+pub(crate) struct Loop {
     pub items: Vec<Value>,
     pub index: Cell<usize>,
     pub level: usize,
@@ -125,7 +125,7 @@ pub(super) struct Loop {
 
 /// A macro, or the `caller` of a `call` block.
 #[derive(Debug)]
-pub(super) struct MacroValue {
+pub(crate) struct MacroValue {
     pub definition: Arc<Macro>,
     /// The scope that its body sees.
     pub scope: usize,

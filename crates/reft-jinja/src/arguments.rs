@@ -1,6 +1,6 @@
 //! The arguments of a call, bound to parameters as Python binds them.
 
-use super::{
+use crate::{
     error::{Error, Result},
     operators::undefined_error,
     text::to_text,
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// The values of a call's arguments.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Args {
+pub(crate) struct Args {
     pub positional: Vec<Value>,
     pub named: Vec<(Arc<str>, Value)>,
 }
@@ -42,7 +42,7 @@ impl Args {
 }
 
 /// Arguments in the order of the parameters.
-pub(super) struct Bound<const N: usize> {
+pub(crate) struct Bound<const N: usize> {
     function: String,
     names: [String; N],
     pub values: [Option<Value>; N],

@@ -1,6 +1,6 @@
 //! Evaluates expressions.
 
-use super::{
+use crate::{
     access::{get_attribute, get_item},
     arguments::Args,
     ast::{Arguments, Comparison, Expr, FilterCall, Operator},
@@ -14,7 +14,7 @@ use super::{
     render::Renderer,
     value::{Function, Range, Str, Value},
 };
-use crate::jinja::{methods::call_method, text::to_text, value::Loop};
+use crate::{methods::call_method, text::to_text, value::Loop};
 use std::sync::Arc;
 
 /// The most items of a range, as in Jinja2's sandbox.

@@ -1,6 +1,6 @@
 //! Python's `datetime.now().strftime(format)`.
 
-use super::error::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A date and a time of day, without time zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl DateTime {
     ///
     /// # Errors
     /// If a directive does not exist.
-    pub(super) fn format(self, format: &str) -> Result<String> {
+    pub(crate) fn format(self, format: &str) -> Result<String> {
         let mut out = String::new();
         let mut chars = format.chars();
         while let Some(c) = chars.next() {

@@ -1,6 +1,6 @@
 //! Methods of values.
 
-use super::{
+use crate::{
     arguments::Args,
     compare::{dict_get, dict_set, equal},
     error::{Error, Result},
@@ -70,7 +70,7 @@ const DICT: &[&str] = &["copy", "fromkeys", "get", "items", "keys", "values"];
 const CHANGES_DICT: &[&str] = &["clear", "pop", "popitem", "setdefault", "update"];
 
 /// The method of a value, if it has one of that name.
-pub(super) fn method(value: &Value, name: &Arc<str>) -> Option<Value> {
+pub(crate) fn method(value: &Value, name: &Arc<str>) -> Option<Value> {
     let name_of = |names: &[&str]| names.contains(&&**name);
     let changes = match value {
         Value::List(_) => name_of(CHANGES_LIST),
@@ -99,7 +99,7 @@ pub(super) fn method(value: &Value, name: &Arc<str>) -> Option<Value> {
 ///
 /// # Errors
 /// If the arguments do not fit, or the method fails.
-pub(super) fn call_method(value: &Value, name: &str, args: Args) -> Result<Value> {
+pub(crate) fn call_method(value: &Value, name: &str, args: Args) -> Result<Value> {
     match value {
         Value::Str(text) => call_str(text, name, args),
         Value::Dict(dict) => call_dict(dict, name, args),

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 /// A name, as an index into [`Names`].
-pub(super) type Symbol = u32;
+pub(crate) type Symbol = u32;
 
 /// The names that a template uses.
 #[derive(Debug, Default)]
-pub(super) struct Names(Vec<Arc<str>>);
+pub(crate) struct Names(Vec<Arc<str>>);
 
 impl Names {
     /// The symbol of a name, added if it is new.
@@ -36,18 +36,18 @@ impl Names {
 }
 
 /// Statements in order.
-pub(super) type Block = Vec<Node>;
+pub(crate) type Block = Vec<Node>;
 
 /// A statement and its line.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     pub line: u32,
     pub statement: Statement,
 }
 
 /// A statement.
 #[derive(Debug)]
-pub(super) enum Statement {
+pub(crate) enum Statement {
     /// Text outside of tags.
     Data(Arc<str>),
     /// `{{ expression }}`, or `{% print expression, expression %}`
@@ -73,7 +73,7 @@ pub(super) enum Statement {
 
 /// A `for` loop.
 #[derive(Debug)]
-pub(super) struct For {
+pub(crate) struct For {
     pub target: Target,
     pub iterable: Expr,
     pub condition: Option<Expr>,
@@ -86,7 +86,7 @@ pub(super) struct For {
 
 /// A macro, or the body of a `call` block.
 #[derive(Debug)]
-pub(super) struct Macro {
+pub(crate) struct Macro {
     pub name: Arc<str>,
     pub parameters: Vec<(Symbol, Option<Expr>)>,
     /// Whether the body uses `caller`, `varargs` and `kwargs`.
@@ -96,7 +96,7 @@ pub(super) struct Macro {
 
 /// What is assigned to.
 #[derive(Debug)]
-pub(super) enum Target {
+pub(crate) enum Target {
     Name(Symbol),
     Tuple(Vec<Target>),
     /// `namespace.attribute`
@@ -105,14 +105,14 @@ pub(super) enum Target {
 
 /// A filter without its input.
 #[derive(Debug)]
-pub(super) struct FilterCall {
+pub(crate) struct FilterCall {
     pub name: Arc<str>,
     pub arguments: Arguments,
 }
 
 /// The arguments of a call.
 #[derive(Debug, Default)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     pub positional: Vec<Expr>,
     pub named: Vec<(Arc<str>, Expr)>,
     /// `*arguments`
@@ -123,7 +123,7 @@ pub(super) struct Arguments {
 
 /// A constant.
 #[derive(Debug, Clone)]
-pub(super) enum Constant {
+pub(crate) enum Constant {
     None,
     Bool(bool),
     Int(i128),
@@ -133,7 +133,7 @@ pub(super) enum Constant {
 
 /// An arithmetic operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Operator {
+pub(crate) enum Operator {
     Add,
     Sub,
     Mul,
@@ -145,7 +145,7 @@ pub(super) enum Operator {
 
 /// A comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Comparison {
+pub(crate) enum Comparison {
     Eq,
     Ne,
     Lt,
@@ -158,7 +158,7 @@ pub(super) enum Comparison {
 
 /// An expression.
 #[derive(Debug)]
-pub(super) enum Expr {
+pub(crate) enum Expr {
     Constant(Constant),
     Name(Symbol),
     Tuple(Vec<Expr>),
