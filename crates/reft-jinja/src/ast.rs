@@ -1,37 +1,42 @@
 //! The syntax tree of a template.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 /// A name, as an index into [`Names`].
 pub(crate) type Symbol = u32;
 
 /// The names that a template uses.
 #[derive(Debug, Default)]
-pub(crate) struct Names(Vec<Arc<str>>);
+pub(crate) struct Names {
+    names: Vec<Arc<str>>,
+    symbols: HashMap<Arc<str>, Symbol>,
+}
 
 impl Names {
     /// The symbol of a name, added if it is new.
     pub fn intern(&mut self, name: &str) -> Symbol {
         let found = self.find(name);
         found.unwrap_or_else(|| {
-            self.0.push(name.into());
-            (self.0.len() - 1) as Symbol
+            let (name, symbol) = (Arc::<str>::from(name), self.names.len() as Symbol);
+            self.names.push(name.clone());
+            self.symbols.insert(name, symbol);
+            symbol
         })
     }
 
     /// The symbol of a name that the template uses.
     pub fn find(&self, name: &str) -> Option<Symbol> {
-        self.0.iter().position(|known| &**known == name).map(|index| index as Symbol)
+        self.symbols.get(name).copied()
     }
 
     /// The names in the order of their symbols.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|name| &**name)
+        self.names.iter().map(|name| &**name)
     }
 
     /// The name of a symbol.
     pub fn name(&self, symbol: Symbol) -> &Arc<str> {
-        &self.0[symbol as usize]
+        &self.names[symbol as usize]
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     operators::{arithmetic, concatenate, negative, positive, undefined_error},
     predicates,
     render::Renderer,
+    undefined::Missing,
     value::{Function, Range, Str, Value},
 };
 use crate::{methods::call_method, text::to_text, value::Loop};
@@ -29,7 +30,7 @@ impl Renderer<'_> {
         limits::step(1)?;
         match expr {
             Expr::Constant(constant) => Ok(constant.into()),
-            Expr::Name(symbol) => Ok(self.lookup(*symbol)),
+            Expr::Name(symbol) => self.lookup(*symbol),
             _ => {
                 let _level = Level::enter()?;
                 self.eval_nested(expr)
@@ -46,7 +47,7 @@ impl Renderer<'_> {
     fn eval_nested(&mut self, expr: &Expr) -> Result<Value> {
         match expr {
             Expr::Constant(constant) => Ok(constant.into()),
-            Expr::Name(symbol) => Ok(self.lookup(*symbol)),
+            Expr::Name(symbol) => self.lookup(*symbol),
             Expr::Attribute(value, name) => self.eval_attribute(value, name),
             Expr::Item(value, index) => self.item(value, index),
             Expr::Call(..) => self.eval_call(expr, None),
@@ -102,8 +103,7 @@ impl Renderer<'_> {
         if self.eval(condition)?.is_true() {
             return self.eval(value);
         }
-        let missing = "the inline if-expression evaluated to false and no else section was defined.";
-        other.map_or_else(|| Ok(Value::undefined(missing)), |other| self.eval(other))
+        other.map_or_else(|| Ok(Value::Undefined(Missing::without_else())), |other| self.eval(other))
     }
 
     #[inline(never)]

@@ -110,7 +110,7 @@ pub(crate) fn slice(value: &Value, bounds: &[Value; 3]) -> Result<Value> {
             };
             Ok(Value::text(part, text.is_markup))
         }
-        Value::Undefined(message) => Err(Error::new(&**message)),
+        Value::Undefined(missing) => Err(missing.error()),
         other => Err(Error::new(format!("slices of a '{}' are not supported", other.type_name()))),
     }
 }

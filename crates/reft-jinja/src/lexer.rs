@@ -1,7 +1,8 @@
-//! Template text → tokens, with Jinja2's rules for whitespace (`trim_blocks` and `lstrip_blocks` are on).
+//! Template text → tokens, with Jinja2's rules for whitespace (see [`Settings`]).
 
 use crate::{
     error::{Error, Result},
+    settings::Settings,
     text::is_space,
 };
 
@@ -31,19 +32,27 @@ const OPERATORS: [&str; 26] = [
 ///
 /// # Errors
 /// If a tag or a text is not closed, or a character is not part of the language.
-pub(crate) fn tokenize(source: &str) -> Result<Vec<(Token, u32)>> {
+pub(crate) fn tokenize(source: &str, settings: Settings) -> Result<Vec<(Token, u32)>> {
     let mut source = source.replace("\r\n", "\n").replace('\r', "\n");
-    if source.ends_with('\n') {
+    if source.ends_with('\n') && !settings.keep_trailing_newline {
         source.pop();
     }
-    let mut lexer =
-        Lexer { source: &source, position: 0, counted: 0, line: 1, starts_line: true, tokens: Vec::new() };
+    let mut lexer = Lexer {
+        source: &source,
+        settings,
+        position: 0,
+        counted: 0,
+        line: 1,
+        starts_line: true,
+        tokens: Vec::new(),
+    };
     lexer.run()?;
     Ok(lexer.tokens)
 }
 
 struct Lexer<'s> {
     source: &'s str,
+    settings: Settings,
     position: usize,
     /// The position up to which lines have been counted.
     counted: usize,
@@ -119,7 +128,7 @@ impl<'s> Lexer<'s> {
         if sign == Some(b'-') {
             return text.trim_end_matches(is_space);
         }
-        if sign == Some(b'+') || !is_block {
+        if sign == Some(b'+') || !is_block || !self.settings.lstrip_blocks {
             return text;
         }
         let line_start = text.rfind('\n').map_or(0, |at| at + 1);
@@ -128,14 +137,15 @@ impl<'s> Lexer<'s> {
     }
 
     /// The length of a tag's end at the start of `rest`, with the whitespace that it removes.
-    fn end_length(rest: &str, end: &str, trims_line: bool) -> Option<usize> {
+    fn end_length(&self, rest: &str, end: &str, is_block: bool) -> Option<usize> {
         if let Some(after) = rest.strip_prefix('-').and_then(|rest| rest.strip_prefix(end)) {
             return Some(rest.len() - after.trim_start_matches(is_space).len());
         }
-        if trims_line && rest.strip_prefix('+').is_some_and(|rest| rest.starts_with(end)) {
+        if is_block && rest.strip_prefix('+').is_some_and(|rest| rest.starts_with(end)) {
             return Some(1 + end.len());
         }
         let after = rest.strip_prefix(end)?;
+        let trims_line = is_block && self.settings.trim_blocks;
         Some(end.len() + usize::from(trims_line && after.starts_with('\n')))
     }
 
@@ -147,7 +157,7 @@ impl<'s> Lexer<'s> {
         if at > 0 && matches!(rest.as_bytes()[at - 1], b'-' | b'+') {
             at -= 1;
         }
-        let length = Self::end_length(&rest[at..], "#}", true).unwrap_or(2);
+        let length = self.end_length(&rest[at..], "#}", true).unwrap_or(2);
         self.advance(self.position + at + length);
         Ok(())
     }
@@ -161,7 +171,7 @@ impl<'s> Lexer<'s> {
             let name = tag[usize::from(sign.is_some())..].trim_start_matches(is_space);
             let Some(after) = name.strip_prefix("endraw") else { continue };
             let after = after.trim_start_matches(is_space);
-            let Some(length) = Self::end_length(after, "%}", true) else { continue };
+            let Some(length) = self.end_length(after, "%}", true) else { continue };
             let text = self.strip_end(&rest[..at], sign, true);
             if !text.is_empty() {
                 self.push(Token::Data(text.into()));
@@ -184,7 +194,7 @@ impl<'s> Lexer<'s> {
             self.position += spaces;
             let rest = self.rest();
             if brackets.is_empty()
-                && let Some(length) = Self::end_length(rest, close, is_block)
+                && let Some(length) = self.end_length(rest, close, is_block)
             {
                 self.push(end);
                 self.advance(self.position + length);

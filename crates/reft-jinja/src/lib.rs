@@ -4,12 +4,16 @@
 //! `'%.2f' % x`. This is that language, for chat templates and prompts. What is not supported is an error.
 //!
 //! ```
-//! use reft_jinja::{Template, Variable, serde_json::json};
+//! use reft_jinja::{Settings, Template, Variable, serde_json::json};
 //!
-//! let template = Template::compile("{% for m in messages %}{{ m.role }}: {{ m.content.strip() }} {% endfor %}")?;
+//! let template = Template::compile(
+//!     "{% for m in messages %}{{ m.role }}: {{ m.content.strip() }} {% endfor %}",
+//!     Settings::default(),
+//! )?;
 //! let messages = json!([{"role": "user", "content": " Hi "}]);
 //! let rendered = template.render([("messages", Variable::Json(&messages))], None)?;
 //! assert_eq!(rendered.text, "user: Hi ");
+//! assert!(template.variables().contains("messages"));
 //! # Ok::<(), reft_jinja::Error>(())
 //! ```
 //!
@@ -40,6 +44,8 @@
 //! | `render`, `eval` | statements, expressions |
 //! | `value`, `text`, `operators`, `compare`, `index`, `access` | Python's values, their texts, operators and attributes |
 //! | `methods`, `str_methods`, `format`, `format_spec`, `filters`, `sequence`, `predicates`, `json`, `strftime` | what templates call |
+//! | `variables` | what a template reads |
+//! | `settings`, `undefined` | whitespace, missing values |
 //! | `limits` | what one rendering may use |
 
 mod access;
@@ -62,19 +68,23 @@ mod parser;
 mod predicates;
 mod render;
 mod sequence;
+mod settings;
 mod str_methods;
 mod strftime;
 mod text;
+mod undefined;
 mod value;
+mod variables;
 
 pub use error::Error;
 pub use serde_json;
+pub use settings::{Settings, Undefined};
 pub use strftime::DateTime;
 
 use ast::{Block, Names};
 use render::Renderer;
 use serde_json::Map;
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 use value::{Function, Value};
 
 /// A compiled template.
@@ -83,6 +93,7 @@ pub struct Template {
     body: Block,
     names: Names,
     functions: Vec<Option<Function>>,
+    undefined: Undefined,
 }
 
 /// A variable of a template.
@@ -112,13 +123,20 @@ impl Template {
     ///
     /// # Errors
     /// If it is not a template.
-    pub fn compile(source: &str) -> Result<Self, Error> {
-        let (body, names) = parser::parse(source)?;
+    pub fn compile(source: &str, settings: Settings) -> Result<Self, Error> {
+        let (body, names) = parser::parse(source, settings)?;
         let functions = names.iter().map(function).collect();
-        Ok(Self { body, names, functions })
+        Ok(Self { body, names, functions, undefined: settings.undefined })
     }
 
-    /// Renders the template. Later variables of a name replace earlier ones.
+    /// The variables that the template reads: the names that it uses where it has not set them, as in `set`, `for` and
+    /// macros. Functions that it calls are not among them, such as `range`.
+    pub fn variables(&self) -> BTreeSet<&str> {
+        variables::variables(&self.body, &self.names, &self.functions)
+    }
+
+    /// Renders the template with variables. Later variables of a name replace earlier ones. `now` is what `strftime_now`
+    /// formats; without it, that is an error.
     ///
     /// # Errors
     /// If the template fails or reaches a limit.
@@ -128,20 +146,21 @@ impl Template {
         now: Option<DateTime>,
     ) -> Result<Rendered, Error> {
         limits::reset();
-        let mut values: Vec<(ast::Symbol, Value)> = Vec::new();
+        undefined::set(self.undefined);
+        let mut values: Vec<Option<Value>> = vec![None; self.functions.len()];
         for (name, variable) in variables {
             let Some(symbol) = self.names.find(name) else { continue };
-            let value = match variable {
+            values[symbol as usize] = Some(match variable {
                 Variable::Json(value) => json::from_json(value)?,
                 Variable::Dicts(maps) => {
                     Value::list(maps.iter().map(json::from_map).collect::<Result<_, _>>()?)?
                 }
                 Variable::Bool(value) => Value::Bool(value),
                 Variable::None => Value::None,
-            };
-            values.retain(|(known, _)| *known != symbol);
-            values.push((symbol, value));
+            });
         }
+        let values = values.into_iter().enumerate();
+        let values = values.filter_map(|(symbol, value)| Some((symbol as ast::Symbol, value?))).collect();
         let mut renderer = Renderer::new(&self.names, &self.functions, now, values);
         renderer.block(&self.body)?;
         Ok(Rendered { text: renderer.out, generated: renderer.generated })

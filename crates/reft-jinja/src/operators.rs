@@ -20,7 +20,7 @@ fn unsupported(symbol: &str, left: &Value, right: &Value) -> Error {
 /// The error of using a missing value.
 pub(crate) fn undefined_error(value: &Value) -> Option<Error> {
     match value {
-        Value::Undefined(message) => Some(Error::new(&**message)),
+        Value::Undefined(missing) => Some(missing.error()),
         _ => None,
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     ast::{Block, Expr, For, Macro, Names, Node, Statement, Symbol, Target},
     error::{Error, Result},
     lexer::{Token, tokenize},
+    settings::Settings,
 };
 use std::sync::Arc;
 
@@ -26,9 +27,9 @@ pub(crate) struct Parser {
 ///
 /// # Errors
 /// If it is not a template.
-pub(crate) fn parse(source: &str) -> Result<(Block, Names)> {
+pub(crate) fn parse(source: &str, settings: Settings) -> Result<(Block, Names)> {
     let mut parser = Parser {
-        tokens: tokenize(source)?,
+        tokens: tokenize(source, settings)?,
         position: 0,
         depth: 0,
         loops: 0,

@@ -72,27 +72,33 @@ impl<'t> Renderer<'t> {
     }
 
     /// The value of a name: a variable, a function, or undefined.
-    pub fn lookup(&self, symbol: Symbol) -> Value {
+    ///
+    /// # Errors
+    /// If a limit is reached.
+    pub fn lookup(&self, symbol: Symbol) -> Result<Value> {
         let mut scope = Some(self.scope);
         while let Some(index) = scope {
             let Scope { parent, variables } = &self.scopes[index];
+            limits::step(variables.len() / 16)?;
             if let Some((_, value)) = variables.iter().find(|(name, _)| *name == symbol) {
-                return value.clone();
+                return Ok(value.clone());
             }
             scope = *parent;
         }
-        match self.functions[symbol as usize] {
+        Ok(match self.functions[symbol as usize] {
             Some(function) => Value::Function(function),
             None => Value::undefined(format!("'{}' is undefined", self.names.name(symbol))),
-        }
+        })
     }
 
-    fn define(&mut self, symbol: Symbol, value: Value) {
+    fn define(&mut self, symbol: Symbol, value: Value) -> Result<()> {
         let variables = &mut self.scopes[self.scope].variables;
+        limits::step(variables.len() / 16)?;
         match variables.iter_mut().find(|(name, _)| *name == symbol) {
             Some((_, old)) => *old = value,
             None => variables.push((symbol, value)),
         }
+        Ok(())
     }
 
     /// Runs `run` in a new scope within the scope `parent`.
@@ -196,7 +202,7 @@ impl<'t> Renderer<'t> {
             Statement::With(values, body) => self.with(values, body)?,
             Statement::Macro(symbol, definition) => {
                 let value = self.macro_value(definition);
-                self.define(*symbol, value);
+                self.define(*symbol, value)?;
             }
             Statement::CallBlock(call, definition) => self.call_block(call, definition)?,
             Statement::Generation(body) => self.generation(body)?,
@@ -275,9 +281,9 @@ impl<'t> Renderer<'t> {
 
     fn assign(&mut self, target: &Target, value: Value) -> Result<()> {
         match target {
-            Target::Name(symbol) => self.define(*symbol, value),
+            Target::Name(symbol) => self.define(*symbol, value)?,
             Target::Attribute(symbol, name) => {
-                let Value::Namespace(index) = self.lookup(*symbol) else {
+                let Value::Namespace(index) = self.lookup(*symbol)? else {
                     return Err(Error::new("cannot assign attribute on non-namespace object"));
                 };
                 dict_set(&mut self.namespaces[index], Value::str(name.clone()), value)?;
@@ -332,7 +338,7 @@ impl<'t> Renderer<'t> {
                 if let Some((symbol, state)) = &state {
                     state.index.set(index);
                     if let Some(symbol) = symbol {
-                        this.define(*symbol, Value::Loop(state.clone()));
+                        this.define(*symbol, Value::Loop(state.clone()))?;
                     }
                 }
                 this.assign(&node.target, item)?;
@@ -385,15 +391,15 @@ impl<'t> Renderer<'t> {
             this.scoped(value.scope, |this| {
                 if uses_caller {
                     let caller = caller.unwrap_or_else(|| Value::undefined("No caller defined"));
-                    this.define_name("caller", caller);
+                    this.define_name("caller", caller)?;
                 }
                 if uses_rest {
-                    this.define_name("varargs", Value::tuple(rest)?);
+                    this.define_name("varargs", Value::tuple(rest)?)?;
                 }
                 if uses_named {
                     let named =
                         args.named.into_iter().map(|(name, value)| (Value::str(name), value)).collect();
-                    this.define_name("kwargs", Value::dict(named)?);
+                    this.define_name("kwargs", Value::dict(named)?)?;
                 }
                 for ((symbol, default), value) in parameters.iter().zip(given) {
                     let value = match (value, default) {
@@ -404,7 +410,7 @@ impl<'t> Renderer<'t> {
                             Value::undefined(format!("parameter '{name}' was not provided"))
                         }
                     };
-                    this.define(*symbol, value);
+                    this.define(*symbol, value)?;
                 }
                 this.block(body)
             })
@@ -412,9 +418,7 @@ impl<'t> Renderer<'t> {
         Ok(Value::str(text))
     }
 
-    fn define_name(&mut self, name: &str, value: Value) {
-        if let Some(symbol) = self.names.find(name) {
-            self.define(symbol, value);
-        }
+    fn define_name(&mut self, name: &str, value: Value) -> Result<()> {
+        self.names.find(name).map_or(Ok(()), |symbol| self.define(symbol, value))
     }
 }

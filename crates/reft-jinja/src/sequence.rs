@@ -161,7 +161,7 @@ fn plain(value: &Value, name: &str) -> Result<Value> {
             items.reverse();
             if matches!(value, Value::Iterator(_)) { Value::list(items) } else { Value::iterator(items) }
         }
-        ("items", Value::Undefined(_)) => Value::iterator(Vec::new()),
+        ("items", Value::Undefined(_)) => Value::iterator(value.items()?),
         ("items", Value::Dict(dict)) => {
             let pair = |(key, value): &(Value, Value)| Value::tuple(vec![key.clone(), value.clone()]);
             Value::iterator(dict.entries.iter().map(pair).collect::<Result<_>>()?)
@@ -265,6 +265,7 @@ fn group_by(value: &Value, args: Args) -> Result<Value> {
 
 fn map(value: &Value, mut args: Args) -> Result<Value> {
     if !value.is_true() {
+        value.check_empty()?;
         return Value::iterator(Vec::new());
     }
     let attribute = args.named.iter().position(|(name, _)| &**name == "attribute");
@@ -287,6 +288,7 @@ fn map(value: &Value, mut args: Args) -> Result<Value> {
 
 fn select(value: &Value, filter: &str, mut args: Args) -> Result<Value> {
     if !value.is_true() {
+        value.check_empty()?;
         return Value::iterator(Vec::new());
     }
     let mut getter = Getter::new(&Value::None, None, false);

@@ -19,7 +19,7 @@ pub(crate) fn is_space(c: char) -> bool {
 pub(crate) fn to_text(value: &Value) -> Result<Arc<str>> {
     match value {
         Value::Str(text) => Ok(text.text.clone()),
-        Value::Undefined(_) => Ok("".into()),
+        Value::Undefined(missing) => missing.check_empty().map(|()| "".into()),
         _ => {
             let mut out = String::new();
             write_repr(&mut out, value)?;
@@ -43,7 +43,10 @@ fn write_repr(out: &mut String, value: &Value) -> Result<()> {
     limits::step(1)?;
     limits::length(out.len())?;
     match value {
-        Value::Undefined(_) => out.push_str("Undefined"),
+        Value::Undefined(missing) => {
+            missing.check_empty()?;
+            out.push_str("Undefined");
+        }
         Value::None => out.push_str("None"),
         Value::Bool(true) => out.push_str("True"),
         Value::Bool(false) => out.push_str("False"),

@@ -4,6 +4,7 @@ use crate::{
     ast::{Constant, For, Macro},
     error::{Error, Result},
     limits::{self, MAX_NESTING},
+    undefined::Missing,
 };
 use std::{
     cell::{Cell, RefCell},
@@ -14,8 +15,7 @@ use std::{
 /// A value.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
-    /// A missing value, with the message of the error that its use raises.
-    Undefined(Arc<str>),
+    Undefined(Missing),
     None,
     Bool(bool),
     Int(i128),
@@ -152,7 +152,7 @@ impl Value {
 
     /// A missing value.
     pub fn undefined(message: impl Into<Arc<str>>) -> Self {
-        Value::Undefined(message.into())
+        Value::Undefined(Missing::new(message))
     }
 
     /// An integer.
@@ -205,6 +205,17 @@ impl Value {
         matches!(self, Value::Undefined(_))
     }
 
+    /// Checks that the value is not a missing one, if these are errors.
+    ///
+    /// # Errors
+    /// If it is.
+    pub fn check_empty(&self) -> Result<()> {
+        match self {
+            Value::Undefined(missing) => missing.check_empty(),
+            _ => Ok(()),
+        }
+    }
+
     /// The name of Python's type.
     pub fn type_name(&self) -> &'static str {
         match self {
@@ -253,7 +264,10 @@ impl Value {
     /// If the value has no length.
     pub fn len(&self) -> Result<usize> {
         Ok(match self {
-            Value::Undefined(_) => 0,
+            Value::Undefined(missing) => {
+                missing.check_empty()?;
+                0
+            }
             Value::Str(text) => {
                 limits::step(text.text.len() / 64)?;
                 text.text.chars().count()
@@ -289,7 +303,10 @@ impl Value {
     /// If the value cannot be iterated.
     pub fn items(&self) -> Result<Vec<Value>> {
         let items: Vec<Value> = match self {
-            Value::Undefined(_) => Vec::new(),
+            Value::Undefined(missing) => {
+                missing.check_empty()?;
+                Vec::new()
+            }
             Value::Str(text) => {
                 let mut buffer = [0; 4];
                 text.text.chars().map(|c| Value::str(&*c.encode_utf8(&mut buffer))).collect()

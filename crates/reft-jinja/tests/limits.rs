@@ -1,10 +1,10 @@
 //! What a template may use, and that it can never do more.
 
-use reft_jinja::Template;
+use reft_jinja::{Settings, Template};
 
 /// The error of a template that must reach a limit.
 fn limit(source: &str) -> String {
-    let template = Template::compile(source).expect("compiled");
+    let template = Template::compile(source, Settings::default()).expect("compiled");
     template.render([], None).expect_err("a limit").to_string()
 }
 
@@ -26,6 +26,8 @@ fn hostile_templates_end_with_an_error() {
     assert!(limit(wide).contains("MiB") || limit(wide).contains("steps"));
     let wide = "{% set ns = namespace(x=[], y=[]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}";
     assert!(limit(wide).contains("steps"));
+    let many: String = (0..9999).map(|n| format!("{{% set a{n} = 1 %}}")).collect();
+    assert!(limit(&(many + "{% for i in range(99999) %}{{ a9998 }}{% endfor %}")).contains("steps"));
     for source in [
         "{{ 'a' * 1000000 }}{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
         "{{ [1]|tojson(indent=999999999) }}",
@@ -61,7 +63,7 @@ fn recursion_fits_into_a_small_stack() {
     ];
     let run = move || {
         for source in sources {
-            let template = Template::compile(&source).expect(&source);
+            let template = Template::compile(&source, Settings::default()).expect(&source);
             let _ = template.render([], None);
         }
     };
@@ -82,6 +84,6 @@ fn deeply_nested_templates_are_errors() {
         "{% if 1 %}".repeat(5000) + &"{% endif %}".repeat(5000),
         format!("{{% set {}x{} = 1 %}}", "(".repeat(5000), ")".repeat(5000)),
     ] {
-        Template::compile(&source).expect_err("too deep");
+        Template::compile(&source, Settings::default()).expect_err("too deep");
     }
 }

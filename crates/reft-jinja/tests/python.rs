@@ -1,13 +1,20 @@
 //! What transformers and Jinja2 render, see tests/fixtures/chat_templates.py.
 
 use reft_jinja::{
-    DateTime, Error, Template, Variable,
+    DateTime, Error, Settings, Template, Undefined, Variable,
     serde_json::{self, Map, Value, json},
 };
 use std::{fs, path::PathBuf};
 
 const NOW: DateTime =
     DateTime { year: 2026, month: 3, day: 5, hour: 14, minute: 7, second: 9, microsecond: 12345 };
+
+const TRANSFORMERS: Settings = Settings {
+    trim_blocks: true,
+    lstrip_blocks: true,
+    keep_trailing_newline: false,
+    undefined: Undefined::Default,
+};
 
 fn fixture(name: &str) -> Value {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/chat_templates");
@@ -29,7 +36,7 @@ fn render(template: &Template, variables: &Map<String, Value>) -> Result<(String
 }
 
 fn compile_and_render(source: &str, variables: &Map<String, Value>) -> Result<(String, Value), Error> {
-    render(&Template::compile(source)?, variables)
+    render(&Template::compile(source, TRANSFORMERS)?, variables)
 }
 
 /// The difference between what was rendered and what was expected.
@@ -75,7 +82,7 @@ fn expressions_and_statements_are_rendered_as_jinja2_renders_them() {
 #[test]
 fn dates_are_formatted_as_python_formats_them() {
     let fixture = fixture("snippets.json");
-    let template = Template::compile("{{ strftime_now(format) }}").expect("compiled");
+    let template = Template::compile("{{ strftime_now(format) }}", TRANSFORMERS).expect("compiled");
     for row in fixture["dates"].as_array().expect("rows") {
         let part = |index: usize| row[index].as_u64().expect("a number") as u32;
         let time = DateTime {
@@ -103,7 +110,8 @@ fn chat_templates_of_models_are_rendered_as_transformers_renders_them() {
     let mut differences = Vec::new();
     let mut count = 0;
     for (name, entry) in fixture["templates"].as_object().expect("templates") {
-        let template = Template::compile(entry["template"].as_str().expect("a template")).expect("compiled");
+        let template = Template::compile(entry["template"].as_str().expect("a template"), TRANSFORMERS)
+            .expect("compiled");
         for row in entry["rendered"].as_array().expect("rows") {
             let index = row[0].as_u64().expect("an index") as usize;
             let mut variables = fixture["special_tokens"].as_object().expect("tokens").clone();

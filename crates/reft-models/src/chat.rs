@@ -2,7 +2,7 @@
 
 use crate::{files::ModelFiles, hash};
 use reft_core::FileError;
-use reft_jinja::{DateTime, Error, Template, Variable};
+use reft_jinja::{DateTime, Error, Settings, Template, Undefined, Variable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, ops::Range};
@@ -91,6 +91,14 @@ pub(crate) struct ChatTemplates {
     pub(crate) now: Option<DateTime>,
 }
 
+/// The settings of transformers.
+const SETTINGS: Settings = Settings {
+    trim_blocks: true,
+    lstrip_blocks: true,
+    keep_trailing_newline: false,
+    undefined: Undefined::Default,
+};
+
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
 const FOLDER: &str = "additional_chat_templates";
@@ -140,7 +148,7 @@ impl ChatTemplates {
             return Ok(None);
         }
         let fingerprint = hash::of_text(&format!("{sources:?}"));
-        let compile = |(name, source): (String, String)| (name, Template::compile(&source));
+        let compile = |(name, source): (String, String)| (name, Template::compile(&source, SETTINGS));
         Ok(Some(Self {
             templates: sources.into_iter().map(compile).collect(),
             special_tokens,
