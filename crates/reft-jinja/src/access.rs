@@ -4,7 +4,7 @@ use crate::{
     error::{Error, Result},
     index::{described, item, no_item},
     methods::method,
-    operators::undefined_error,
+    number::undefined_error,
     value::{Loop, Value},
 };
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    operators::undefined_error,
+    number::undefined_error,
     text::to_text,
     value::{Str, Value},
 };

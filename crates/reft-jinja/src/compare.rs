@@ -4,7 +4,7 @@ use crate::{
     ast::Comparison,
     error::{Error, Result},
     limits,
-    operators::{Number, float, number, undefined_error},
+    number::{Number, float, number, undefined_error},
     value::{Range, Value},
 };
 use std::{cmp::Ordering, rc::Rc};

@@ -4,53 +4,18 @@ use crate::{
     access::only_attribute,
     arguments::Args,
     error::{Error, Result},
+    filter_names::{OF_SEQUENCES, UNSUPPORTED},
     format::percent_format,
     json::to_json,
     limits,
     methods::call_method,
-    operators::{negative, undefined_error},
+    number::undefined_error,
+    operators::negative,
     sequence,
     str_methods::{pad, replace},
     text::{escape_html, is_space, parse_float, parse_int, repr, to_text},
     value::{Str, Value},
 };
-
-const NAMES: &[&str] = &[
-    "abs",
-    "attr",
-    "capitalize",
-    "center",
-    "default",
-    "d",
-    "e",
-    "escape",
-    "filesizeformat",
-    "float",
-    "forceescape",
-    "format",
-    "indent",
-    "int",
-    "lower",
-    "replace",
-    "round",
-    "safe",
-    "string",
-    "title",
-    "tojson",
-    "trim",
-    "truncate",
-    "upper",
-    "urlencode",
-    "wordcount",
-    "xmlattr",
-];
-/// Filters of Jinja2 that are not supported.
-const UNSUPPORTED: &[&str] = &["pprint", "random", "striptags", "urlize", "wordwrap"];
-
-/// Whether there is a filter of a name.
-pub(crate) fn exists(name: &str) -> bool {
-    [NAMES, UNSUPPORTED, sequence::NAMES].iter().any(|names| names.contains(&name))
-}
 
 /// `value | name(arguments)`
 ///
@@ -58,8 +23,8 @@ pub(crate) fn exists(name: &str) -> bool {
 /// If there is no such filter, or it does not fit the value.
 pub(crate) fn filter(value: &Value, name: &str, args: Args) -> Result<Value> {
     limits::step(1)?;
-    if sequence::NAMES.contains(&name) {
-        return sequence::filter(value, name, args);
+    if OF_SEQUENCES.contains(&name) {
+        return sequence::filter(value, name, args, filter);
     }
     if UNSUPPORTED.contains(&name) {
         return Err(Error::new(format!("the filter '{name}' is not supported")));

@@ -7,7 +7,7 @@ use crate::{
     format_spec::{Spec, checked, format_float, format_int, format_value, pad_number, pad_text},
     index::item,
     limits,
-    operators::undefined_error,
+    number::undefined_error,
     text::{escape_html, repr, to_text},
     value::{Str, Value},
 };

@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     limits,
-    operators::undefined_error,
+    number::undefined_error,
     text::{float_text, to_text},
     value::Value,
 };

@@ -4,7 +4,7 @@ use crate::{
     compare::{check_key, dict_get},
     error::{Error, Result},
     limits,
-    operators::undefined_error,
+    number::undefined_error,
     text::repr,
     value::{Range, Value},
 };

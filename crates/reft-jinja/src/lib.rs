@@ -42,8 +42,8 @@
 //! |---|---|
 //! | `lexer`, `parser`, `expression`, `ast` | text → syntax tree |
 //! | `render`, `eval` | statements, expressions |
-//! | `value`, `text`, `operators`, `compare`, `index`, `access` | Python's values, their texts, operators and attributes |
-//! | `methods`, `str_methods`, `format`, `format_spec`, `filters`, `sequence`, `predicates`, `json`, `strftime` | what templates call |
+//! | `value`, `number`, `text`, `operators`, `compare`, `index`, `access` | Python's values, their texts, operators and attributes |
+//! | `methods`, `str_methods`, `format`, `format_spec`, `filters`, `filter_names`, `sequence`, `predicates`, `json`, `strftime` | what templates call |
 //! | `variables` | what a template reads |
 //! | `settings`, `undefined` | whitespace, missing values |
 //! | `limits` | what one rendering may use |
@@ -55,6 +55,7 @@ mod compare;
 mod error;
 mod eval;
 mod expression;
+mod filter_names;
 mod filters;
 mod format;
 mod format_spec;
@@ -63,6 +64,7 @@ mod json;
 mod lexer;
 mod limits;
 mod methods;
+mod number;
 mod operators;
 mod parser;
 mod predicates;

@@ -5,6 +5,7 @@ use crate::{
     error::{Error, Result},
     format::percent_format,
     limits,
+    number::{Number, float, number, undefined_error},
     text::{escape_html, to_text},
     value::{Seq, Str, Value},
 };
@@ -15,36 +16,6 @@ fn unsupported(symbol: &str, left: &Value, right: &Value) -> Error {
     }
     let (left, right) = (left.type_name(), right.type_name());
     Error::new(format!("unsupported operand type(s) for {symbol}: '{left}' and '{right}'"))
-}
-
-/// The error of using a missing value.
-pub(crate) fn undefined_error(value: &Value) -> Option<Error> {
-    match value {
-        Value::Undefined(missing) => Some(missing.error()),
-        _ => None,
-    }
-}
-
-/// A number, to compute with.
-pub(crate) enum Number {
-    Int(i128),
-    Float(f64),
-}
-
-/// The number, if the value is one; `True` and `False` are 1 and 0.
-pub(crate) fn number(value: &Value) -> Option<Number> {
-    match value {
-        Value::Float(value) => Some(Number::Float(*value)),
-        _ => value.as_int().map(Number::Int),
-    }
-}
-
-/// The number as a float.
-pub(crate) fn float(number: &Number) -> f64 {
-    match number {
-        Number::Int(value) => *value as f64,
-        Number::Float(value) => *value,
-    }
 }
 
 /// `left operator right`

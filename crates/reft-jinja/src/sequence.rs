@@ -6,7 +6,7 @@ use crate::{
     ast::Operator,
     compare::{check_key, equal, order, sort},
     error::{Error, Result},
-    filters, limits,
+    limits,
     operators::arithmetic,
     predicates,
     text::to_text,
@@ -14,39 +14,16 @@ use crate::{
 };
 use std::{cmp::Ordering, sync::Arc};
 
-/// The filters of this file.
-pub(crate) const NAMES: &[&str] = &[
-    "batch",
-    "count",
-    "dictsort",
-    "first",
-    "groupby",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "map",
-    "max",
-    "min",
-    "reject",
-    "rejectattr",
-    "reverse",
-    "select",
-    "selectattr",
-    "slice",
-    "sort",
-    "sum",
-    "unique",
-];
+/// Applies a filter by its name, for `map`.
+type Filter = fn(&Value, &str, Args) -> Result<Value>;
 
 /// `value | name(arguments)`
 ///
 /// # Errors
 /// If the filter does not fit the value.
-pub(crate) fn filter(value: &Value, name: &str, args: Args) -> Result<Value> {
+pub(crate) fn filter(value: &Value, name: &str, args: Args, apply: Filter) -> Result<Value> {
     match name {
-        "map" => map(value, args),
+        "map" => map(value, args, apply),
         "select" | "reject" | "selectattr" | "rejectattr" => select(value, name, args),
         "join" => join(value, args),
         "sort" => {
@@ -263,7 +240,7 @@ fn group_by(value: &Value, args: Args) -> Result<Value> {
     Value::list(groups.into_iter().map(group).collect::<Result<_>>()?)
 }
 
-fn map(value: &Value, mut args: Args) -> Result<Value> {
+fn map(value: &Value, mut args: Args, apply: Filter) -> Result<Value> {
     if !value.is_true() {
         value.check_empty()?;
         return Value::iterator(Vec::new());
@@ -281,9 +258,7 @@ fn map(value: &Value, mut args: Args) -> Result<Value> {
     }
     let name = to_text(&args.positional.remove(0))?;
     let items = value.items()?;
-    Value::iterator(
-        items.iter().map(|item| filters::filter(item, &name, args.clone())).collect::<Result<_>>()?,
-    )
+    Value::iterator(items.iter().map(|item| apply(item, &name, args.clone())).collect::<Result<_>>()?)
 }
 
 fn select(value: &Value, filter: &str, mut args: Args) -> Result<Value> {
