@@ -7,7 +7,7 @@ use clap::Args;
 use reft_models::{GenerateConfig, Generated, generate as continue_prompts};
 use reft_train::{
     Chosen, OnDevice,
-    data::{PromptLimit, Row, Template, TextStream, find_rows},
+    data::{BadRows, OnBadRow, PromptLimit, Row, Template, TextStream, find_rows},
     eval::generate_all,
     on_device,
 };
@@ -131,13 +131,15 @@ impl GenerateArgs {
             None => PromptLimit::of_context(config.max_position_embeddings, self.sampling.max_new_tokens),
         };
         let mut n_cut = 0;
-        let mut prompts = Vec::new();
+        let (mut prompts, mut bad) = (Vec::new(), BadRows::default());
         for row in rows {
-            let prompt = template.encode_prompt(row, &ready.loaded.tokenizer, limit)?;
+            let prompt = template.encode_prompt(row, &ready.loaded.tokenizer, limit);
+            let Some(prompt) = bad.keep(prompt)? else { continue };
             row.check_tokens(&prompt.tokens, config.vocab_size)?;
             n_cut += usize::from(prompt.is_cut);
             prompts.push(prompt.tokens);
         }
+        bad.finish(OnBadRow::Error, rows.len())?;
         if n_cut > 0 {
             note!(
                 "{n_cut} of {} prompt{} cut to {} tokens, in the middle of the longest text",
@@ -183,13 +185,8 @@ pub fn show_generated<B: Backend>(
 ) -> Result<Generated> {
     let mut stream = TextStream::default();
     let mut failed = None;
-    let loaded = &ready.loaded;
-    let mut print = |token| -> Result<()> {
-        let text = stream.push(&loaded.tokenizer, token)?;
-        let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        Ok(out.flush()?)
-    };
+    let tokenizer = &ready.loaded.tokenizer;
+    let mut print = |token| write_flushed(stream.push(tokenizer, token)?);
     let mut out =
         continue_prompts(ready.model(), &[prompt], &ready.reft(), config, |_, token| match print(token) {
             Ok(()) => ControlFlow::Continue(()),
@@ -198,10 +195,17 @@ pub fn show_generated<B: Backend>(
                 ControlFlow::Break(())
             }
         })?;
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(out.remove(0)),
+    if let Some(error) = failed {
+        return Err(error);
     }
+    write_flushed(stream.finish(tokenizer)?)?;
+    Ok(out.remove(0))
+}
+
+fn write_flushed(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
 }
 
 pub fn generate(args: &GenerateArgs) -> Result<()> {

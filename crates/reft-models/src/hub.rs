@@ -158,7 +158,16 @@ impl Hub {
         let cache = RepoCache::new(&self.cache, name);
         let commit = cache.commit(revision);
         let client = Client::new(self.endpoint.as_deref(), self.token.as_deref());
-        Ok(Fetch { hub: self, name, revision, cache, client, commit })
+        Ok(Fetch {
+            hub: self,
+            name,
+            revision,
+            cache,
+            client,
+            is_cached: commit.is_some(),
+            commit,
+            unreachable: None,
+        })
     }
 }
 
@@ -187,6 +196,10 @@ struct Fetch<'a> {
     client: Client,
     /// The commit of the files so far: all files of a model are of one commit.
     commit: Option<String>,
+    /// Whether the cache had files of this commit before.
+    is_cached: bool,
+    /// Why the server could not be reached, if the cache has files to go on with.
+    unreachable: Option<String>,
 }
 
 impl Fetch<'_> {
@@ -199,11 +212,11 @@ impl Fetch<'_> {
                 revision: self.revision.into(),
                 cache: self.hub.cache.clone(),
             }),
-            None => Err(self.failed(
-                file,
-                "the model, the revision or this file does not exist".into(),
-                "check the name and the network, or give the path of a folder",
-            )),
+            None => {
+                let absent = "the model, the revision or this file does not exist";
+                let reason = self.unreachable.clone().unwrap_or_else(|| absent.into());
+                Err(self.failed(file, reason, "check the name and the network, or give the path of a folder"))
+            }
         }
     }
 
@@ -237,7 +250,7 @@ impl Fetch<'_> {
                 return Ok(None);
             }
         }
-        if self.hub.offline {
+        if self.hub.offline || self.unreachable.is_some() {
             return Ok(None);
         }
         const ATTEMPTS: usize = 3;
@@ -250,6 +263,11 @@ impl Fetch<'_> {
         match result {
             Ok(found) => Ok(found),
             Err(Failure::Final(error)) => Err(error),
+            // As without a network: what the cache has must do.
+            Err(Failure::Passing(reason)) if self.is_cached => {
+                self.unreachable = Some(reason);
+                Ok(None)
+            }
             Err(Failure::Passing(reason)) => {
                 Err(self.failed(file, reason, "check the name and the network, or give the path of a folder"))
             }
@@ -342,6 +360,24 @@ mod tests {
         for other in ["main", "../snapshots/0123abcd"] {
             hub.download("some/model", other).expect_err("not in the cache");
         }
+    }
+
+    /// Whoever filled the cache may not have noted which files the model does not have.
+    #[test]
+    fn a_model_in_the_cache_is_found_though_the_server_is_unreachable() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let model = cache.path().join("models--some--model");
+        let snapshot = model.join("snapshots/0123abcd");
+        fs::create_dir_all(&snapshot).expect("created");
+        fs::create_dir_all(model.join("refs")).expect("created");
+        fs::write(model.join("refs/main"), "0123abcd").expect("written");
+        let endpoint = Some("http://127.0.0.1:9".to_string());
+        let hub = Hub { cache: cache.path().into(), offline: false, endpoint, token: None };
+        for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+            hub.download("some/model", "main").expect_err("incomplete");
+            fs::write(snapshot.join(file), "{}").expect("written");
+        }
+        assert_eq!(hub.download("some/model", "main").expect("cached"), snapshot);
     }
 
     #[test]

@@ -284,6 +284,14 @@ impl Tokenizer {
         Ok(if self.clean_up { clean_up_spaces(&text) } else { text })
     }
 
+    /// Whether a token stands for one byte, as `<0x0A>`. Such tokens are characters only together with their neighbors.
+    pub fn is_byte(&self, id: u32) -> bool {
+        self.inner.id_to_token(id).is_some_and(|token| {
+            let byte = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+            byte.is_some_and(|byte| byte.len() == 2 && u8::from_str_radix(byte, 16).is_ok())
+        })
+    }
+
     /// Renders a conversation with the model's chat template, as transformers does.
     ///
     /// # Errors

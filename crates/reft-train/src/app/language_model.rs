@@ -220,10 +220,15 @@ impl<B: Backend> LanguageModel<B> {
             }
         })
         .map_err(EvalError::from)?;
-        match failed {
-            Some(error) => Err(DataError::from(error).into()),
-            None => Ok(stream.into_text()),
+        if let Some(error) = failed {
+            return Err(DataError::from(error).into());
         }
+        // After the last token, whether the caller goes on makes no difference.
+        let rest = stream.finish(&self.loaded.tokenizer).map_err(DataError::from)?;
+        if !rest.is_empty() {
+            let _ = on_text(rest);
+        }
+        Ok(stream.into_text())
     }
 
     /// One forward pass over texts, as they are, with a hook: [`Capture`](reft_core::Capture) reads their hidden states.

@@ -127,7 +127,9 @@ pub(super) fn text_of(message: &Map<String, Value>) -> String {
 
 /// Whether a message of the assistant has nothing to say: neither text nor anything else beside its role.
 pub(super) fn is_empty(message: &Map<String, Value>) -> bool {
-    text_of(message).is_empty()
+    // A template may show null as text.
+    !matches!(message.get("content"), Some(Value::Null))
+        && text_of(message).is_empty()
         && !message.iter().any(|(key, value)| {
             !matches!(key.as_str(), "role" | "content" | "name" | "weight" | "train") && !value.is_null()
         })

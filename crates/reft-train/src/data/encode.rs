@@ -1,7 +1,7 @@
 //! Prompts and answers as tokens: where an answer begins, and what is left out of a long prompt.
 
 use super::{
-    conversation::{TrainOn, is_empty, trained_turns},
+    conversation::{TrainOn, is_empty, text_of, trained_turns},
     error::DataError,
     rows::Row,
     template::{Template, answer, answered_conversation},
@@ -167,15 +167,27 @@ fn answered_chat(row: &Row, chat: &Chat, turn: usize, tokenizer: &Tokenizer) -> 
     let whole = render(&answered, false)?;
     let open = render(&before, true)?.text;
     let differs = !whole.text.starts_with(&open);
+    let is_empty = is_empty(&chat.messages[turn]);
     let mut start = open.len();
     if differs {
         let closed = render(&before, false)?.text;
         start = common_prefix(&open, &whole.text).max(common_prefix(&closed, &whole.text));
-        if start < common_prefix(&open, &closed) {
-            return Err(row.error(
-                "the chat template changes earlier messages when an answer follows, so the answer cannot be told apart \
-                 from the prompt",
-            ));
+        let content = text_of(&chat.messages[turn]);
+        let content_at = whole.text.rfind(content.trim()).filter(|_| !content.trim().is_empty());
+        let has_history = start >= common_prefix(&open, &closed)
+            || before.messages.last().is_some_and(|last| ends_before(&whole.text, &text_of(last), start));
+        if !has_history {
+            // The answer as it is rendered, after the prompt as it is rendered alone.
+            let at = content_at.and_then(|content_at| continues_at(&open, &whole.text, content_at));
+            let at = at.ok_or_else(|| {
+                row.error(
+                    "the chat template changes earlier messages when an answer follows, so the answer cannot be told apart \
+                     from the prompt; use a template of your own over the fields of the row",
+                )
+            })?;
+            let end = whole.generated.last().map_or(whole.text.len(), |block| block.end).max(at);
+            let answer = open.len()..open.len() + end - at;
+            return Ok(Whole { answer, text: open + &whole.text[at..], differs, is_empty });
         }
     }
     let mut answer = start..whole.text.len();
@@ -183,7 +195,25 @@ fn answered_chat(row: &Row, chat: &Chat, turn: usize, tokenizer: &Tokenizer) -> 
     if let Some((first, last)) = blocks.clone().next().zip(blocks.next_back()) {
         answer = start.max(first.start)..last.end;
     }
-    Ok(Whole { answer, text: whole.text, differs, is_empty: is_empty(&chat.messages[turn]) })
+    Ok(Whole { answer, text: whole.text, differs, is_empty })
+}
+
+/// Whether the last occurrence of `part` before `end` is there, and the text beyond `end` does not have it.
+fn ends_before(text: &str, part: &str, end: usize) -> bool {
+    let part = part.trim();
+    !part.is_empty() && text[..end].contains(part) && !text[end..].contains(part)
+}
+
+/// The place in `whole`, at most `latest`, where the text before it agrees longest with the end of `open`.
+fn continues_at(open: &str, whole: &str, latest: usize) -> Option<usize> {
+    /// What a template puts between its last common text and an answer is short.
+    const WINDOW: usize = 256;
+    let agreeing = |at: usize| {
+        let pairs = whole[..at].chars().rev().zip(open.chars().rev());
+        pairs.take_while(|(a, b)| a == b).count()
+    };
+    let places = (latest.saturating_sub(WINDOW)..=latest).filter(|at| whole.is_char_boundary(*at));
+    places.max_by_key(|at| agreeing(*at)).filter(|at| agreeing(*at) > 0)
 }
 
 /// Length in bytes of the longest common prefix.
@@ -329,12 +359,32 @@ mod tests {
         assert!(answer.differs);
         let (prompt, text) = parts(&t, &answer);
         assert_eq!((prompt.as_str(), text.as_str()), ("<u>the fox<a>", "the duck"));
+        // This one ends every rendering with the end token.
+        let closing = tokenizer(
+            "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}{% endfor %}{{ eos_token }}\
+             {% if add_generation_prompt %}[a]{% endif %}",
+        );
+        let value = json!({"messages": [{"role": "user", "content": "the fox"}, {"role": "assistant", "content": "the duck"}]});
+        assert_eq!(
+            parts(&closing, &one("chat", &closing, value)),
+            ("[u]the fox".into(), "[a]the duck".into())
+        );
+        // And this one shows the system's message with the last message of the user alone.
+        let moving = tokenizer(
+            "{% for m in messages %}{% if m.role == 'user' %}<u>{% if loop.last %}{{ messages[0].content }} {% endif %}\
+             {{ m.content }}<a>{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}",
+        );
+        let value = json!({"messages": [{"role": "system", "content": "be kind"}, {"role": "user", "content": "the fox"},
+            {"role": "assistant", "content": "the duck"}]});
+        assert_eq!(
+            parts(&moving, &one("chat", &moving, value)),
+            ("<u>be kind the fox<a>".into(), " the duck".into())
+        );
         let changing = tokenizer(
-            "{{ messages | length }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if \
-             add_generation_prompt %}<a>{% endif %}",
+            "{% for m in messages %}{{ messages | length }}{{ m.role }}{{ m.content }}{% endfor %}",
         );
         let value =
-            json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
+            json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]});
         let error =
             Template::Chat.encode_answered(&row(value), &changing, TrainOn::Last).expect_err("changes");
         assert!(

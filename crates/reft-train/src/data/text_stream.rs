@@ -20,12 +20,16 @@ pub struct TextStream {
 }
 
 impl TextStream {
-    /// Adds a token. Returns the text that it completes; empty in the middle of a character.
+    /// Adds a token. Returns the text that it completes; empty in the middle of a character, and as long as tokens of single
+    /// bytes follow each other.
     ///
     /// # Errors
     /// If the tokenizer does not have the token.
     pub fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<&str, TokenizerError> {
         self.tokens.push(token);
+        if tokenizer.is_byte(token) {
+            return Ok("");
+        }
         let (start, context) = (self.text.len(), tokenizer.decode(&self.tokens[..self.n_context])?.len());
         let text = tokenizer.decode(&self.tokens)?;
         let complete = text.trim_end_matches(INCOMPLETE);
@@ -45,7 +49,19 @@ impl TextStream {
         Ok(&self.text[start..])
     }
 
-    /// The text so far, up to its last whole character.
+    /// Ends the text. Returns what has not been returned yet: bytes, whether or not they are whole characters.
+    ///
+    /// # Errors
+    /// If the tokenizer does not have a token.
+    pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<&str, TokenizerError> {
+        let (start, context) = (self.text.len(), tokenizer.decode(&self.tokens[..self.n_context])?.len());
+        let text = tokenizer.decode(&self.tokens)?;
+        self.text.push_str(text.get(context + self.n_known..).unwrap_or_default());
+        (self.n_context, self.n_known) = (self.tokens.len(), 0);
+        Ok(&self.text[start..])
+    }
+
+    /// The text that has been returned so far.
     pub fn into_text(self) -> String {
         self.text
     }
@@ -68,8 +84,28 @@ mod tests {
                 most = most.max(stream.tokens.len());
             }
             assert!(most < 24, "{most}");
-            let whole = t.decode(&ids).expect("decoded");
-            assert_eq!(stream.into_text(), whole.trim_end_matches(INCOMPLETE));
+            stream.finish(&t).expect("known");
+            assert_eq!(stream.into_text(), t.decode(&ids).expect("decoded"));
+        }
+    }
+
+    /// A tokenizer with tokens of single bytes, which are characters only if all of a run are.
+    #[test]
+    fn bytes_that_are_no_characters_do_not_end_the_text() {
+        let json = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+            "pre_tokenizer":null,"post_processor":null,
+            "decoder":{"type":"Sequence","decoders":[{"type":"ByteFallback"},{"type":"Fuse"}]},
+            "model":{"type":"BPE","vocab":{"a":0,"b":1,"<0x25>":2,"<0xC5>":3,"<0xC3>":4,"<0xA9>":5},"merges":[],"byte_fallback":true}}"#;
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("tokenizer.json"), json).expect("written");
+        let t = Tokenizer::load(&reft_models::ModelFiles::Folder(folder.path().into())).expect("loaded");
+        for ids in [&[0, 2, 3, 1][..], &[2, 3, 0, 1], &[0, 4, 5, 1], &[0, 4, 5], &[2, 3], &[3, 0, 2]] {
+            let (mut stream, mut shown) = (TextStream::default(), String::new());
+            for id in ids {
+                shown += stream.push(&t, *id).expect("known");
+            }
+            shown += stream.finish(&t).expect("known");
+            assert_eq!(shown, t.decode(ids).expect("decoded"), "{ids:?}");
         }
     }
 }
