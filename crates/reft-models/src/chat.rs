@@ -349,13 +349,13 @@ mod tests {
     #[test]
     fn errors_name_the_line() {
         let error = |template: &str| render(&json!({"chat_template": template}), &hi());
-        assert_eq!(error("{{ raise_exception('no system role') }}"), "chat_template: line 1: no system role");
-        assert_eq!(error("\n{{ x.y }}"), "chat_template: line 2: 'x' is undefined");
-        assert_eq!(error("{% if %}"), "chat_template: line 1: expected an expression, found `%}`");
+        assert_eq!(error("{{ raise_exception('no system role') }}"), "line 1: no system role");
+        assert_eq!(error("\n{{ x.y }}"), "line 2: 'x' is undefined");
+        assert_eq!(error("{% if %}"), "line 1: expected an expression, found `%}`");
         assert_eq!(
             error("\n{% for m in messages %}"),
-            "chat_template: line 2: expected `{% endfor %}` or `{% else %}`, found the end of the template"
+            "line 2: expected `{% endfor %}` or `{% else %}`, found the end of the template"
         );
-        assert_eq!(error("{% do x %}"), "chat_template: line 1: unknown tag `do`");
+        assert_eq!(error("{% do x %}"), "line 1: unknown tag `do`");
     }
 }
