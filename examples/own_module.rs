@@ -41,6 +41,7 @@ impl<B: Backend> Mlp<B> {
 
 pub fn main() -> Result<()> {
     let device = Default::default();
+    B::seed(&device, 0);
     let x = Tensor::<B, 2>::random([64, 8], Distribution::Normal(0.0, 1.0), &device);
     let (mut model, mut optimizer) = (Mlp::<B>::new(1, &device), AdamConfig::new().init());
     let loss = |model: &Mlp<B>| (model.forward(x.clone()) - x.clone().sum_dim(1) * 2.0).square().mean();

@@ -90,7 +90,7 @@ fn trained_and_reloaded() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let printed = run("own_module", &[], folder.path())?;
     let losses = numbers(&printed, "loss ");
-    assert!(losses[0] > 3.0 * losses[1], "{printed}");
+    assert!(losses[0] > 5.0 * losses[1], "{printed}");
     assert!(numbers(&printed, "|RRᵀ - I| ")[0] < 1e-5, "{printed}");
     for reloaded in ["loss after loading", "loss with the edit from its own file"] {
         assert_eq!(numbers(&printed, reloaded), losses[1..2], "{printed}");
