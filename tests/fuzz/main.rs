@@ -5,14 +5,8 @@
 
 mod support;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
-use support::{limits::checked, mutants};
-
-/// An input that takes longer hangs. Honest ones take milliseconds, but machines that test are busy.
-const LONGEST: Duration = Duration::from_secs(20);
+use std::path::{Path, PathBuf};
+use support::{limits::limited, mutants};
 
 /// Makes two tests of each file in `targets`: the corpus with random bytes, and mutants of the corpus. The numbers are per target
 /// and per file.
@@ -23,14 +17,14 @@ macro_rules! targets {
         }
         $(#[test]
         fn $target() {
-            let check = |input: &[u8]| checked(targets::$target::target, input, LONGEST);
+            let check = limited(targets::$target::target);
             bolero::check!(name = stringify!($target)).with_iterations($random).for_each(check);
         })*
         mod mutants_of {
             use super::*;
             $(#[test]
             fn $target() {
-                let check = |input: &[u8]| checked(targets::$target::target, input, LONGEST);
+                let check = limited(targets::$target::target);
                 mutants::each(&corpus(stringify!($target)), $mutants, check);
             })*
         }

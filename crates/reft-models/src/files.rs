@@ -1,6 +1,7 @@
 //! The files of a model, in a folder or compiled into the program, and what several of them have in common.
 
 use reft_core::FileError;
+use serde_json::Value;
 use std::{borrow::Cow, fs, io, path::PathBuf};
 
 /// Where the files of a model are.
@@ -107,6 +108,23 @@ impl ModelFiles {
             _ => names.join(", "),
         }
     }
+}
+
+/// The type of a JSON value, in the words of an error message.
+pub fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Whether a file is a pointer of Git LFS in place of the file itself.
+pub fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"version https://git-lfs")
 }
 
 /// A token id or a list of them: `eos_token_id` in `config.json` and `generation_config.json`.

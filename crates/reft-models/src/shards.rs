@@ -1,6 +1,6 @@
 //! The safetensors files of a model, memory-mapped.
 
-use crate::files::ModelFiles;
+use crate::files::{ModelFiles, is_lfs_pointer};
 #[cfg(not(target_arch = "wasm32"))]
 use memmap2::Mmap;
 use reft_core::FileError;
@@ -160,7 +160,7 @@ fn damage(bytes: &[u8], error: &SafeTensorError) -> String {
     if bytes.is_empty() {
         return "is empty; download it again".into();
     }
-    if bytes.starts_with(b"version https://git-lfs") {
+    if is_lfs_pointer(bytes) {
         return "is a Git LFS pointer and not the file itself; run `git lfs pull` in the folder, or download the file"
             .into();
     }

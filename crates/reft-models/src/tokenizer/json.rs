@@ -1,6 +1,6 @@
 //! The JSON files beside `tokenizer.json`, read strictly.
 
-use crate::files::ModelFiles;
+use crate::files::{ModelFiles, is_lfs_pointer, kind_of};
 use reft_core::FileError;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ impl JsonFile {
         check_encoding(&bytes).map_err(invalid)?;
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(values)) => Ok(Self { path, values }),
-            Ok(other) => Err(invalid(format!("expected a JSON object, found {}", kind(&other)))),
+            Ok(other) => Err(invalid(format!("expected a JSON object, found {}", kind_of(&other)))),
             Err(error) => Err(invalid(format!("invalid JSON: {error}"))),
         }
     }
@@ -65,7 +65,7 @@ impl JsonFile {
 
     /// The error of a value of the wrong kind.
     pub fn wrong(&self, key: &str, found: &Value, expected: &str) -> FileError {
-        self.invalid(format!("`{key}` is {}, expected {expected}", kind(found)))
+        self.invalid(format!("`{key}` is {}, expected {expected}", kind_of(found)))
     }
 
     /// An error of this file.
@@ -79,9 +79,8 @@ impl JsonFile {
 /// # Errors
 /// The reason why the file cannot be read.
 pub(super) fn check_encoding(bytes: &[u8]) -> Result<(), String> {
-    const LFS: &[u8] = b"version https://git-lfs";
     let found = match bytes {
-        _ if bytes.starts_with(LFS) => {
+        _ if is_lfs_pointer(bytes) => {
             "is a pointer of Git LFS, not the file itself; run `git lfs pull` in its folder"
         }
         [0xef, 0xbb, 0xbf, ..] => "starts with a byte order mark; save it as UTF-8 without one",
@@ -90,16 +89,4 @@ pub(super) fn check_encoding(bytes: &[u8]) -> Result<(), String> {
         _ => return Ok(()),
     };
     Err(format!("the file {found}"))
-}
-
-/// The kind of a value, for messages.
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }

@@ -3,8 +3,9 @@
 use super::{
     class::{Class, Flags, SPECIAL},
     components::{TEMPLATE_FLAGS, TemplateFlags, template},
-    json::{JsonFile, kind},
+    json::JsonFile,
 };
+use crate::files::kind_of;
 use reft_core::FileError;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -396,7 +397,7 @@ fn additional_tokens(file: &JsonFile) -> Result<Option<Vec<Named>>, FileError> {
         };
         for value in values {
             let token = parse(value).ok_or_else(|| {
-                file.invalid(format!("`{key}` has {} in it, expected {expected}", kind(value)))
+                file.invalid(format!("`{key}` has {} in it, expected {expected}", kind_of(value)))
             })?;
             tokens.get_or_insert_default().push(token);
         }

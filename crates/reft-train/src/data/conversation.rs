@@ -1,10 +1,7 @@
 //! Rows as conversations, in the layouts that chat data comes in.
 
-use super::{
-    error::DataError,
-    rows::{Row, kind_of},
-};
-use reft_models::Chat;
+use super::{error::DataError, rows::Row};
+use reft_models::{Chat, files::kind_of};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 

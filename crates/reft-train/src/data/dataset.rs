@@ -102,7 +102,7 @@ pub struct DataSet {
     pub n_merged: usize,
     /// Number of chats that the template renders differently once they are answered.
     pub n_differing: usize,
-    /// Row indices of those that were skipped because they cannot be used.
+    /// Row indices, in file order, of those that were skipped because they cannot be used.
     pub skipped: Vec<usize>,
     /// What a user should know about the rows beside the counts of truncated and dropped ones, one line each.
     pub notices: Vec<String>,
@@ -141,8 +141,10 @@ impl DataSet {
 
     /// The rows that a generated answer can be compared with: those that were not skipped and end with an answer.
     pub fn answered(&self, rows: &[Row]) -> Vec<Row> {
-        let rows =
-            rows.iter().enumerate().filter(|(idx, row)| !self.skipped.contains(idx) && answer(row).is_ok());
+        let rows = rows
+            .iter()
+            .enumerate()
+            .filter(|(idx, row)| self.skipped.binary_search(idx).is_err() && answer(row).is_ok());
         rows.map(|(_, row)| row.clone()).collect()
     }
 

@@ -121,7 +121,7 @@ impl Template {
             let turns = trained_turns(row, &chat, train_on)?;
             let turns = turns.into_iter().map(|turn| {
                 let whole = answered_chat(row, &chat, turn, tokenizer)?;
-                encode_whole(row, whole, tokenizer, true)
+                self.encode_whole(row, whole, tokenizer)
             });
             return turns.collect();
         }
@@ -132,7 +132,7 @@ impl Template {
         let encode = |text: String| {
             let whole =
                 Whole { answer: start..text.len(), text, differs: false, is_empty: answer.is_empty() };
-            encode_whole(row, whole, tokenizer, false)
+            self.encode_whole(row, whole, tokenizer)
         };
         let text = prompt + &answer;
         let mut encoded = encode(text.clone() + &eos.text)?;
@@ -142,6 +142,37 @@ impl Template {
             encoded.tokens.push(eos.id);
         }
         Ok(vec![encoded])
+    }
+
+    fn encode_whole(
+        &self,
+        row: &Row,
+        whole: Whole,
+        tokenizer: &Tokenizer,
+    ) -> Result<EncodedAnswer, DataError> {
+        let is_chat = *self == Template::Chat;
+        let Whole { text, answer, differs, is_empty } = whole;
+        let failed = |error| row.tokenizer_error(error);
+        let EncodedText { mut ids, offsets } =
+            tokenizer.encode_with_offsets(&text, is_chat).map_err(failed)?;
+        let mut first = offsets.iter().position(|(_, end)| *end > answer.start).unwrap_or(ids.len());
+        let covered = offsets[..first].iter().map(|(_, end)| *end).max().unwrap_or(0);
+        // Tokens that reach over the border, or leave a gap before it, may differ from those of the prompt alone.
+        let is_suspicious =
+            covered < answer.start || offsets.get(first).is_some_and(|(start, _)| *start < answer.start);
+        let mut is_merged = false;
+        if is_suspicious {
+            let alone = self.encode_text(&text[..answer.start], tokenizer).map_err(failed)?;
+            is_merged = !ids.starts_with(&alone);
+            if is_merged && is_chat {
+                first = alone.len().min(ids.len());
+            }
+        }
+        if answer.end < text.len() {
+            let after = (first..ids.len()).find(|idx| offsets[*idx].0 >= answer.end);
+            ids.truncate(after.unwrap_or(ids.len()));
+        }
+        Ok(EncodedAnswer { tokens: ids, prompt_len: first, is_empty, is_merged, differs })
     }
 }
 
@@ -221,37 +252,6 @@ fn common_prefix(a: &str, b: &str) -> usize {
     let pairs = a.char_indices().zip(b.chars());
     let differing = pairs.into_iter().find(|((_, x), y)| x != y);
     differing.map_or(a.len().min(b.len()), |((at, _), _)| at)
-}
-
-fn encode_whole(
-    row: &Row,
-    whole: Whole,
-    tokenizer: &Tokenizer,
-    is_chat: bool,
-) -> Result<EncodedAnswer, DataError> {
-    let Whole { text, answer, differs, is_empty } = whole;
-    let failed = |error| row.tokenizer_error(error);
-    let EncodedText { mut ids, offsets } = tokenizer.encode_with_offsets(&text, is_chat).map_err(failed)?;
-    let mut first = offsets.iter().position(|(_, end)| *end > answer.start).unwrap_or(ids.len());
-    let covered = offsets[..first].iter().map(|(_, end)| *end).max().unwrap_or(0);
-    // Tokens that reach over the border, or leave a gap before it, may differ from those of the prompt alone.
-    let is_suspicious =
-        covered < answer.start || offsets.get(first).is_some_and(|(start, _)| *start < answer.start);
-    let mut is_merged = false;
-    if is_suspicious {
-        let prompt = &text[..answer.start];
-        let alone = if is_chat { tokenizer.encode_rendered(prompt) } else { tokenizer.encode(prompt) };
-        let alone = alone.map_err(failed)?;
-        is_merged = !ids.starts_with(&alone);
-        if is_merged && is_chat {
-            first = alone.len().min(ids.len());
-        }
-    }
-    if answer.end < text.len() {
-        let after = (first..ids.len()).find(|idx| offsets[*idx].0 >= answer.end);
-        ids.truncate(after.unwrap_or(ids.len()));
-    }
-    Ok(EncodedAnswer { tokens: ids, prompt_len: first, is_empty, is_merged, differs })
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Files of other formats, recognized by how they begin.
 
+use reft_models::files::is_lfs_pointer;
+
 /// What a file is that cannot be read, and how it is converted.
 pub(super) fn foreign_format(bytes: &[u8], file: &str) -> Option<String> {
     let name = shell_word(file);
@@ -72,7 +74,7 @@ pub(super) fn foreign_format(bytes: &[u8], file: &str) -> Option<String> {
         ("a program", "name a file of texts".into())
     } else if is(b"{\\rtf") {
         ("an RTF document", "save its texts as JSON Lines or CSV".into())
-    } else if is(b"version https://git-lfs") {
+    } else if is_lfs_pointer(bytes) {
         (
             "a Git LFS pointer in place of the data",
             format!("get the file itself: git lfs pull --include {name}"),

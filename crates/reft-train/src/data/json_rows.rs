@@ -4,8 +4,9 @@ use super::{
     bad_rows::all_readable,
     error::DataError,
     json::{JsonError, parse, parse_stream},
-    rows::{Row, kind_of},
+    rows::Row,
 };
+use reft_models::files::kind_of;
 use serde_json::{Map, Value};
 
 /// Parses JSON Lines, a JSON array, or an object with a list of rows inside; `file` names it in errors.

@@ -131,16 +131,11 @@ impl TaskSpec {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::spec::tests::{discover, rows},
+        *,
+    };
     use crate::data::{Separator, parse_rows, table_rows};
-
-    fn rows(text: &str) -> Vec<Row> {
-        parse_rows(text, "d.jsonl").expect("valid")
-    }
-
-    fn discover(name: &str, text: &str) -> Result<TaskSpec, String> {
-        TaskSpec::discover(name, None, None, &rows(text)).map_err(|e| e.to_string())
-    }
 
     fn tokenizer() -> Tokenizer {
         Tokenizer::load(&crate::tiny::model()).expect("embedded")

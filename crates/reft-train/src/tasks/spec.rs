@@ -236,15 +236,15 @@ fn default_metrics(config: &TaskConfig, glue: Option<&Glue>) -> Vec<Metric> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::data::parse_rows;
 
-    fn rows(text: &str) -> Vec<Row> {
+    pub fn rows(text: &str) -> Vec<Row> {
         parse_rows(text, "d.jsonl").expect("valid")
     }
 
-    fn discover(name: &str, text: &str) -> Result<TaskSpec, String> {
+    pub fn discover(name: &str, text: &str) -> Result<TaskSpec, String> {
         TaskSpec::discover(name, None, None, &rows(text)).map_err(|e| e.to_string())
     }
 
