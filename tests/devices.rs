@@ -7,9 +7,9 @@
 //! | `REFT_TEST_DEVICES` | the devices to test, as in `cpu,wgpu:0`; all that are found if unset |
 //! | `REFT_TEST_SLOW` | if set, software renderers also run the real models, which takes minutes |
 
-use burn::tensor::backend::AutodiffBackend;
 use libtest_mimic::{Arguments, Completion, Failed, Trial, run};
 use reft_core::{NoHook, Reft, ReftConfig, host_values};
+use reft_kernels::AutodiffKernels;
 use reft_models::{GenerateConfig, ModelFiles, Precision};
 use reft_train::{
     Chosen, DataSet, Encoding, LanguageModeling, OnDevice, Silent, Template, TrainConfig,
@@ -247,7 +247,7 @@ struct Numbers {
 impl OnDevice for RealModel {
     type Output = Numbers;
 
-    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Numbers {
+    fn run<A: AutodiffKernels>(self, on: &Chosen<A::Device>) -> Numbers {
         let Model { name, folder } = self.0;
         let files = ModelFiles::Folder(shared(&format!("models/{folder}")));
         let loaded: LoadedLlama<A::InnerBackend> =

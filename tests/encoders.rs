@@ -6,7 +6,6 @@ use burn::{
     tensor::{
         Tensor,
         activation::{log_softmax, softmax},
-        backend::{AutodiffBackend, Backend},
     },
 };
 use burn_flex::Flex;
@@ -17,6 +16,7 @@ use reft_core::{
     Head, NoHook, Part, Reft, ReftConfig, Site, head::HeadValues, host_values,
     intervention::InterventionValues,
 };
+use reft_kernels::Kernels;
 use reft_models::{
     DropoutRates, Llama, LoadedModel, LoraConfig, ModelFiles, Padding, Precision, Roberta, TokenBatch,
     Tuning,
@@ -58,7 +58,7 @@ fn get<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> T {
     serde_json::from_value(value[key].clone()).expect(key)
 }
 
-fn load<B: Backend>(folder: PathBuf) -> Encoder<B> {
+fn load<B: Kernels>(folder: PathBuf) -> Encoder<B> {
     LoadedModel::load(&ModelFiles::Folder(folder), "encoder", Precision::default(), &Default::default())
         .expect("loaded")
 }
@@ -72,7 +72,7 @@ fn read_tensors(path: &Path) -> BTreeMap<String, Vec<f32>> {
 }
 
 /// The hidden states of each row without those of padding, without interventions.
-fn states<B: Backend>(model: &Roberta<B>, rows: &[Vec<u32>], types: &[Vec<u32>]) -> Vec<Vec<f32>> {
+fn states<B: Kernels>(model: &Roberta<B>, rows: &[Vec<u32>], types: &[Vec<u32>]) -> Vec<Vec<f32>> {
     let tokens = TokenBatch::new(rows, Padding::Right).with_types(types);
     let hidden = model.forward(&tokens, DropoutRates::OFF, &NoHook);
     let [_, seq, d_model] = hidden.dims();
@@ -84,18 +84,18 @@ fn states<B: Backend>(model: &Roberta<B>, rows: &[Vec<u32>], types: &[Vec<u32>])
 }
 
 /// The classification head of a checkpoint.
-fn own_head<B: Backend>(loaded: &Encoder<B>) -> Option<Head<B>> {
+fn own_head<B: Kernels>(loaded: &Encoder<B>) -> Option<Head<B>> {
     let head = loaded.head.clone()?;
     let outputs = head.out_bias.len();
     Some(loaded.model.config().head(outputs, None).with_values(head, &Default::default()))
 }
 
 /// No interventions.
-fn none<B: Backend>(hidden_size: usize) -> Reft<B> {
+fn none<B: Kernels>(hidden_size: usize) -> Reft<B> {
     reft(hidden_size, 0, 1, |_| unreachable!("no layer"))
 }
 
-fn reft<B: Backend>(
+fn reft<B: Kernels>(
     hidden_size: usize,
     n_layers: usize,
     rank: usize,
@@ -126,7 +126,7 @@ fn spec(labels: &[&str]) -> TaskSpec {
     TaskSpec::discover(name, None, None, &rows).expect("a task")
 }
 
-fn objective<'a, B: Backend>(loaded: &'a Encoder<B>, spec: &'a TaskSpec) -> Classification<'a, B> {
+fn objective<'a, B: Kernels>(loaded: &'a Encoder<B>, spec: &'a TaskSpec) -> Classification<'a, B> {
     Classification {
         model: &loaded.model,
         tensors: &loaded.tensors,
@@ -138,7 +138,7 @@ fn objective<'a, B: Backend>(loaded: &'a Encoder<B>, spec: &'a TaskSpec) -> Clas
 }
 
 /// Every form of checkpoint gives the hidden states of transformers, and its logits if it has a head.
-fn checkpoints_agree_with_transformers<B: Backend>() {
+fn checkpoints_agree_with_transformers<B: Kernels>() {
     for name in ["roberta", "roberta-bare", "xlm-roberta", "bert"] {
         let loaded: Encoder<B> = load(fixture(&format!("encoders/{name}")));
         let expected = json(&fixture(&format!("encoders/{name}/expected.json")));
@@ -170,7 +170,7 @@ fn checkpoints_agree_with_transformers<B: Backend>() {
 }
 
 /// 32 real texts as tokens.
-fn real_texts<B: Backend>(loaded: &Encoder<B>, expected: &Value) -> Vec<LabeledText> {
+fn real_texts<B: Kernels>(loaded: &Encoder<B>, expected: &Value) -> Vec<LabeledText> {
     let mut files: BTreeMap<String, (TaskSpec, Vec<Row>)> = BTreeMap::new();
     let vocab = loaded.model.config().vocab_size;
     let named = expected["texts"].as_array().expect("texts");
@@ -193,7 +193,7 @@ fn real_texts<B: Backend>(loaded: &Encoder<B>, expected: &Value) -> Vec<LabeledT
     examples.collect()
 }
 
-fn a_real_model_agrees_with_transformers<B: Backend>() {
+fn a_real_model_agrees_with_transformers<B: Kernels>() {
     let loaded: Encoder<B> = load(shared("models/minilm-roberta"));
     let expected = json(&fixture("encoders/minilm/expected.json"));
     let hidden = read_tensors(&fixture("encoders/minilm/hidden.safetensors"));
@@ -229,7 +229,7 @@ fn formula(index: usize, n: usize) -> Vec<f32> {
 }
 
 /// Gradients of one batch of real texts, for interventions and head.
-fn gradients_agree_with_pytorch<B: Backend>() {
+fn gradients_agree_with_pytorch<B: Kernels>() {
     let loaded: Encoder<B> = load(shared("models/minilm-roberta"));
     let expected = json(&fixture("encoders/minilm/expected.json"));
     let golden = read_tensors(&fixture("encoders/minilm/grads.safetensors"));
@@ -280,7 +280,7 @@ fn gradients_agree_with_pytorch<B: Backend>() {
 }
 
 /// LoRA adapters made by PEFT give PEFT's logits, and saving them gives PEFT's files.
-fn lora_agrees_with_peft<B: Backend>() {
+fn lora_agrees_with_peft<B: Kernels>() {
     let device = Default::default();
     let saved = tempfile::tempdir().expect("a folder");
     for name in ["roberta", "llama"] {
@@ -341,7 +341,7 @@ fn lora_agrees_with_peft<B: Backend>() {
 }
 
 /// For interventions and every baseline, the central difference of the loss along its gradient equals the gradient's norm.
-fn gradients_of_every_method_agree_with_finite_differences<B: Backend>() {
+fn gradients_of_every_method_agree_with_finite_differences<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let loaded: Encoder<B> = load(fixture("encoders/bert"));
     let rows: Vec<Vec<u32>> =
@@ -390,7 +390,7 @@ fn gradients_of_every_method_agree_with_finite_differences<B: Backend>() {
 }
 
 /// A baseline computes the same in training, in evaluation, and after saving and loading.
-fn baselines_survive_a_round_trip<B: Backend>() {
+fn baselines_survive_a_round_trip<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let device = Default::default();
     for name in ["bert", "roberta-bare"] {
@@ -437,7 +437,7 @@ fn baselines_survive_a_round_trip<B: Backend>() {
 }
 
 /// Random interventions on all layers of the tiny encoders.
-fn random_reft<B: Backend>(layers: impl IntoIterator<Item = usize>, rng: &mut ChaCha8Rng) -> Reft<B> {
+fn random_reft<B: Kernels>(layers: impl IntoIterator<Item = usize>, rng: &mut ChaCha8Rng) -> Reft<B> {
     let config = ReftConfig::new(16, layers).with_rank(2).with_positions("f3".parse().expect("positions"));
     perturb(config.with_seed(rng.random()).init(&Default::default()), rng)
 }
@@ -450,7 +450,7 @@ fn random_rows(rng: &mut ChaCha8Rng, lens: &[usize]) -> (Vec<Vec<u32>>, Vec<Vec<
 }
 
 /// A row's outputs are the same alone and in a padded batch.
-fn padding_changes_nothing<B: Backend>() {
+fn padding_changes_nothing<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     for name in ["roberta", "bert"] {
         let loaded: Encoder<B> = load(fixture(&format!("encoders/{name}")));
@@ -468,7 +468,7 @@ fn padding_changes_nothing<B: Backend>() {
 }
 
 /// Dropout is active if its rates are not 0, and differs between passes.
-fn dropout_is_random<B: Backend>() {
+fn dropout_is_random<B: Kernels>() {
     let loaded: Encoder<B> = load(fixture("encoders/roberta"));
     let tokens = TokenBatch::new(&[[5, 9, 31, 7]], Padding::Right);
     let states = |hidden, attention| {
@@ -482,7 +482,7 @@ fn dropout_is_random<B: Backend>() {
 
 /// Only the blocks from the first edited layer up run on the autodiff backend, and the gradient of the loss reaches the
 /// interventions there.
-fn the_tape_begins_at_the_first_edit<B: Backend>() {
+fn the_tape_begins_at_the_first_edit<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     for name in ["roberta", "bert"] {
         let loaded: Encoder<B> = load(fixture(&format!("encoders/{name}")));
@@ -544,7 +544,8 @@ fn the_tape_begins_at_the_first_edit<B: Backend>() {
             let objective = objective(&loaded, &spec);
             let step = step_gradients(&objective, &tracked, std::slice::from_ref(&members), false, 0);
             assert!((f64::from(sum) - step.loss.sum).abs() < 1e-5, "{name}: {sum} against {}", step.loss.sum);
-            let grads: <Autodiff<B> as AutodiffBackend>::Gradients = grads.expect("a backward pass");
+            let grads: <Autodiff<B> as burn::tensor::backend::AutodiffBackend>::Gradients =
+                grads.expect("a backward pass");
             for edit in reft.edits() {
                 let bias = edit.intervention.bias();
                 let found =

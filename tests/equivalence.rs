@@ -2,17 +2,14 @@
 
 use burn::{
     backend::Autodiff,
-    tensor::{
-        Int, Tensor, TensorData,
-        activation::log_softmax,
-        backend::{AutodiffBackend, Backend},
-    },
+    tensor::{Int, Tensor, TensorData, activation::log_softmax},
 };
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{Component, Method, NoHook, Reft, ReftConfig, host_values};
+use reft_kernels::Kernels;
 use reft_models::{GenerateConfig, Generated, KvCache, Llama, Padding, TokenBatch, generate};
 use reft_train::{
     Example, LanguageModeling,
@@ -49,7 +46,7 @@ fn examples(rng: &mut ChaCha8Rng, lens: &[usize]) -> Vec<Example> {
     rows(rng, lens).into_iter().map(|tokens| Example { prompt_len: tokens.len() / 2 + 1, tokens }).collect()
 }
 
-fn random_reft<B: Backend>(positions: &str, tied: bool, component: Component, seed: u64) -> Reft<B> {
+fn random_reft<B: Kernels>(positions: &str, tied: bool, component: Component, seed: u64) -> Reft<B> {
     let config = ReftConfig::new(24, [0, 2])
         .with_rank(3)
         .with_component(component)
@@ -60,7 +57,7 @@ fn random_reft<B: Backend>(positions: &str, tied: bool, component: Component, se
 }
 
 /// The hidden states of each row, without those of padding.
-fn real_states<B: Backend>(hidden: Tensor<B, 3>, tokens: &TokenBatch) -> Vec<Vec<f32>> {
+fn real_states<B: Kernels>(hidden: Tensor<B, 3>, tokens: &TokenBatch) -> Vec<Vec<f32>> {
     let [_, _, d_model] = hidden.dims();
     let flat = host_values(hidden);
     let row_of = |idx: usize| &flat[idx * d_model..(idx + 1) * d_model];
@@ -84,7 +81,7 @@ fn assert_close(a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f64, what: &str) {
 }
 
 /// Left, right and no padding give the same hidden states, with interventions at any positions.
-fn padding_changes_nothing<B: Backend>() {
+fn padding_changes_nothing<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     for (seed, family) in families().into_iter().enumerate() {
         let model: Llama<B> = random_llama(family.clone(), seed as u64);
@@ -106,7 +103,7 @@ fn padding_changes_nothing<B: Backend>() {
 }
 
 /// Prefill and decoding with the cache give the same hidden states as one pass over the whole text, with either padding.
-fn the_cache_changes_nothing<B: Backend>() {
+fn the_cache_changes_nothing<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     for (seed, family) in families().into_iter().enumerate() {
         let model: Llama<B> = random_llama(family.clone(), seed as u64);
@@ -140,7 +137,7 @@ fn the_cache_changes_nothing<B: Backend>() {
 
 /// The text of every row is the same alone and in a batch, on either side of padding, greedy and sampled, and through
 /// [`generate_all`] with any batch size.
-fn generation_is_the_same_in_any_batch<B: Backend>() {
+fn generation_is_the_same_in_any_batch<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let model: Llama<B> = random_llama(json!({}), 5);
     let reft: Reft<B> = random_reft("f2+l2", false, Component::BlockOutput, 7);
@@ -187,7 +184,7 @@ fn generation_is_the_same_in_any_batch<B: Backend>() {
 }
 
 /// Micro-batches of unequal lengths add up to the large batch.
-fn accumulation_equals_the_large_batch<B: Backend>() {
+fn accumulation_equals_the_large_batch<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     for component in
         [Component::BlockOutput, Component::BlockInput, Component::AttentionOutput, Component::MlpOutput]
@@ -220,7 +217,7 @@ fn accumulation_equals_the_large_batch<B: Backend>() {
 }
 
 /// The gradient of every method, along a random direction of all its parameters, equals the central difference of the loss.
-fn gradients_agree_with_finite_differences<B: Backend>() {
+fn gradients_agree_with_finite_differences<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let model: Llama<B> = random_llama(json!({}), 9);
     let examples = examples(&mut rng, &[10, 7]);
@@ -246,7 +243,7 @@ fn gradients_agree_with_finite_differences<B: Backend>() {
 
 /// Only the blocks from the first edited layer up run on the autodiff backend, and the gradient of the loss reaches the
 /// interventions there.
-fn the_tape_begins_at_the_first_edit<B: Backend>() {
+fn the_tape_begins_at_the_first_edit<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(6);
     let model: Llama<B> = random_llama(json!({}), 10);
     let n_layers = model.config().num_hidden_layers;
@@ -294,7 +291,8 @@ fn the_tape_begins_at_the_first_edit<B: Backend>() {
             "{sum} against {}",
             step.loss.sum
         );
-        let grads: <Autodiff<B> as AutodiffBackend>::Gradients = grads.expect("a backward pass");
+        let grads: <Autodiff<B> as burn::tensor::backend::AutodiffBackend>::Gradients =
+            grads.expect("a backward pass");
         for edit in tracked.edits() {
             let bias = edit.intervention.bias();
             let found = bias.val().grad(&grads).unwrap_or_else(|| panic!("{}: no gradient", edit.site));
@@ -306,7 +304,7 @@ fn the_tape_begins_at_the_first_edit<B: Backend>() {
 }
 
 /// `Σ −log p(label)`, with the logits on the tape.
-fn nll<B: Backend>(
+fn nll<B: Kernels>(
     model: &Llama<B>,
     states: Tensor<Autodiff<B>, 2>,
     labels: &[u32],

@@ -3,16 +3,13 @@
 //! The case `stories260k` is committed in `fixtures/golden`, where a README explains the files. The others are part of the
 //! shared material.
 
-use burn::{
-    backend::Autodiff,
-    module::AutodiffModule,
-    tensor::{Tensor, backend::Backend},
-};
+use burn::{backend::Autodiff, module::AutodiffModule, tensor::Tensor};
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use reft_core::{
     Method, NoHook, Part, Reft, ReftConfig, Site, host_values, intervention::InterventionValues,
 };
+use reft_kernels::Kernels;
 use reft_models::{GenerateConfig, ModelFiles, Precision, generate};
 use reft_train::{
     DataSet, Encoding, Example, LanguageModeling, Silent, Template, TrainConfig,
@@ -43,7 +40,7 @@ const LAST_LOSS_TOLERANCE: f64 = 1e-2;
 const KINDS: [&str; 7] = ["loreft", "loreft-untied", "nodireft", "noreft", "consreft", "lobireft", "direft"];
 
 /// A model, rows as the model reads them, and the expected numbers.
-struct Case<B: Backend> {
+struct Case<B: Kernels> {
     loaded: LoadedLlama<B>,
     examples: Vec<Example>,
     folder: PathBuf,
@@ -51,27 +48,27 @@ struct Case<B: Backend> {
 }
 
 /// Interventions of a case at their initial values, and the expected numbers.
-struct Golden<B: Backend> {
+struct Golden<B: Kernels> {
     kind: &'static str,
     folder: PathBuf,
     reft: Reft<B>,
     expected: Value,
 }
 
-fn stories260k<B: Backend>() -> Case<B> {
+fn stories260k<B: Kernels>() -> Case<B> {
     let folder = fixture("golden/stories260k");
     Case::load(folder.join("model"), folder)
 }
 
-fn stories3m<B: Backend>() -> Case<B> {
+fn stories3m<B: Kernels>() -> Case<B> {
     Case::load(shared("models/stories3m"), shared("golden/stories3m"))
 }
 
-fn random_llama3<B: Backend>() -> Case<B> {
+fn random_llama3<B: Kernels>() -> Case<B> {
     Case::load(shared("models/random-llama3-bf16-sharded"), shared("golden/random-llama3"))
 }
 
-impl<B: Backend> Case<B> {
+impl<B: Kernels> Case<B> {
     fn load(model: PathBuf, folder: PathBuf) -> Self {
         let loaded = load_llama(&ModelFiles::Folder(model), Precision::default());
         let forward = json(&folder.join("forward.json"));
@@ -165,7 +162,7 @@ fn greedy() -> GenerateConfig {
 }
 
 /// Tokens, NLL and greedy tokens of every row without interventions.
-fn forward<B: Backend>(case: Case<B>) {
+fn forward<B: Kernels>(case: Case<B>) {
     let rows = case.forward["rows"].as_array().expect("rows");
     assert_eq!(case.examples.len(), rows.len());
     for (idx, (example, row)) in case.examples.iter().zip(rows).enumerate() {
@@ -185,7 +182,7 @@ fn forward<B: Backend>(case: Case<B>) {
 }
 
 /// NLL and greedy tokens with interventions.
-fn interventions<B: Backend>(case: Case<B>) {
+fn interventions<B: Kernels>(case: Case<B>) {
     for Golden { kind, reft, expected, .. } in case.goldens() {
         let found = likelihood(&case.loaded.model, &reft.hook(), &case.examples, 4);
         let nll: Vec<f64> = found.rows.iter().map(|row| row.nll.expect("has labels")).collect();
@@ -204,7 +201,7 @@ fn interventions<B: Backend>(case: Case<B>) {
 }
 
 /// Gradients of the mean loss of the first four rows with respect to `W`, `b` and `P` (or `R`) itself.
-fn gradients<B: Backend>(case: Case<B>) {
+fn gradients<B: Kernels>(case: Case<B>) {
     for Golden { kind, folder, reft, expected } in case.goldens() {
         let reft = Reft::<Autodiff<B>>::trainable(reft);
         let bytes = fs::read(folder.join("grads.safetensors")).expect("readable");
@@ -248,7 +245,7 @@ fn gradients<B: Backend>(case: Case<B>) {
 }
 
 /// The losses of a short AdamW run.
-fn short_training_runs<B: Backend>(case: Case<B>) {
+fn short_training_runs<B: Kernels>(case: Case<B>) {
     for Golden { kind, reft, expected, .. } in case.goldens() {
         let golden = &expected["train"];
         let steps = number(&golden["steps"]) as usize;

@@ -4,11 +4,12 @@ use burn::{
     backend::Autodiff,
     module::{Module, ModuleMapper, ModuleVisitor, Param},
     optim::GradientsParams,
-    tensor::{Tensor, TensorData, backend::Backend},
+    tensor::{Tensor, TensorData},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{Component, Hook, Place, Site, host_values};
+use reft_kernels::Kernels;
 use reft_models::{Llama, LlamaConfig, LoadedModel, ModelFiles, Precision, TensorSource};
 use std::{
     cell::RefCell,
@@ -43,14 +44,14 @@ pub fn fixture(path: &str) -> PathBuf {
 pub type LoadedLlama<B> = LoadedModel<B, Llama<B>>;
 
 /// Loads a Llama on the default device.
-pub fn load_llama<B: Backend>(files: &ModelFiles, precision: Precision) -> LoadedLlama<B> {
+pub fn load_llama<B: Kernels>(files: &ModelFiles, precision: Precision) -> LoadedLlama<B> {
     LoadedModel::load(files, "model", precision, &Default::default()).expect("the model loads")
 }
 
 /// A source of random weights.
 pub struct RandomWeights(pub ChaCha8Rng);
 
-impl<B: Backend> TensorSource<B> for RandomWeights {
+impl<B: Kernels> TensorSource<B> for RandomWeights {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
         let n: usize = shape.iter().product();
         let (centre, spread) = if name.contains("norm") { (1.0, 0.2) } else { (0.0, 0.15) };
@@ -60,7 +61,7 @@ impl<B: Backend> TensorSource<B> for RandomWeights {
 }
 
 /// A small Llama with random weights; the keys of `change` replace those of its `config.json`.
-pub fn random_llama<B: Backend>(change: serde_json::Value, seed: u64) -> Llama<B> {
+pub fn random_llama<B: Kernels>(change: serde_json::Value, seed: u64) -> Llama<B> {
     let mut config = serde_json::json!({
         "model_type": "llama", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "vocab_size": 50,
@@ -94,7 +95,7 @@ impl<H> Recorder<H> {
     }
 }
 
-impl<B: Backend, H: Hook<B>> Hook<B> for Recorder<H> {
+impl<B: Kernels, H: Hook<B>> Hook<B> for Recorder<H> {
     fn edit(&self, place: &Place<'_, B>, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
         self.sites.borrow_mut().push(place.site);
         self.hook.edit(place, hidden)
@@ -111,7 +112,7 @@ pub fn all_sites(layers: Range<usize>) -> Vec<Site> {
 /// Whether a tensor is on the tape: a leaf that requires gradients, or computed from one.
 ///
 /// `Tensor::is_require_grad` tells only the first.
-pub fn is_tracked<B: Backend, const D: usize>(tensor: Tensor<Autodiff<B>, D>) -> bool {
+pub fn is_tracked<B: Kernels, const D: usize>(tensor: Tensor<Autodiff<B>, D>) -> bool {
     tensor.into_primitive().tensor().is_tracked()
 }
 
@@ -131,9 +132,9 @@ pub fn max_deviation<T: Copy + Into<f64>>(a: &[T], b: &[T]) -> f64 {
 }
 
 /// Adds uniform noise in ±0.1 to every parameter of a module.
-pub fn perturb<B: Backend, M: Module<B>>(module: M, rng: &mut ChaCha8Rng) -> M {
+pub fn perturb<B: Kernels, M: Module<B>>(module: M, rng: &mut ChaCha8Rng) -> M {
     struct Perturb<'a>(&'a mut ChaCha8Rng);
-    impl<B: Backend> ModuleMapper<B> for Perturb<'_> {
+    impl<B: Kernels> ModuleMapper<B> for Perturb<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
             let shape = param.shape();
             let noise: Vec<f32> = (0..shape.num_elements()).map(|_| self.0.random_range(-0.1..0.1)).collect();
@@ -149,9 +150,9 @@ pub fn perturb<B: Backend, M: Module<B>>(module: M, rng: &mut ChaCha8Rng) -> M {
 pub type Direction = Vec<Vec<f32>>;
 
 /// A random direction with components in ±0.3.
-pub fn random_direction<B: Backend, M: Module<B>>(module: &M, rng: &mut ChaCha8Rng) -> Direction {
+pub fn random_direction<B: Kernels, M: Module<B>>(module: &M, rng: &mut ChaCha8Rng) -> Direction {
     struct Sizes(Vec<usize>);
-    impl<B: Backend> ModuleVisitor<B> for Sizes {
+    impl<B: Kernels> ModuleVisitor<B> for Sizes {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
             self.0.push(param.shape().num_elements());
         }
@@ -162,9 +163,9 @@ pub fn random_direction<B: Backend, M: Module<B>>(module: &M, rng: &mut ChaCha8R
 }
 
 /// The module with `step · direction` added to its parameters.
-pub fn moved<B: Backend, M: Module<B>>(module: &M, direction: &Direction, step: f32) -> M {
+pub fn moved<B: Kernels, M: Module<B>>(module: &M, direction: &Direction, step: f32) -> M {
     struct Move<'a>(Iter<'a, Vec<f32>>, f32);
-    impl<B: Backend> ModuleMapper<B> for Move<'_> {
+    impl<B: Kernels> ModuleMapper<B> for Move<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
             let values = self.0.next().expect("one vector per parameter").clone();
             let data = TensorData::new(values, param.shape());
@@ -176,9 +177,9 @@ pub fn moved<B: Backend, M: Module<B>>(module: &M, direction: &Direction, step: 
 }
 
 /// The gradient of every parameter, in the order in which the module visits them.
-pub fn gradient<B: Backend, M: Module<Autodiff<B>>>(module: &M, grads: &GradientsParams) -> Direction {
-    struct Collect<'a, B: Backend>(&'a GradientsParams, Direction, PhantomData<B>);
-    impl<B: Backend> ModuleVisitor<Autodiff<B>> for Collect<'_, B> {
+pub fn gradient<B: Kernels, M: Module<Autodiff<B>>>(module: &M, grads: &GradientsParams) -> Direction {
+    struct Collect<'a, B: Kernels>(&'a GradientsParams, Direction, PhantomData<B>);
+    impl<B: Kernels> ModuleVisitor<Autodiff<B>> for Collect<'_, B> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<Autodiff<B>, D>>) {
             self.1.push(host_values(self.0.get::<B, D>(param.id).expect("a gradient")));
         }
@@ -189,7 +190,7 @@ pub fn gradient<B: Backend, M: Module<Autodiff<B>>>(module: &M, grads: &Gradient
 }
 
 /// The directional derivative of the loss.
-pub fn derivative_along<B: Backend, M: Module<Autodiff<B>>>(
+pub fn derivative_along<B: Kernels, M: Module<Autodiff<B>>>(
     module: &M,
     grads: &GradientsParams,
     direction: &Direction,
@@ -200,7 +201,7 @@ pub fn derivative_along<B: Backend, M: Module<Autodiff<B>>>(
 }
 
 /// The gradient's direction as a unit vector, and its norm.
-pub fn direction_and_norm<B: Backend, M: Module<Autodiff<B>>>(
+pub fn direction_and_norm<B: Kernels, M: Module<Autodiff<B>>>(
     module: &M,
     grads: &GradientsParams,
 ) -> (Direction, f64) {

@@ -1,17 +1,12 @@
 //! Half-precision and quantized models against f32, and gradient checkpointing against plain backward passes.
 
-use burn::{
-    backend::Autodiff,
-    tensor::{
-        DType,
-        backend::{AutodiffBackend, Backend},
-    },
-};
+use burn::{backend::Autodiff, tensor::DType};
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{HeadConfig, NoHook, Reft, ReftConfig, host_values};
+use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
     DropoutRates, Dtype, GenerateConfig, NamedTensors, Padding, Precision, Pretrained, Quant, Roberta,
     TokenBatch,
@@ -34,7 +29,7 @@ use system_tests::{
 const LAYERS: usize = 6;
 
 /// A CPU backend and what it is expected to support.
-trait CpuBackend: Backend {
+trait CpuBackend: Kernels {
     /// Its name on the command line.
     const NAME: &'static str;
     const DTYPES: &'static [Dtype];
@@ -53,11 +48,11 @@ impl CpuBackend for NdArray {
     const QUANTS: &'static [Quant] = &[Quant::Int8];
 }
 
-fn tiny_model<B: Backend>(precision: Precision) -> LoadedLlama<B> {
+fn tiny_model<B: Kernels>(precision: Precision) -> LoadedLlama<B> {
     load_llama(&tiny::model(), precision)
 }
 
-fn examples<B: Backend>(loaded: &LoadedLlama<B>, n: usize) -> Vec<Example> {
+fn examples<B: Kernels>(loaded: &LoadedLlama<B>, n: usize) -> Vec<Example> {
     let rows = parse_rows(tiny::data("french-eval").expect("embedded"), "french-eval").expect("rows");
     let template = Template::resolve("{{ instruction }}\n", &rows).expect("a template");
     let vocab = loaded.model.config().vocab_size;
@@ -66,7 +61,7 @@ fn examples<B: Backend>(loaded: &LoadedLlama<B>, n: usize) -> Vec<Example> {
         .examples
 }
 
-fn reft<B: Backend>(hidden_size: usize, layers: &[usize], dropout: f64) -> Reft<B> {
+fn reft<B: Kernels>(hidden_size: usize, layers: &[usize], dropout: f64) -> Reft<B> {
     let config = ReftConfig::new(hidden_size, layers.iter().copied())
         .with_rank(4)
         .with_positions("f2+l2".parse().expect("positions"))
@@ -89,7 +84,7 @@ struct Resolve(Dtype, Option<Quant>);
 impl OnDevice for Resolve {
     type Output = Result<Precision, DeviceError>;
 
-    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Precision, DeviceError> {
+    fn run<A: AutodiffKernels>(self, on: &Chosen<A::Device>) -> Result<Precision, DeviceError> {
         on.precision::<A::InnerBackend>(Some(self.0), self.1, Dtype::F32)
     }
 }
@@ -201,7 +196,7 @@ fn quantized_weights_are_close_to_dense_ones<B: CpuBackend>() {
     }
 }
 
-fn assert_same<B: Backend>(
+fn assert_same<B: Kernels>(
     trainable: &Trainable<Autodiff<B>>,
     plain: &StepGradients<B>,
     checkpointed: &StepGradients<B>,
@@ -219,7 +214,7 @@ fn assert_same<B: Backend>(
 }
 
 /// Loss and gradients are the same with checkpointing: from any first layer, with dropout and with quantized weights.
-fn checkpointing_changes_nothing<B: Backend>() {
+fn checkpointing_changes_nothing<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     let random = |rng: &mut ChaCha8Rng, len: usize| Example {
         tokens: (0..len).map(|_| rng.random_range(1..50)).collect(),
@@ -244,7 +239,7 @@ fn checkpointing_changes_nothing<B: Backend>() {
 }
 
 /// The same for an encoder with its head and its own dropout.
-fn checkpointing_an_encoder_changes_nothing<B: Backend>() {
+fn checkpointing_an_encoder_changes_nothing<B: Kernels>() {
     let config = json!({
         "model_type": "roberta", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
         "num_attention_heads": 2, "vocab_size": 40, "max_position_embeddings": 32, "pad_token_id": 1

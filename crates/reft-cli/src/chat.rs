@@ -5,9 +5,9 @@ use crate::{
     model_args::ModelArgs,
 };
 use anyhow::Result;
-use burn::tensor::backend::AutodiffBackend;
 use clap::Args;
 use reft_models::ChatMessage;
+use reft_train::reft_kernels::AutodiffKernels;
 use reft_train::{
     Chosen, OnDevice, Template,
     data::{PromptLimit, Row},
@@ -31,7 +31,7 @@ pub fn chat(args: &ChatArgs) -> Result<()> {
 impl OnDevice for &ChatArgs {
     type Output = Result<()>;
 
-    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<()> {
+    fn run<A: AutodiffKernels>(self, on: &Chosen<A::Device>) -> Result<()> {
         let ready = self.model.load::<A::InnerBackend>(on)?;
         let tokenizer = &ready.loaded.tokenizer;
         let context = ready.loaded.model.config().max_position_embeddings;

@@ -5,9 +5,9 @@ use crate::{
     predict::{Classified, classify},
 };
 use anyhow::{Result, bail};
-use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
 use reft_core::Reft;
+use reft_train::reft_kernels::{AutodiffKernels, Kernels};
 use reft_train::{
     Chosen, DataSet, OnDevice,
     adapter_files::AdapterFiles,
@@ -67,7 +67,7 @@ pub struct LanguageModel {
 impl OnDevice for &EvalArgs {
     type Output = Result<Output>;
 
-    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Output> {
+    fn run<A: AutodiffKernels>(self, on: &Chosen<A::Device>) -> Result<Output> {
         let adapter = self.model.adapter.as_deref().map(AdapterFiles::find).transpose()?;
         match adapter.is_some_and(|files| files.is_classifier()) {
             true => Ok(Output::Classifier(self.classifier::<A::InnerBackend>(on)?)),
@@ -77,14 +77,14 @@ impl OnDevice for &EvalArgs {
 }
 
 impl EvalArgs {
-    fn classifier<B: Backend>(&self, on: &Chosen<B::Device>) -> Result<Report> {
+    fn classifier<B: Kernels>(&self, on: &Chosen<B::Device>) -> Result<Report> {
         let (batch_size, skips) = (self.batch_size as usize, self.skip_bad_rows);
         let classified = classify::<B>(&self.model, &self.data, batch_size, true, skips, on)?;
         let Classified { spec, set, outputs } = classified;
         Ok(Report::new(&spec, &set, &outputs))
     }
 
-    fn language_model<B: Backend>(&self, on: &Chosen<B::Device>) -> Result<LanguageModel> {
+    fn language_model<B: Kernels>(&self, on: &Chosen<B::Device>) -> Result<LanguageModel> {
         let rows = load_rows(&self.data)?;
         let ready = self.model.load::<B>(on)?;
         let template = ready.template(self.model.template.as_deref(), &rows)?;
@@ -115,7 +115,7 @@ impl EvalArgs {
         })
     }
 
-    fn exact_match<B: Backend>(&self, ready: &Ready<B>, rows: &[Row], template: &Template) -> Result<f64> {
+    fn exact_match<B: Kernels>(&self, ready: &Ready<B>, rows: &[Row], template: &Template) -> Result<f64> {
         let config = AnswerConfig {
             template,
             max_length: ready.max_length,

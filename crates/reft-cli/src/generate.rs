@@ -2,9 +2,9 @@
 
 use crate::model_args::{ModelArgs, Ready};
 use anyhow::Result;
-use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
 use reft_models::{GenerateConfig, Generated, generate as continue_prompts};
+use reft_train::reft_kernels::{AutodiffKernels, Kernels};
 use reft_train::{
     Chosen, OnDevice,
     data::{BadRows, OnBadRow, PromptLimit, Row, Template, TextStream, find_rows},
@@ -84,7 +84,7 @@ struct OutputRow {
 impl OnDevice for &GenerateArgs {
     type Output = Result<()>;
 
-    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<()> {
+    fn run<A: AutodiffKernels>(self, on: &Chosen<A::Device>) -> Result<()> {
         let ready = self.model.load::<A::InnerBackend>(on)?;
         match (&self.prompt, &self.data) {
             (Some(prompt), _) => self.one(&ready, prompt),
@@ -95,11 +95,11 @@ impl OnDevice for &GenerateArgs {
 }
 
 impl GenerateArgs {
-    fn config<B: Backend>(&self, ready: &Ready<B>) -> GenerateConfig {
+    fn config<B: Kernels>(&self, ready: &Ready<B>) -> GenerateConfig {
         self.sampling.config(&ready.loaded.stop_ids, self.model.seed)
     }
 
-    fn one<B: Backend>(&self, ready: &Ready<B>, prompt: &str) -> Result<()> {
+    fn one<B: Kernels>(&self, ready: &Ready<B>, prompt: &str) -> Result<()> {
         let template = ready.template(self.model.template.as_deref(), &[])?;
         let row = template.question(prompt);
         let tokens = self.encode(ready, &template, &[row])?.remove(0);
@@ -119,7 +119,7 @@ impl GenerateArgs {
     }
 
     /// Encodes prompts. Without `--max-length`, only those are cut that would fill the model's context.
-    fn encode<B: Backend>(
+    fn encode<B: Kernels>(
         &self,
         ready: &Ready<B>,
         template: &Template,
@@ -151,7 +151,7 @@ impl GenerateArgs {
         Ok(prompts)
     }
 
-    fn many<B: Backend>(&self, ready: &Ready<B>, data: &str) -> Result<()> {
+    fn many<B: Kernels>(&self, ready: &Ready<B>, data: &str) -> Result<()> {
         let rows = find_rows(data)?;
         let template = ready.template(self.model.template.as_deref(), &rows)?;
         let prompts = self.encode(ready, &template, &rows)?;
@@ -168,7 +168,7 @@ impl GenerateArgs {
     }
 }
 
-fn print_json<B: Backend>(all: Vec<Vec<u32>>, ready: &Ready<B>) -> Result<()> {
+fn print_json<B: Kernels>(all: Vec<Vec<u32>>, ready: &Ready<B>) -> Result<()> {
     let rows = all
         .into_iter()
         .map(|tokens| Ok(OutputRow { text: ready.loaded.tokenizer.decode(&tokens)?, tokens }))
@@ -178,7 +178,7 @@ fn print_json<B: Backend>(all: Vec<Vec<u32>>, ready: &Ready<B>) -> Result<()> {
 }
 
 /// Continues a prompt and prints the text as it is generated.
-pub fn show_generated<B: Backend>(
+pub fn show_generated<B: Kernels>(
     ready: &Ready<B>,
     prompt: Vec<u32>,
     config: &GenerateConfig,

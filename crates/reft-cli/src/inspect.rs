@@ -1,10 +1,11 @@
 //! `reft inspect`: the contents of an adapter.
 
 use anyhow::Result;
-use burn::{module::Module, tensor::backend::AutodiffBackend};
+use burn::module::Module;
 use clap::Args;
 use reft_core::{Adapter, AdapterConfig};
 use reft_models::peft::{PEFT_CONFIG, PeftConfig};
+use reft_train::reft_kernels::AutodiffKernels;
 use reft_train::{
     OnDevice,
     adapter::AdapterMetadata,
@@ -57,7 +58,7 @@ struct Contents {
 impl OnDevice for Contents {
     type Output = Result<Output>;
 
-    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Output> {
+    fn run<A: AutodiffKernels>(self, on: &Chosen<A::Device>) -> Result<Output> {
         let Contents { folder, config, metadata } = self;
         let adapter = Adapter::<A::InnerBackend>::load(&folder, &on.device)?;
         let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();

@@ -1,10 +1,10 @@
 //! The arguments for model, adapter and device that several verbs share.
 
 use anyhow::{Context, Result, anyhow, bail};
-use burn::tensor::backend::Backend;
 use clap::Args;
 use reft_core::{Reft, adapter::CONFIG_FILE};
 use reft_models::{Dtype, Llama, LoadError, LoadedModel, Quant};
+use reft_train::reft_kernels::Kernels;
 use reft_train::{
     Chosen, RunError, Template,
     adapter_files::{AdapterFiles, AdapterKind},
@@ -59,7 +59,7 @@ fn quant_of(quant: Option<String>, folder: &Path) -> Result<Option<Quant>> {
 }
 
 /// A language model, ready to use.
-pub struct Ready<B: Backend> {
+pub struct Ready<B: Kernels> {
     pub loaded: LoadedModel<B, Llama<B>>,
     pub adapter: Option<LanguageModelAdapter<B>>,
     pub max_length: usize,
@@ -128,7 +128,7 @@ impl ModelArgs {
     }
 
     /// Loads the language model and its adapter.
-    pub fn load<B: Backend>(&self, on: &Chosen<B::Device>) -> Result<Ready<B>> {
+    pub fn load<B: Kernels>(&self, on: &Chosen<B::Device>) -> Result<Ready<B>> {
         if let Some(folder) = &self.adapter {
             check_generates(&AdapterFiles::find(folder)?)?;
         }
@@ -148,7 +148,7 @@ impl ModelArgs {
     }
 }
 
-impl<B: Backend> Ready<B> {
+impl<B: Kernels> Ready<B> {
     /// The model, with the weights of a baseline if the adapter is one.
     pub fn model(&self) -> &Llama<B> {
         self.adapter.as_ref().map_or(&self.loaded.model, |adapter| adapter.model(&self.loaded.model))

@@ -2,11 +2,11 @@
 
 use crate::model_args::ModelArgs;
 use anyhow::{Context, Result, bail};
-use burn::tensor::backend::{AutodiffBackend, Backend};
 use clap::Args;
 use reft_core::NoHook;
 use reft_core::files::write_atomic;
 use reft_models::ModelConfig;
+use reft_train::reft_kernels::{AutodiffKernels, Kernels};
 use reft_train::{
     Chosen, OnDevice, TaskSpec,
     data::{LabeledSet, OnBadRow, max_length},
@@ -47,7 +47,7 @@ pub struct Classified {
 }
 
 /// Runs a classifier over a file.
-pub fn classify<B: Backend>(
+pub fn classify<B: Kernels>(
     model: &ModelArgs,
     data: &str,
     batch_size: usize,
@@ -84,7 +84,7 @@ pub fn classify<B: Backend>(
 impl OnDevice for &PredictArgs {
     type Output = Result<Classified>;
 
-    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Classified> {
+    fn run<A: AutodiffKernels>(self, on: &Chosen<A::Device>) -> Result<Classified> {
         let batch_size = self.batch_size as usize;
         classify::<A::InnerBackend>(&self.model, &self.data, batch_size, false, self.skip_bad_rows, on)
     }

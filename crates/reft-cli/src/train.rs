@@ -5,9 +5,9 @@ use crate::{
     interrupt::{self, INTERRUPTED},
 };
 use anyhow::Result;
-use burn::tensor::backend::AutodiffBackend;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use reft_train::reft_kernels::AutodiffKernels;
 use reft_train::{
     Chosen, OnDevice, Recipe, RunError, StopReason,
     device::{DeviceKind, choose, on_chosen},
@@ -42,7 +42,7 @@ struct Work<'a> {
 impl OnDevice for Work<'_> {
     type Output = Result<Outcome, RunError>;
 
-    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Self::Output {
+    fn run<A: AutodiffKernels>(self, on: &Chosen<A::Device>) -> Self::Output {
         let mut show = |event: Event| self.screen.show(event);
         run::<A>(self.recipe, on, self.dry, &mut show, &INTERRUPTED)
     }

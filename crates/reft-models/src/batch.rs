@@ -2,6 +2,8 @@
 
 use burn::tensor::backend::Backend;
 use reft_core::{BatchLayout, PromptSpan, RowLayout};
+use reft_kernels::{Mask, Spans, Text};
+use std::{ops::Range, sync::Arc};
 
 /// The side on which short rows are padded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,10 +103,19 @@ impl TokenBatch {
         starts.zip(lens).map(|(start, len)| PromptSpan { start, len: *len }).collect()
     }
 
-    /// Positions for the rotary embedding, and the number of their rows: 1 if all rows have the same.
+    /// Which keys the tokens see, in a batch without a cache.
+    pub(crate) fn spans(&self, mask: Mask) -> Arc<Spans> {
+        let texts = self.positions.chunks(self.seq.max(1)).map(|row| {
+            let tokens = filled(row);
+            Text { keys: vec![tokens.clone()], queries: tokens }
+        });
+        Spans::grid(&texts.collect::<Vec<_>>(), [self.seq, self.seq], mask)
+    }
+
+    /// Positions for the rotary embedding: of one row if all rows have the same, else of all.
     ///
     /// Padding on the right continues the count. No token attends to it, and all rows get the same positions that way.
-    pub(crate) fn rotary_positions(&self) -> (Vec<usize>, usize) {
+    pub(crate) fn rotary_positions(&self) -> Vec<usize> {
         let mut all = Vec::with_capacity(self.positions.len());
         for row in self.positions.chunks(self.seq.max(1)) {
             let mut next = 0;
@@ -115,14 +126,17 @@ impl TokenBatch {
                 next += usize::from(position.is_some() || next > 0);
             }
         }
-        let equal = all.chunks(self.seq.max(1)).all(|row| *row == all[..self.seq]);
-        if equal && self.batch > 0 {
+        if all.chunks(self.seq.max(1)).all(|row| *row == all[..self.seq]) {
             all.truncate(self.seq);
-            (all, 1)
-        } else {
-            (all, self.batch)
         }
+        all
     }
+}
+
+/// The columns of the tokens of a row.
+pub(crate) fn filled(row: &[Option<usize>]) -> Range<usize> {
+    let start = row.iter().take_while(|position| position.is_none()).count();
+    start..start + row[start..].iter().take_while(|position| position.is_some()).count()
 }
 
 #[cfg(test)]
@@ -134,10 +148,10 @@ mod tests {
         let rows = [vec![5, 6, 7], vec![8]];
         let right = TokenBatch::new(&rows, Padding::Right);
         assert_eq!(right.ids, [5, 6, 7, 8, 0, 0]);
-        assert_eq!(right.rotary_positions(), (vec![0, 1, 2], 1));
+        assert_eq!(right.rotary_positions(), [0, 1, 2]);
         let left = TokenBatch::new(&rows, Padding::Left);
         assert_eq!(left.ids, [5, 6, 7, 0, 0, 8]);
-        assert_eq!(left.rotary_positions(), (vec![0, 1, 2, 0, 0, 0], 2));
+        assert_eq!(left.rotary_positions(), [0, 1, 2, 0, 0, 0]);
         assert_eq!(left.prompt_spans(&[2, 1])[1], PromptSpan { start: 2, len: 1 });
         assert_eq!(right.prompt_spans(&[2, 1])[1], PromptSpan { start: 0, len: 1 });
     }

@@ -1,10 +1,9 @@
 //! The KV cache: keys and values of the tokens that a model has already read.
 
-use crate::batch::TokenBatch;
-use burn::tensor::{Tensor, TensorData, backend::Backend};
-
-/// Added to the scores of masked tokens. Finite, so that a padding row in which everything is masked gives no NaN.
-const MASKED_SCORE: f32 = -1e30;
+use crate::batch::{TokenBatch, filled};
+use burn::tensor::{Tensor, backend::Backend};
+use reft_kernels::{Kernels, Mask, Spans, Text};
+use std::{ops::Range, sync::Arc};
 
 /// Keys and values of every layer, with a fixed capacity.
 ///
@@ -12,13 +11,13 @@ const MASKED_SCORE: f32 = -1e30;
 /// positions, so padding may be on either side.
 #[derive(Debug)]
 pub struct KvCache<B: Backend> {
-    layers: Vec<Option<(Tensor<B, 4>, Tensor<B, 4>)>>,
+    layers: Vec<Option<(Tensor<B, 2>, Tensor<B, 2>)>>,
     /// Position of the token in each slot, `[batch][slot]`.
     slots: Vec<Vec<Option<usize>>>,
     capacity: usize,
 }
 
-impl<B: Backend> KvCache<B> {
+impl<B: Kernels> KvCache<B> {
     /// An empty cache for `n_layers` layers and up to `capacity` tokens per row.
     pub fn new(n_layers: usize, capacity: usize) -> Self {
         Self { layers: vec![None; n_layers], slots: Vec::new(), capacity }
@@ -46,65 +45,52 @@ impl<B: Backend> KvCache<B> {
         assert!(self.len() <= self.capacity, "the cache holds {} tokens per row", self.capacity);
     }
 
-    /// Position of the token in each slot, `[batch][slot]`.
-    pub(crate) fn slots(&self) -> &[Vec<Option<usize>>] {
-        &self.slots
+    /// Which slots the tokens entered last see.
+    pub(crate) fn spans(&self, seq: usize, mask: Mask) -> Arc<Spans> {
+        let texts = self.slots.iter().map(|slots| {
+            let first = slots.len() - seq;
+            let tokens = filled(&slots[first..]);
+            Text { queries: tokens, keys: runs(slots) }
+        });
+        Spans::grid(&texts.collect::<Vec<_>>(), [seq, self.capacity], mask)
     }
 
-    /// Appends the keys and values of the tokens entered last, and returns those of all tokens.
+    /// Appends the keys and values of the tokens entered last, and returns those of all slots, used or not.
     ///
     /// # Shapes
-    /// - keys, values `[batch, kv_heads, seq, head_dim]`; output `[batch, kv_heads, len, head_dim]`
+    /// - keys, values `[batch · seq, d_kv]`; output `[batch · capacity, d_kv]`
     pub(crate) fn append(
         &mut self,
         layer: usize,
-        keys: Tensor<B, 4>,
-        values: Tensor<B, 4>,
-    ) -> (Tensor<B, 4>, Tensor<B, 4>) {
-        let [batch, heads, seq, head_dim] = keys.dims();
-        let len = self.len();
-        let device = keys.device();
-        let dtype = keys.dtype();
-        let empty = || Tensor::zeros([batch, heads, self.capacity, head_dim], (&device, dtype));
+        keys: Tensor<B, 2>,
+        values: Tensor<B, 2>,
+    ) -> (Tensor<B, 2>, Tensor<B, 2>) {
+        let [n, d_kv] = keys.dims();
+        let (batch, len) = (self.slots.len(), self.len());
+        let seq = n / batch;
+        let rows: Vec<usize> = (0..batch)
+            .flat_map(|row| (len - seq..len).map(move |slot| (row, slot)))
+            .map(|(row, slot)| row * self.capacity + slot)
+            .collect();
+        let empty = || Tensor::zeros([batch * self.capacity, d_kv], (&keys.device(), keys.dtype()));
         let (all_keys, all_values) = self.layers[layer].take().unwrap_or_else(|| (empty(), empty()));
-        let new_slots = [0..batch, 0..heads, len - seq..len, 0..head_dim];
-        let all_keys = all_keys.slice_assign(new_slots.clone(), keys);
-        let all_values = all_values.slice_assign(new_slots, values);
-        let used = (all_keys.clone().narrow(2, 0, len), all_values.clone().narrow(2, 0, len));
-        self.layers[layer] = Some((all_keys, all_values));
-        used
+        let all =
+            (Kernels::write_rows(all_keys, &rows, keys), Kernels::write_rows(all_values, &rows, values));
+        self.layers[layer] = Some(all.clone());
+        all
     }
 }
 
-/// The attention mask, added to the scores: large and negative for later tokens, padding, and tokens outside the
-/// sliding window; 0 for the others. `None` if nothing is masked.
-///
-/// `slots` are positions, `[batch][slot]`; the last `seq` slots are the queries.
-///
-/// # Shapes
-/// - output `[batch or 1, 1, seq, slots]`
-pub(crate) fn mask<B: Backend>(
-    slots: &[Vec<Option<usize>>],
-    seq: usize,
-    window: Option<usize>,
-    device: &B::Device,
-) -> Option<Tensor<B, 4>> {
-    let rows = if slots.iter().all(|row| *row == slots[0]) { &slots[..1] } else { slots };
-    let n_slots = rows[0].len();
-    let attends = |query: Option<usize>, key: Option<usize>| match (query, key) {
-        (Some(query), Some(key)) => key <= query && window.is_none_or(|window| query - key < window),
-        (Some(_), None) => false,
-        // The output at padding is never used.
-        (None, _) => true,
-    };
-    let mut values = Vec::with_capacity(rows.len() * seq * n_slots);
-    for row in rows {
-        for query in &row[n_slots - seq..] {
-            values.extend(row.iter().map(|key| if attends(*query, *key) { 0.0 } else { MASKED_SCORE }));
+/// The slots with tokens; padding on the right of a prompt is between those of the prompt and those after it.
+fn runs(slots: &[Option<usize>]) -> Vec<Range<usize>> {
+    let mut runs = Vec::new();
+    let mut start = 0;
+    while start < slots.len() {
+        let run = filled(&slots[start..]);
+        if !run.is_empty() {
+            runs.push(start + run.start..start + run.end);
         }
+        start += run.end.max(1);
     }
-    if values.iter().all(|score| *score == 0.0) {
-        return None;
-    }
-    Some(Tensor::from_data(TensorData::new(values, [rows.len(), 1, seq, n_slots]), device))
+    runs
 }

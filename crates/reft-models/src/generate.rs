@@ -5,10 +5,11 @@ use crate::{
     cache::KvCache,
     llama::Llama,
 };
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::Tensor;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{Hook, MissingSite, hook::check_sites};
+use reft_kernels::Kernels;
 use std::ops::ControlFlow;
 
 /// Settings of the generation.
@@ -189,7 +190,7 @@ impl GenerateConfig {
 /// # Errors
 /// If a prompt is empty or does not fit the model, a setting is out of range, the hook needs a layer that the model does not
 /// have, or the model's output is not a number.
-pub fn generate<B: Backend, H: Hook<B> + ?Sized>(
+pub fn generate<B: Kernels, H: Hook<B> + ?Sized>(
     model: &Llama<B>,
     prompts: &[Vec<u32>],
     hook: &H,
@@ -274,7 +275,7 @@ impl Sequence {
 ///
 /// # Errors
 /// If a logit of such a row is NaN.
-fn choose<B: Backend>(
+fn choose<B: Kernels>(
     logits: Tensor<B, 2>,
     rows: &mut [Sequence],
     config: &GenerateConfig,

@@ -23,7 +23,7 @@
 //! |---|---|
 //! | [`llama`] | Llama 1 to 3.2, TinyLlama, SmolLM, Mistral, Qwen2, Qwen2.5, Qwen3 |
 //! | [`roberta`] | RoBERTa, XLM-RoBERTa, CamemBERT, BERT |
-//! | [`attention`], [`rope`], [`norm`], [`linear`], [`cache`] | layers shared by the models |
+//! | [`rope`], [`norm`], [`linear`], [`cache`] | layers shared by the models |
 //! | [`source`] | the traits that connect models, weights and training |
 //! | [`files`], [`weights`], [`load`], `hub` | model files → tensors → model; downloads from the Hugging Face Hub (feature `hub`) |
 //! | [`names`] | names of tensors |
@@ -36,7 +36,6 @@
 //! | [`footprint`] | the memory of a training pass |
 //! | [`tuned`], [`peft`] | the baselines BitFit, full fine-tuning and LoRA, and their files |
 
-pub mod attention;
 pub mod batch;
 pub mod cache;
 pub mod chat;
@@ -67,6 +66,7 @@ pub mod tuned;
 pub mod weights;
 
 pub use reft_core;
+pub use reft_kernels;
 
 pub use batch::{Padding, TokenBatch};
 pub use cache::KvCache;

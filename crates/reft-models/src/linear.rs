@@ -1,12 +1,13 @@
 //! A frozen linear map.
 
-use crate::{frozen::frozen, precision::dense};
-use burn::tensor::{DType, Distribution, Tensor, backend::Backend};
+use crate::frozen::frozen;
+use burn::tensor::{Distribution, Tensor, backend::Backend};
 use reft_core::to_dtype;
+use reft_kernels::Kernels;
 
 /// `y = x Wᵀ + b`, with `W` stored as in Hugging Face's files, plus `s (x Aᵀ) Bᵀ` if LoRA is trained on it.
 ///
-/// `W` may be quantized (see [`precision`](crate::precision)); it is then dequantized for each use.
+/// `W` may be quantized, see [`precision`](crate::precision).
 ///
 /// # Shapes
 /// - `W [d_out, d_in]`, `b [d_out]`
@@ -38,21 +39,11 @@ pub struct Lora<B: Backend> {
 
 frozen!(Lora { a, b; scale, dropout });
 
-impl<B: Backend> Linear<B> {
-    /// The same map with dequantized weights.
-    pub(crate) fn dense(&self, dtype: DType) -> Self {
-        Self { weight: dense(self.weight.clone(), dtype), bias: self.bias.clone(), lora: self.lora.clone() }
-    }
-
+impl<B: Kernels> Linear<B> {
     /// Applies the map to every row.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let dtype = x.dtype();
         let update = self.lora.as_ref().map(|lora| lora.forward(x.clone()));
-        let product = x.matmul(dense(self.weight.clone(), dtype).transpose());
-        let output = match &self.bias {
-            Some(bias) => product + bias.clone().unsqueeze::<2>(),
-            None => product,
-        };
+        let output = Kernels::linear(x, self.weight.clone(), self.bias.clone());
         match update {
             Some(update) => output + update,
             None => output,
@@ -84,6 +75,7 @@ pub fn dropout<B: Backend, const D: usize>(x: Tensor<B, D>, rate: f64) -> Tensor
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::DType;
     use burn_flex::Flex;
     use reft_core::host_values;
 

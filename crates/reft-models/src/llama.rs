@@ -7,25 +7,23 @@ mod rope;
 mod windows;
 
 use crate::{
-    attention::attention,
     batch::TokenBatch,
-    cache::{self, KvCache},
+    cache::KvCache,
     frozen::{Frozen, frozen},
     linear::Linear,
     names::{is_constant, unwrapped},
     norm::RmsNorm,
     pass::{Blocks, TrainingPass},
     precision::Dtype,
-    rope::{Rope, Rotation},
+    rope::Rope,
     source::{Pretrained, TensorSource},
 };
-use burn::tensor::{
-    DType, Int, Tensor, TensorData,
-    activation::silu,
-    backend::{AutodiffBackend, Backend},
-};
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use reft_core::{BatchLayout, Component, Hook, NoHook, Place, Site, hook::check_sites};
-use std::ops::Range;
+use reft_kernels::{
+    AttentionInputs, AttentionSettings, AutodiffKernels, Heads, Kernels, Mask, RotaryTable, Spans,
+};
+use std::{ops::Range, sync::Arc};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -54,48 +52,17 @@ pub struct Block<B: Backend> {
 
 frozen!(Block { attention_norm, q, k, v, o, qk_norm, mlp_norm, gate, up, down; heads, windowed });
 
-#[derive(Debug, Clone, Copy)]
-struct Heads {
-    queries: usize,
-    keys: usize,
-    dim: usize,
-}
-
 /// What all blocks share for one batch.
 #[derive(Debug)]
 struct BatchContext<B: Backend> {
-    rotation: Rotation<B>,
-    mask: Option<Tensor<B, 4>>,
-    /// The mask of blocks with a sliding window.
-    window_mask: Option<Tensor<B, 4>>,
+    rotary: RotaryTable<B>,
+    spans: Arc<Spans>,
+    /// Those of blocks with a sliding window.
+    window_spans: Arc<Spans>,
     layout: BatchLayout<B>,
 }
 
-impl<B: Backend> BatchContext<B> {
-    fn mask(&self, windowed: bool) -> Option<&Tensor<B, 4>> {
-        if windowed { self.window_mask.as_ref() } else { self.mask.as_ref() }
-    }
-}
-
-impl<B: Backend> Block<B> {
-    /// The same block with dequantized weights.
-    fn dense(&self, dtype: DType) -> Self {
-        Self {
-            attention_norm: self.attention_norm.clone(),
-            q: self.q.dense(dtype),
-            k: self.k.dense(dtype),
-            v: self.v.dense(dtype),
-            o: self.o.dense(dtype),
-            qk_norm: self.qk_norm.clone(),
-            mlp_norm: self.mlp_norm.clone(),
-            gate: self.gate.dense(dtype),
-            up: self.up.dense(dtype),
-            down: self.down.dense(dtype),
-            heads: self.heads,
-            windowed: self.windowed,
-        }
-    }
-
+impl<B: Kernels> Block<B> {
     /// # Shapes
     /// - hidden and output `[batch, seq, d_model]`
     fn forward<H: Hook<B> + ?Sized>(
@@ -112,27 +79,36 @@ impl<B: Backend> Block<B> {
         let hidden = hook.edit(&at(Component::BlockInput), hidden);
 
         let attn_input = self.attention_norm.forward(hidden.clone()).reshape([batch * seq, d_model]);
-        let split = |flat: Tensor<B, 2>, heads: usize| flat.reshape([batch, seq, heads, self.heads.dim]);
-        let mut queries = split(self.q.forward(attn_input.clone()), self.heads.queries);
-        let mut keys = split(self.k.forward(attn_input.clone()), self.heads.keys);
-        let values = split(self.v.forward(attn_input), self.heads.keys).swap_dims(1, 2);
+        let mut queries = self.q.forward(attn_input.clone());
+        let mut keys = self.k.forward(attn_input.clone());
+        let values = self.v.forward(attn_input);
         if let Some((q_norm, k_norm)) = &self.qk_norm {
-            (queries, keys) = (q_norm.forward(queries), k_norm.forward(keys));
+            (queries, keys) = (self.per_head(q_norm, queries), self.per_head(k_norm, keys));
         }
-        let queries = context.rotation.apply(queries.swap_dims(1, 2));
-        let keys = context.rotation.apply(keys.swap_dims(1, 2));
+        let queries = Kernels::rotary(queries, &context.rotary, false);
+        let keys = Kernels::rotary(keys, &context.rotary, false);
         let (keys, values) = match cache {
             Some(cache) => cache.append(layer, keys, values),
             None => (keys, values),
         };
-        let attn_output = self.o.forward(attention(queries, keys, values, context.mask(self.windowed), 0.0));
-        let hidden = hidden + hook.edit(&at(Component::AttentionOutput), as_batch(attn_output));
+        let spans = if self.windowed { &context.window_spans } else { &context.spans };
+        let settings = AttentionSettings { heads: self.heads, spans: spans.clone(), dropout: None };
+        let attended = Kernels::attention(AttentionInputs { queries, keys, values, past: None }, &settings);
+        let attn_output = as_batch(self.o.forward(attended));
+        let hidden = hidden + hook.edit(&at(Component::AttentionOutput), attn_output);
 
         let mlp_input = self.mlp_norm.forward(hidden.clone()).reshape([batch * seq, d_model]);
-        let gated = silu(self.gate.forward(mlp_input.clone())) * self.up.forward(mlp_input);
+        let gated = Kernels::swiglu(self.gate.forward(mlp_input.clone()), self.up.forward(mlp_input));
         let mlp_output = as_batch(self.down.forward(gated));
         let hidden = hidden + hook.edit(&at(Component::MlpOutput), mlp_output);
         hook.edit(&at(Component::BlockOutput), hidden)
+    }
+
+    /// Normalizes every head.
+    fn per_head(&self, norm: &RmsNorm<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let [n, width] = x.dims();
+        let heads = x.reshape([n * width / self.heads.dim, self.heads.dim]);
+        norm.forward(heads).reshape([n, width])
     }
 }
 
@@ -151,7 +127,7 @@ pub struct Llama<B: Backend> {
     rope: Rope,
 }
 
-impl<B: Backend> Llama<B> {
+impl<B: Kernels> Llama<B> {
     /// Builds the model from its tensors.
     ///
     /// `config` must come from [`LlamaConfig::parse`].
@@ -270,23 +246,18 @@ impl<B: Backend> Llama<B> {
 
     fn batch_context(&self, tokens: &TokenBatch, cache: Option<&mut KvCache<B>>) -> BatchContext<B> {
         let device = self.device();
-        let (positions, rows) = tokens.rotary_positions();
-        let rotation = Rotation::new(&self.rope, &positions, rows, self.embedding.dtype(), &device);
-        let slots: Vec<Vec<Option<usize>>> = match cache {
+        let rotary = self.rope.table(&tokens.rotary_positions(), self.embedding.dtype(), &device);
+        let window =
+            self.blocks.iter().position(|block| block.windowed).and_then(|layer| self.config.window(layer));
+        let mask = Mask { window, ..Mask::CAUSAL };
+        let (spans, window_spans) = match cache {
             Some(cache) => {
                 cache.enter(tokens);
-                cache.slots().to_vec()
+                (cache.spans(tokens.seq, Mask::CAUSAL), cache.spans(tokens.seq, mask))
             }
-            // No token attends to padding on its right, so one causal mask serves all rows.
-            None if rows == 1 => vec![positions.into_iter().map(Some).collect()],
-            None => tokens.positions.chunks(tokens.seq).map(<[_]>::to_vec).collect(),
+            None => (tokens.spans(Mask::CAUSAL), tokens.spans(mask)),
         };
-        let mask = |windowed: bool| {
-            let first = self.blocks.iter().position(|block| block.windowed == windowed)?;
-            cache::mask(&slots, tokens.seq, self.config.window(first), &device)
-        };
-        let (mask, window_mask) = (mask(false), mask(true));
-        BatchContext { rotation, mask, window_mask, layout: tokens.layout(&device) }
+        BatchContext { rotary, spans, window_spans, layout: tokens.layout(&device) }
     }
 
     fn run<H: Hook<B> + ?Sized>(
@@ -314,15 +285,14 @@ impl<B: Backend> Llama<B> {
         seed: u64,
     ) -> TrainingPass<A, LlamaBlocks<'_, A>>
     where
-        A: AutodiffBackend<InnerBackend = B>,
+        A: AutodiffKernels<InnerBackend = B>,
     {
         let first_layer = first_layer.unwrap_or(self.blocks.len());
         let context = self.batch_context(tokens, None);
         let entering = self.run(0..first_layer, self.embed(tokens), &context, None, &NoHook);
-        let BatchContext { rotation, mask, window_mask, .. } = context;
+        let BatchContext { rotary, spans, window_spans, .. } = context;
         let layout = tokens.layout(&Tensor::<A, 3>::from_inner(entering.clone()).device());
-        let (mask, window_mask) = (mask.on_tape(), window_mask.on_tape());
-        let context = BatchContext { rotation: rotation.on_tape(), mask, window_mask, layout };
+        let context = BatchContext { rotary: rotary.on_tape(), spans, window_spans, layout };
         let blocks = LlamaBlocks { model: self, context };
         TrainingPass::new(blocks, first_layer, entering, seed)
     }
@@ -330,7 +300,7 @@ impl<B: Backend> Llama<B> {
     /// [`final_states`](Self::final_states) of hidden states on the tape.
     pub fn final_states_tracked<A>(&self, hidden: Tensor<A, 3>, rows: &[usize]) -> Tensor<A, 2>
     where
-        A: AutodiffBackend<InnerBackend = B>,
+        A: AutodiffKernels<InnerBackend = B>,
     {
         normalized_rows(&self.norm.on_tape(), hidden, rows)
     }
@@ -338,23 +308,23 @@ impl<B: Backend> Llama<B> {
 
 /// The blocks of a Llama, bound to one batch.
 #[derive(Debug)]
-pub struct LlamaBlocks<'a, A: AutodiffBackend> {
+pub struct LlamaBlocks<'a, A: AutodiffKernels> {
     model: &'a Llama<A::InnerBackend>,
     context: BatchContext<A>,
 }
 
-impl<A: AutodiffBackend> Blocks<A> for LlamaBlocks<'_, A> {
+impl<A: AutodiffKernels> Blocks<A> for LlamaBlocks<'_, A> {
     fn count(&self) -> usize {
         self.model.blocks.len()
     }
 
     fn forward<H: Hook<A> + ?Sized>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3> {
-        let block = self.model.blocks[layer].dense(hidden.dtype()).on_tape();
+        let block = self.model.blocks[layer].on_tape();
         block.forward(layer, hidden, &self.context, None, hook)
     }
 }
 
-impl<B: Backend> Pretrained<B> for Llama<B> {
+impl<B: Kernels> Pretrained<B> for Llama<B> {
     type Config = LlamaConfig;
 
     fn parse(json: &[u8]) -> Result<LlamaConfig, String> {
@@ -426,7 +396,7 @@ impl<B: Backend> Pretrained<B> for Llama<B> {
 }
 
 /// Some rows of the flattened batch, normalized.
-fn normalized_rows<B: Backend>(norm: &RmsNorm<B>, hidden: Tensor<B, 3>, rows: &[usize]) -> Tensor<B, 2> {
+fn normalized_rows<B: Kernels>(norm: &RmsNorm<B>, hidden: Tensor<B, 3>, rows: &[usize]) -> Tensor<B, 2> {
     let [batch, seq, d_model] = hidden.dims();
     let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
     let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [rows.len()]), &hidden.device());

@@ -1,8 +1,8 @@
 //! Normalization layers.
 
 use crate::frozen::frozen;
-use burn::tensor::{DType, Tensor, backend::Backend};
-use reft_core::to_dtype;
+use burn::tensor::{Tensor, backend::Backend};
+use reft_kernels::Kernels;
 
 /// `x / √(mean(x²) + ε) · g` over the last dimension (Hugging Face's `LlamaRMSNorm`). The quotient is computed in f32.
 ///
@@ -18,15 +18,11 @@ pub struct RmsNorm<B: Backend> {
 
 frozen!(RmsNorm { weight; epsilon });
 
-impl<B: Backend> RmsNorm<B> {
+impl<B: Kernels> RmsNorm<B> {
     /// Normalizes every row.
     pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
-        let dtype = input.dtype();
-        let x = to_dtype(input, DType::F32);
-        let mean_square = x.clone().square().mean_dim(D - 1);
-        // Not `recip`, which some backends approximate.
-        let normed = x / mean_square.add_scalar(self.epsilon).sqrt();
-        to_dtype(normed, dtype) * self.weight.clone().unsqueeze::<D>()
+        let shape = input.shape();
+        Kernels::rms_norm(rows(input), self.weight.clone(), self.epsilon).reshape(shape)
     }
 }
 
@@ -46,15 +42,17 @@ pub struct LayerNorm<B: Backend> {
 
 frozen!(LayerNorm { weight, bias; epsilon });
 
-impl<B: Backend> LayerNorm<B> {
+impl<B: Kernels> LayerNorm<B> {
     /// Normalizes every row.
     pub fn forward<const D: usize>(&self, input: Tensor<B, D>) -> Tensor<B, D> {
-        let dtype = input.dtype();
-        let x = to_dtype(input, DType::F32);
-        let parameter = |values: &Tensor<B, 1>| to_dtype(values.clone(), DType::F32).unsqueeze::<D>();
-        let centered = x.clone() - x.mean_dim(D - 1);
-        let variance = centered.clone().square().mean_dim(D - 1);
-        let normed = centered / variance.add_scalar(self.epsilon).sqrt();
-        to_dtype(normed * parameter(&self.weight) + parameter(&self.bias), dtype)
+        let shape = input.shape();
+        let (g, b) = (self.weight.clone(), self.bias.clone());
+        Kernels::layer_norm(rows(input), g, b, self.epsilon).reshape(shape)
     }
+}
+
+/// The last dimension as the rows of a matrix.
+fn rows<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, 2> {
+    let dims = x.dims();
+    x.reshape([dims[..D - 1].iter().product(), dims[D - 1]])
 }

@@ -227,13 +227,3 @@ impl fmt::Display for Precision {
 pub(crate) fn is_quantized<B: Backend>(matrix: &Tensor<B, 2>) -> bool {
     matches!(matrix.dtype(), DType::QFloat(_))
 }
-
-/// Dequantizes a matrix to `dtype`; a no-op if it is not quantized.
-pub(crate) fn dense<B: Backend>(matrix: Tensor<B, 2>, dtype: DType) -> Tensor<B, 2> {
-    match matrix.into_primitive() {
-        TensorPrimitive::QFloat(quantized) => {
-            Tensor::from_primitive(TensorPrimitive::Float(B::dequantize(quantized, dtype.into())))
-        }
-        dense => Tensor::from_primitive(dense),
-    }
-}

@@ -5,7 +5,6 @@
 mod config;
 
 use crate::{
-    attention::attention,
     batch::TokenBatch,
     frozen::{Frozen, frozen},
     linear::{Linear, dropout},
@@ -15,24 +14,14 @@ use crate::{
     precision::Dtype,
     source::{Pretrained, TensorSource},
 };
-use burn::tensor::{
-    DType, Int, Tensor, TensorData,
-    backend::{AutodiffBackend, Backend},
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use reft_core::{BatchLayout, Component, Hook, NoHook, Place, Site, hook::check_sites};
+use reft_kernels::{
+    AttentionInputs, AttentionSettings, AutodiffKernels, Dropout, Heads, Kernels, Mask, Spans,
 };
-use reft_core::{BatchLayout, Component, Hook, NoHook, Place, Site, hook::check_sites, to_dtype};
-use std::{f64::consts::FRAC_1_SQRT_2, ops::Range};
+use std::{ops::Range, sync::Arc};
 
 pub use config::{DropoutRates, RobertaConfig};
-
-/// `x Φ(x)`, where Φ is the cumulative normal distribution (PyTorch's exact `gelu`), in f32.
-///
-/// Burn's `gelu` has the gradient of the tanh approximation on most backends.
-fn gelu<B: Backend>(input: Tensor<B, 2>) -> Tensor<B, 2> {
-    let dtype = input.dtype();
-    let x = to_dtype(input, DType::F32);
-    let twice_phi = x.clone().mul_scalar(FRAC_1_SQRT_2).erf().add_scalar(1.0);
-    to_dtype(x.mul_scalar(0.5) * twice_phi, dtype)
-}
 
 /// One transformer block: `h ← norm(h + attention(h))`, then `h ← norm(h + mlp(h))`.
 #[derive(Debug, Clone)]
@@ -53,28 +42,14 @@ frozen!(EncoderBlock { query, key, value, attention_output, attention_norm, inte
 /// What all blocks share for one batch.
 #[derive(Debug)]
 struct EncoderContext<'a, B: Backend> {
-    /// `[batch, 1, 1, seq]`.
-    mask: Option<&'a Tensor<B, 4>>,
+    spans: &'a Arc<Spans>,
     layout: &'a BatchLayout<B>,
     rates: DropoutRates,
+    /// That of the dropout of attention weights.
+    seed: u64,
 }
 
-impl<B: Backend> EncoderBlock<B> {
-    /// The same block with dequantized weights.
-    fn dense(&self, dtype: DType) -> Self {
-        Self {
-            query: self.query.dense(dtype),
-            key: self.key.dense(dtype),
-            value: self.value.dense(dtype),
-            attention_output: self.attention_output.dense(dtype),
-            attention_norm: self.attention_norm.clone(),
-            intermediate: self.intermediate.dense(dtype),
-            output: self.output.dense(dtype),
-            output_norm: self.output_norm.clone(),
-            n_heads: self.n_heads,
-        }
-    }
-
+impl<B: Kernels> EncoderBlock<B> {
     /// # Shapes
     /// - hidden and output `[batch, seq, d_model]`
     fn forward<H: Hook<B> + ?Sized>(
@@ -84,25 +59,31 @@ impl<B: Backend> EncoderBlock<B> {
         context: &EncoderContext<'_, B>,
         hook: &H,
     ) -> Tensor<B, 3> {
-        let EncoderContext { mask, layout, rates } = *context;
+        let EncoderContext { spans, layout, rates, seed } = *context;
         let [batch, seq, d_model] = hidden.dims();
         let at = |component| Place { site: Site { layer, component }, layout };
         let as_batch = |flat: Tensor<B, 2>| flat.reshape([batch, seq, d_model]);
         let hidden = hook.edit(&at(Component::BlockInput), hidden);
         let flat = hidden.clone().reshape([batch * seq, d_model]);
-        let split = |flat: Tensor<B, 2>| {
-            flat.reshape([batch, seq, self.n_heads, d_model / self.n_heads]).swap_dims(1, 2)
+        let inputs = AttentionInputs {
+            queries: self.query.forward(flat.clone()),
+            keys: self.key.forward(flat.clone()),
+            values: self.value.forward(flat),
+            past: None,
         };
-        let queries = split(self.query.forward(flat.clone()));
-        let keys = split(self.key.forward(flat.clone()));
-        let values = split(self.value.forward(flat));
-        let attn_states =
-            self.attention_output.forward(attention(queries, keys, values, mask, rates.attention));
+        let settings = AttentionSettings {
+            heads: Heads { queries: self.n_heads, keys: self.n_heads, dim: d_model / self.n_heads },
+            spans: spans.clone(),
+            dropout: (rates.attention > 0.0)
+                .then(|| Dropout { rate: rates.attention, seed: seed.wrapping_add(layer as u64) }),
+        };
+        let attn_states = self.attention_output.forward(Kernels::attention(inputs, &settings));
         let attn_output = as_batch(dropout(attn_states, rates.hidden));
         let attn_output = hook.edit(&at(Component::AttentionOutput), attn_output);
         let hidden = self.attention_norm.forward(hidden + attn_output);
 
-        let mlp_states = gelu(self.intermediate.forward(hidden.clone().reshape([batch * seq, d_model])));
+        let mlp_states =
+            Kernels::gelu(self.intermediate.forward(hidden.clone().reshape([batch * seq, d_model])));
         let mlp_output = as_batch(dropout(self.output.forward(mlp_states), rates.hidden));
         let mlp_output = hook.edit(&at(Component::MlpOutput), mlp_output);
         hook.edit(&at(Component::BlockOutput), self.output_norm.forward(hidden + mlp_output))
@@ -124,7 +105,7 @@ pub struct Roberta<B: Backend> {
     config: RobertaConfig,
 }
 
-impl<B: Backend> Pretrained<B> for Roberta<B> {
+impl<B: Kernels> Pretrained<B> for Roberta<B> {
     type Config = RobertaConfig;
 
     fn parse(json: &[u8]) -> Result<RobertaConfig, String> {
@@ -229,7 +210,7 @@ impl<B: Backend> Pretrained<B> for Roberta<B> {
     }
 }
 
-impl<B: Backend> Roberta<B> {
+impl<B: Kernels> Roberta<B> {
     /// The configuration.
     pub fn config(&self) -> &RobertaConfig {
         &self.config
@@ -260,8 +241,8 @@ impl<B: Backend> Roberta<B> {
     ) -> Tensor<B, 3> {
         check_sites(hook, self.blocks.len()).unwrap_or_else(|error| panic!("{error}"));
         let hidden = self.embed(tokens, rates);
-        let (mask, layout) = (self.mask(tokens), tokens.layout(&self.device()));
-        let context = EncoderContext { mask: mask.as_ref(), layout: &layout, rates };
+        let (spans, layout) = (tokens.spans(Mask::NONE), tokens.layout(&self.device()));
+        let context = EncoderContext { spans: &spans, layout: &layout, rates, seed: 0 };
         self.run(0..self.blocks.len(), hidden, &context, hook)
     }
 
@@ -277,16 +258,15 @@ impl<B: Backend> Roberta<B> {
         seed: u64,
     ) -> TrainingPass<A, RobertaBlocks<'_, A>>
     where
-        A: AutodiffBackend<InnerBackend = B>,
+        A: AutodiffKernels<InnerBackend = B>,
     {
         let first_layer = first_layer.unwrap_or(self.blocks.len());
         B::seed(&self.device(), seed);
-        let (mask, layout) = (self.mask(tokens), tokens.layout(&self.device()));
-        let context = EncoderContext { mask: mask.as_ref(), layout: &layout, rates };
+        let (spans, layout) = (tokens.spans(Mask::NONE), tokens.layout(&self.device()));
+        let context = EncoderContext { spans: &spans, layout: &layout, rates, seed };
         let entering = self.run(0..first_layer, self.embed(tokens, rates), &context, &NoHook);
         let layout = tokens.layout(&Tensor::<A, 3>::from_inner(entering.clone()).device());
-        let mask = mask.on_tape();
-        let blocks = RobertaBlocks { model: self, mask, layout, rates };
+        let blocks = RobertaBlocks { model: self, spans, layout, rates, seed };
         TrainingPass::new(blocks, first_layer, entering, seed)
     }
 
@@ -333,38 +313,27 @@ impl<B: Backend> Roberta<B> {
         }
         ids
     }
-
-    /// Masks padding in the attention scores; `None` if there is no padding.
-    fn mask(&self, tokens: &TokenBatch) -> Option<Tensor<B, 4>> {
-        if tokens.positions.iter().all(Option::is_some) {
-            return None;
-        }
-        // Its exponential is 0, and it fits f16.
-        let values: Vec<f32> =
-            tokens.positions.iter().map(|p| if p.is_some() { 0.0 } else { -3e4 }).collect();
-        let shape = [tokens.batch, 1, 1, tokens.seq];
-        Some(Tensor::from_data(TensorData::new(values, shape), &self.device()))
-    }
 }
 
 /// The blocks of an encoder, bound to one batch.
 #[derive(Debug)]
-pub struct RobertaBlocks<'a, A: AutodiffBackend> {
+pub struct RobertaBlocks<'a, A: AutodiffKernels> {
     model: &'a Roberta<A::InnerBackend>,
-    mask: Option<Tensor<A, 4>>,
+    spans: Arc<Spans>,
     layout: BatchLayout<A>,
     rates: DropoutRates,
+    seed: u64,
 }
 
-impl<A: AutodiffBackend> Blocks<A> for RobertaBlocks<'_, A> {
+impl<A: AutodiffKernels> Blocks<A> for RobertaBlocks<'_, A> {
     fn count(&self) -> usize {
         self.model.blocks.len()
     }
 
     fn forward<H: Hook<A> + ?Sized>(&self, layer: usize, hidden: Tensor<A, 3>, hook: &H) -> Tensor<A, 3> {
-        let block = self.model.blocks[layer].dense(hidden.dtype()).on_tape();
-        let Self { mask, layout, rates, .. } = self;
-        block.forward(layer, hidden, &EncoderContext { mask: mask.as_ref(), layout, rates: *rates }, hook)
+        let block = self.model.blocks[layer].on_tape();
+        let Self { spans, layout, rates, seed, .. } = self;
+        block.forward(layer, hidden, &EncoderContext { spans, layout, rates: *rates, seed: *seed }, hook)
     }
 }
 

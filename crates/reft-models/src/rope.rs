@@ -1,7 +1,11 @@
 //! Rotary position embeddings in Hugging Face's rotate-half layout (`modeling_rope_utils.py`, `apply_rotary_pos_emb`).
 
-use crate::frozen::frozen;
-use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+use crate::frozen::Frozen;
+use burn::tensor::{
+    DType, Tensor, TensorData,
+    backend::{AutodiffBackend, Backend},
+};
+use reft_kernels::RotaryTable;
 use std::f64::consts::PI;
 
 /// How a model scales its rotary frequencies to extend the context beyond that of its training.
@@ -133,56 +137,27 @@ impl Rope {
     }
 }
 
-/// Cosines and sines for the positions of one batch.
-///
-/// # Shapes
-/// - cos, sin `[batch or 1, seq · head_dim]`; both halves of a head have the same cosines, and opposite sines
-#[derive(Debug, Clone)]
-pub struct Rotation<B: Backend> {
-    cos: Tensor<B, 2>,
-    sin: Tensor<B, 2>,
+impl Rope {
+    /// Cosines and sines for these positions, for states of this dtype.
+    pub fn table<B: Backend>(&self, positions: &[usize], dtype: DType, device: &B::Device) -> RotaryTable<B> {
+        let seq = positions.iter().max().map_or(0, |last| last + 1);
+        let frequencies = self.frequencies(seq);
+        let factor = self.attention_factor();
+        let values = |f: fn(f64) -> f64| {
+            let angles = positions
+                .iter()
+                .flat_map(|position| frequencies.iter().map(move |freq| *position as f64 * freq));
+            let values: Vec<f32> = angles.map(|angle| (factor * f(angle)) as f32).collect();
+            Tensor::from_data(TensorData::new(values, [positions.len(), frequencies.len()]), (device, dtype))
+        };
+        RotaryTable { cos: values(f64::cos), sin: values(f64::sin) }
+    }
 }
 
-frozen!(Rotation { cos, sin; });
+impl<A: AutodiffBackend> Frozen<A> for RotaryTable<A::InnerBackend> {
+    type OnTape = RotaryTable<A>;
 
-impl<B: Backend> Rotation<B> {
-    /// The rotation for `rows` rows with these positions (row-major) and states of this dtype. One row serves a whole
-    /// batch if all its rows have the same positions.
-    pub fn new(rope: &Rope, positions: &[usize], rows: usize, dtype: DType, device: &B::Device) -> Self {
-        let seq = positions.iter().max().map_or(0, |last| last + 1);
-        let frequencies = rope.frequencies(seq);
-        let factor = rope.attention_factor();
-        let width = positions.len() / rows * frequencies.len() * 2;
-        let table = |f: fn(f64) -> f64, sign_of_first: f64| {
-            let mut values = Vec::with_capacity(rows * width);
-            for position in positions {
-                for scale in [sign_of_first * factor, factor] {
-                    values.extend(frequencies.iter().map(|freq| (scale * f(*position as f64 * freq)) as f32));
-                }
-            }
-            Tensor::from_data(TensorData::new(values, [rows, width]), (device, dtype))
-        };
-        Self { cos: table(f64::cos, 1.0), sin: table(f64::sin, -1.0) }
-    }
-    /// Rotates queries or keys: `(x₁, x₂) → (x₁ cos − x₂ sin, x₂ cos + x₁ sin)`, where `x₁`, `x₂` are the halves of a
-    /// head.
-    ///
-    /// # Shapes
-    /// - heads and output `[batch, n_heads, seq, head_dim]`
-    pub fn apply(&self, heads: Tensor<B, 4>) -> Tensor<B, 4> {
-        let [batch, n_heads, seq, head_dim] = heads.dims();
-        let half = head_dim / 2;
-        // Heads usually arrive as a permuted view; the flat reshape copies it once, instead of in each step below.
-        let x = heads.reshape([batch * n_heads, seq * head_dim]).reshape([batch, n_heads, seq, head_dim]);
-        let swapped = Tensor::cat(vec![x.clone().narrow(3, half, half), x.clone().narrow(3, 0, half)], 3);
-        let [rows, width] = self.cos.dims();
-        if rows == 1 {
-            // A flat view multiplies many rows by one, which is fast on every backend.
-            let flat = |x: Tensor<B, 4>| x.reshape([batch * n_heads, width]);
-            let rotated = flat(x) * self.cos.clone() + flat(swapped) * self.sin.clone();
-            return rotated.reshape([batch, n_heads, seq, head_dim]);
-        }
-        let per_row = |table: &Tensor<B, 2>| table.clone().reshape([rows, 1, seq, head_dim]);
-        x * per_row(&self.cos) + swapped * per_row(&self.sin)
+    fn on_tape(&self) -> RotaryTable<A> {
+        RotaryTable { cos: Frozen::<A>::on_tape(&self.cos), sin: Frozen::<A>::on_tape(&self.sin) }
     }
 }

@@ -1,11 +1,11 @@
 //! What this crate stores in an adapter: the prompt template, the task, and the weights of a baseline.
 
 use crate::{count::count, method::Baseline, trainable::Trainable};
-use burn::tensor::backend::Backend;
 use reft_core::{
     Adapter, AdapterConfig, AdapterError, BaseModel, FileError, HeadConfig,
     adapter::{CONFIG_FILE, Metadata, parse_metadata, read_config},
 };
+use reft_kernels::Kernels;
 use reft_models::{
     NamedTensors, Tuned, Tuning,
     peft::{self, PeftNames, TunedFileError},
@@ -123,7 +123,7 @@ impl AdapterOrigin {
 ///
 /// # Errors
 /// If a file cannot be written. Each file is replaced atomically.
-pub fn save_adapter<B: Backend>(
+pub fn save_adapter<B: Kernels>(
     folder: &Path,
     trainable: &Trainable<B>,
     origin: &AdapterOrigin,
@@ -146,7 +146,7 @@ pub fn save_adapter<B: Backend>(
 ///
 /// # Errors
 /// If it cannot be read.
-pub(crate) fn load_typed<B: Backend>(
+pub(crate) fn load_typed<B: Kernels>(
     folder: &Path,
     device: &B::Device,
 ) -> Result<(Adapter<B>, AdapterMetadata), AdapterError> {
@@ -160,7 +160,7 @@ pub(crate) fn load_typed<B: Backend>(
 ///
 /// # Errors
 /// If a file is missing or damaged, or does not match the model.
-pub fn load_tuned<B: Backend>(
+pub fn load_tuned<B: Kernels>(
     folder: &Path,
     baseline: Option<Baseline>,
     tensors: &NamedTensors<B>,

@@ -11,16 +11,16 @@ use crate::{
 use burn::{
     module::AutodiffModule,
     optim::{AdamW, GradientsParams, Optimizer as _, adaptor::OptimizerAdaptor},
-    tensor::backend::{AutodiffBackend, Backend},
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use reft_kernels::{AutodiffKernels, Kernels};
 
 /// AdamW over all trainable parameters.
 pub type Optimizer<A> = OptimizerAdaptor<AdamW, Trainable<A>, A>;
 
 /// Everything that an interrupted run needs in order to continue exactly where it stopped.
-pub struct TrainState<A: AutodiffBackend> {
+pub struct TrainState<A: AutodiffKernels> {
     /// The trainable parameters; absent only within [`update`](Self::update), which moves them.
     trainable: Option<Trainable<A>>,
     /// The moments of everything but a head with its own learning rate.
@@ -45,7 +45,7 @@ pub struct TrainState<A: AutodiffBackend> {
 
 /// Parameters and how they did on held-out rows.
 #[derive(Debug, Clone)]
-pub struct Best<B: Backend> {
+pub struct Best<B: Kernels> {
     /// The parameters.
     pub trainable: Trainable<B>,
     /// Their evaluation.
@@ -65,7 +65,7 @@ pub struct History {
     pub label_tokens: usize,
 }
 
-impl<A: AutodiffBackend> TrainState<A> {
+impl<A: AutodiffKernels> TrainState<A> {
     /// The state before the first update, over rows with these token counts.
     pub fn new(trainable: Trainable<A::InnerBackend>, lengths: Vec<usize>, config: &TrainConfig) -> Self {
         let mut dropout_seeds = ChaCha8Rng::seed_from_u64(config.seed);

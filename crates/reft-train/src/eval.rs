@@ -4,8 +4,8 @@ use crate::{
     data::{DataError, Example, LanguageModelBatch, PromptLimit, Row, Template, Tokenized, answer},
     loss::nll,
 };
-use burn::tensor::backend::Backend;
 use reft_core::{Hook, Reft};
+use reft_kernels::Kernels;
 use reft_models::{GenerateConfig, GenerateError, Llama, LoadedModel, generate};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -31,7 +31,7 @@ pub struct Likelihood {
 }
 
 /// Likelihood of the examples' answers, computed in batches of similar length.
-pub fn likelihood<B: Backend, H: Hook<B> + ?Sized>(
+pub fn likelihood<B: Kernels, H: Hook<B> + ?Sized>(
     model: &Llama<B>,
     hook: &H,
     examples: &[Example],
@@ -108,7 +108,7 @@ pub struct AnswerConfig<'a> {
 ///
 /// # Errors
 /// If a row has no prompt or answer, or a prompt does not fit the model.
-pub fn answers<B: Backend>(
+pub fn answers<B: Kernels>(
     model: &Llama<B>,
     loaded: &LoadedModel<B, Llama<B>>,
     reft: Option<&Reft<B>>,
@@ -142,7 +142,7 @@ pub fn answers<B: Backend>(
 ///
 /// # Errors
 /// If a prompt does not fit the model; the error counts prompts from 0.
-pub fn generate_all<B: Backend, H: Hook<B> + ?Sized>(
+pub fn generate_all<B: Kernels, H: Hook<B> + ?Sized>(
     model: &Llama<B>,
     hook: &H,
     prompts: &[Vec<u32>],

@@ -4,18 +4,16 @@ use crate::trainable::Trainable;
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{
-        Tensor,
-        backend::{AutodiffBackend, Backend},
-    },
+    tensor::Tensor,
 };
+use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{Blocks, TrainingPass};
 
 /// Sums the gradients of an update's micro-batches.
 ///
 /// The bases `Pᵀ` are computed once per update. Every micro-batch sees them as leaf tensors; the gradient summed there is
 /// back-propagated to the parameter of `P` once, in [`finish`](Self::finish).
-pub struct GradientSum<'a, A: AutodiffBackend> {
+pub struct GradientSum<'a, A: AutodiffKernels> {
     /// The trainable parameters.
     pub trainable: &'a Trainable<A>,
     /// The bases of the interventions, as leaf tensors.
@@ -27,7 +25,7 @@ pub struct GradientSum<'a, A: AutodiffBackend> {
     sums: GradientsAccumulator<Trainable<A>>,
 }
 
-impl<'a, A: AutodiffBackend> GradientSum<'a, A> {
+impl<'a, A: AutodiffKernels> GradientSum<'a, A> {
     /// An empty sum. With `checkpointing`, only one block of the model is on the tape at a time.
     pub fn new(trainable: &'a Trainable<A>, bases: &'a [Tensor<A, 2>], checkpointing: bool) -> Self {
         let basis_grads = vec![None; bases.len()];
@@ -92,13 +90,13 @@ impl<'a, A: AutodiffBackend> GradientSum<'a, A> {
 }
 
 /// The value of a one-element tensor.
-pub(crate) fn scalar_value<B: Backend>(scalar: &Tensor<B, 1>) -> f64 {
+pub(crate) fn scalar_value<B: Kernels>(scalar: &Tensor<B, 1>) -> f64 {
     let data = scalar.clone().into_data().convert::<f64>();
     data.as_slice::<f64>().map_or(f64::NAN, |values| values[0])
 }
 
 /// Moves the gradients of a submodule out of those of the whole module.
-pub(crate) fn take_gradients<A: AutodiffBackend, M: Module<A>>(
+pub(crate) fn take_gradients<A: AutodiffKernels, M: Module<A>>(
     grads: &mut GradientsParams,
     submodule: &M,
 ) -> GradientsParams {
@@ -106,7 +104,7 @@ pub(crate) fn take_gradients<A: AutodiffBackend, M: Module<A>>(
         from: &'a mut GradientsParams,
         to: GradientsParams,
     }
-    impl<A: AutodiffBackend> ModuleVisitor<A> for Take<'_> {
+    impl<A: AutodiffKernels> ModuleVisitor<A> for Take<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<A, D>>) {
             if let Some(grad) = self.from.remove::<A::InnerBackend, D>(param.id) {
                 self.to.register(param.id, grad);

@@ -72,6 +72,7 @@ pub mod trainer;
 pub mod workload;
 
 pub use reft_core;
+pub use reft_kernels;
 pub use reft_models;
 
 pub use app::{

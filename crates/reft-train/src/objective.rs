@@ -1,15 +1,10 @@
 //! What is optimized: the loss of a micro-batch and the evaluation of held-out rows.
 
 use crate::{data::Tokenized, gradients::GradientSum, score::Evaluation, trainable::Trainable};
-use burn::{
-    optim::GradientsParams,
-    tensor::{
-        Tensor,
-        backend::{AutodiffBackend, Backend},
-    },
-};
+use burn::{optim::GradientsParams, tensor::Tensor};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use reft_kernels::{AutodiffKernels, Kernels};
 
 /// The loss of a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -23,19 +18,19 @@ pub struct Loss {
 }
 
 /// What is optimized, on a frozen model.
-pub trait Objective<B: Backend> {
+pub trait Objective<B: Kernels> {
     /// One training row.
     type Example: Tokenized;
 
     /// The loss of a micro-batch, whose gradients are added to `gradients`.
-    fn backward<A: AutodiffBackend<InnerBackend = B>>(
+    fn backward<A: AutodiffKernels<InnerBackend = B>>(
         &self,
         examples: &[&Self::Example],
         gradients: &mut GradientSum<A>,
     ) -> Loss;
 
     /// An estimate of the bytes that [`backward`](Self::backward) needs for activations.
-    fn activation_bytes<C: Backend>(
+    fn activation_bytes<C: Kernels>(
         &self,
         trainable: &Trainable<C>,
         examples: &[&Self::Example],
@@ -48,7 +43,7 @@ pub trait Objective<B: Backend> {
 
 /// Loss and gradients of one update.
 #[derive(Debug)]
-pub struct StepGradients<B: Backend> {
+pub struct StepGradients<B: Kernels> {
     /// Gradients of the summed loss with respect to all parameters.
     pub grads: GradientsParams,
     /// Gradients of the summed loss with respect to `Pᵀ` itself, `[d, r]` for each intervention that edited a row.
@@ -61,7 +56,7 @@ pub struct StepGradients<B: Backend> {
 ///
 /// Losses are summed rather than averaged, so micro-batches of any size add up to the large batch exactly. With
 /// `checkpointing`, only one block of the model is on the tape at a time. `seed` is that of dropout.
-pub fn step_gradients<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
+pub fn step_gradients<A: AutodiffKernels, O: Objective<A::InnerBackend>>(
     objective: &O,
     trainable: &Trainable<A>,
     micro_batches: &[Vec<&O::Example>],

@@ -5,8 +5,8 @@ use crate::{
     score::Evaluation,
     trainable::Trainable,
 };
-use burn::tensor::backend::Backend;
 use reft_core::AdapterError;
+use reft_kernels::Kernels;
 use serde::{Deserialize, Serialize};
 use std::io;
 
@@ -34,7 +34,7 @@ pub struct StepReport {
 }
 
 /// Receives what happens during training. An error returned by any method ends the training.
-pub trait Observer<B: Backend> {
+pub trait Observer<B: Kernels> {
     /// Called after every update.
     fn progress(&mut self, _step: usize, _total_steps: usize) {}
 
@@ -78,7 +78,7 @@ pub trait Observer<B: Backend> {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
-impl<B: Backend> Observer<B> for Silent {}
+impl<B: Kernels> Observer<B> for Silent {}
 
 /// Training that cannot continue.
 #[derive(Debug, thiserror::Error)]

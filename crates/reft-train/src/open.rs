@@ -13,8 +13,9 @@ use crate::{
     trainable::Trainable,
     workload::Workload,
 };
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::Tensor;
 use reft_core::{Adapter, AdapterError, FileError, Head, Hook, Place, ReftConfig, Site, site::LayersError};
+use reft_kernels::Kernels;
 use reft_models::{
     Checkpoint, Dtype, Llama, LoadError, LoadedModel, ModelConfig, ModelFiles, Precision, Pretrained, Quant,
     Roberta, Tuned, load,
@@ -44,7 +45,7 @@ pub struct PrecisionRequest {
 ///
 /// # Errors
 /// If there is no such model, it is damaged, or the device does not support the precision.
-pub fn open_model<B: Backend, M: Pretrained<B>>(
+pub fn open_model<B: Kernels, M: Pretrained<B>>(
     name: &str,
     revision: Option<&str>,
     request: PrecisionRequest,
@@ -59,7 +60,7 @@ pub fn open_model<B: Backend, M: Pretrained<B>>(
 ///
 /// # Errors
 /// If there is no such model, it is damaged, or the device does not support the precision or lacks the memory.
-pub fn load_model<B: Backend, M: Pretrained<B>>(
+pub fn load_model<B: Kernels, M: Pretrained<B>>(
     name: &str,
     revision: Option<&str>,
     request: PrecisionRequest,
@@ -72,7 +73,7 @@ pub fn load_model<B: Backend, M: Pretrained<B>>(
 
 /// An adapter of a language model. It is a [`Hook`], which does nothing if the adapter is a baseline.
 #[derive(Debug, Clone)]
-pub struct LanguageModelAdapter<B: Backend> {
+pub struct LanguageModelAdapter<B: Kernels> {
     /// The interventions and where they come from.
     pub adapter: Adapter<B>,
     /// The prompt template that it was trained with.
@@ -87,7 +88,7 @@ pub struct LanguageModelAdapter<B: Backend> {
     pub(crate) used_on: String,
 }
 
-impl<B: Backend> LanguageModelAdapter<B> {
+impl<B: Kernels> LanguageModelAdapter<B> {
     /// An adapter with nothing but interventions, for the model that it was trained on.
     pub(crate) fn trained(adapter: Adapter<B>, template: String) -> Self {
         let used_on = adapter.base_model.fingerprint.clone();
@@ -115,7 +116,7 @@ impl<B: Backend> LanguageModelAdapter<B> {
     }
 }
 
-impl<B: Backend> Hook<B> for LanguageModelAdapter<B> {
+impl<B: Kernels> Hook<B> for LanguageModelAdapter<B> {
     fn edit(&self, place: &Place<'_, B>, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
         self.adapter.edit(place, hidden)
     }
@@ -131,7 +132,7 @@ impl<B: Backend> Hook<B> for LanguageModelAdapter<B> {
 /// # Errors
 /// If it cannot be read, is a classifier's, or was trained on a model of another size or with other weights, unless these are
 /// allowed.
-pub fn load_adapter<B: Backend>(
+pub fn load_adapter<B: Kernels>(
     folder: &Path,
     loaded: &LoadedModel<B, Llama<B>>,
     other_weights: OtherWeights,
@@ -155,7 +156,7 @@ pub fn load_adapter<B: Backend>(
 }
 
 /// Loads LoRA of PEFT, which does not say with which weights it was trained, only the sizes must fit.
-fn load_peft<B: Backend>(
+fn load_peft<B: Kernels>(
     folder: &Path,
     settings: &PeftConfig,
     loaded: &LoadedModel<B, Llama<B>>,
@@ -203,7 +204,7 @@ pub fn check_generates(files: &AdapterFiles) -> Result<(), RunError> {
 
 /// A trained classifier and its model.
 #[derive(Debug)]
-pub struct Classifier<B: Backend> {
+pub struct Classifier<B: Kernels> {
     /// The model.
     pub loaded: LoadedModel<B, Roberta<B>>,
     /// The trained parameters.
@@ -219,7 +220,7 @@ pub struct Classifier<B: Backend> {
 /// # Errors
 /// If either cannot be read, or the adapter was trained on a model of another size or with other weights, unless these are
 /// allowed.
-pub fn load_classifier<B: Backend>(
+pub fn load_classifier<B: Kernels>(
     folder: &Path,
     model: &str,
     revision: Option<&str>,
@@ -253,7 +254,7 @@ fn check_classifies(folder: &Path, settings: &PeftConfig) -> Result<(), RunError
 
 /// A classifier of PEFT: its model has the adapter's weights. Texts are in the column `text` and labels in `label`; their names
 /// are those of `id2label` in the model's `config.json`, or `LABEL_0` and so on.
-fn attach_peft_classifier<B: Backend>(
+fn attach_peft_classifier<B: Kernels>(
     folder: &Path,
     settings: &PeftConfig,
     mut loaded: LoadedModel<B, Roberta<B>>,
@@ -292,7 +293,7 @@ fn attach_peft_classifier<B: Backend>(
 }
 
 /// A classifier's adapter without its model.
-pub(crate) struct SavedClassifier<B: Backend> {
+pub(crate) struct SavedClassifier<B: Kernels> {
     adapter: Adapter<B>,
     head: Head<B>,
     task: TaskConfig,
@@ -300,7 +301,7 @@ pub(crate) struct SavedClassifier<B: Backend> {
 }
 
 /// Reads the adapter of a classifier.
-pub(crate) fn read_classifier<B: Backend>(
+pub(crate) fn read_classifier<B: Kernels>(
     folder: &Path,
     device: &B::Device,
 ) -> Result<SavedClassifier<B>, RunError> {
@@ -315,7 +316,7 @@ pub(crate) fn read_classifier<B: Backend>(
 }
 
 /// Checks that a classifier belongs to a model; also returns warnings.
-pub(crate) fn attach_classifier<B: Backend>(
+pub(crate) fn attach_classifier<B: Kernels>(
     folder: &Path,
     saved: SavedClassifier<B>,
     loaded: &LoadedModel<B, Roberta<B>>,

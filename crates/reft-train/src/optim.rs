@@ -3,12 +3,10 @@
 use burn::{
     module::{AutodiffModule, ModuleVisitor, Param},
     optim::{AdamWConfig, GradientsParams},
-    tensor::{
-        DType, Tensor,
-        backend::{AutodiffBackend, Backend},
-    },
+    tensor::{DType, Tensor},
 };
 use reft_core::to_dtype;
+use reft_kernels::{AutodiffKernels, Kernels};
 use serde::{Deserialize, Serialize};
 
 /// The shape of the learning rate after the warm-up.
@@ -68,7 +66,7 @@ pub fn adamw(weight_decay: f64) -> AdamWConfig {
 /// 0 disables clipping.
 ///
 /// Returns the gradients and the norm before clipping.
-pub fn scale_and_clip<B: AutodiffBackend, M: AutodiffModule<B>>(
+pub fn scale_and_clip<B: AutodiffKernels, M: AutodiffModule<B>>(
     grads: GradientsParams,
     module: &M,
     scale: f64,
@@ -92,12 +90,12 @@ pub fn scale_and_clip<B: AutodiffBackend, M: AutodiffModule<B>>(
     (scaled.to, norm)
 }
 
-struct SquaredNorms<'a, C: Backend> {
+struct SquaredNorms<'a, C: Kernels> {
     grads: &'a GradientsParams,
     sums: Vec<Tensor<C, 1>>,
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for SquaredNorms<'_, B::InnerBackend> {
+impl<B: AutodiffKernels> ModuleVisitor<B> for SquaredNorms<'_, B::InnerBackend> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(grad) = self.grads.get::<B::InnerBackend, D>(param.id) {
             self.sums.push(to_dtype(grad.square().sum(), DType::F32));
@@ -111,7 +109,7 @@ struct Scaled {
     factor: f64,
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for Scaled {
+impl<B: AutodiffKernels> ModuleVisitor<B> for Scaled {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(grad) = self.from.remove::<B::InnerBackend, D>(param.id) {
             self.to.register(param.id, grad * self.factor);
@@ -139,7 +137,7 @@ mod tests {
         use burn::{backend::Autodiff, module::Module};
         type A = Autodiff<burn_flex::Flex>;
         #[derive(Module, Debug)]
-        struct Two<B: Backend> {
+        struct Two<B: Kernels> {
             a: Param<Tensor<B, 1>>,
             b: Param<Tensor<B, 2>>,
         }

@@ -1,8 +1,8 @@
 //! Whether an adapter belongs to a model: the sizes must fit, and the model should compute what the adapter was trained on.
 
 use crate::error::RunError;
-use burn::tensor::backend::Backend;
 use reft_core::{BaseModel, FileError, ReftConfig};
+use reft_kernels::Kernels;
 use reft_models::{LoadedModel, ModelConfig};
 use std::path::Path;
 
@@ -50,7 +50,7 @@ pub(crate) fn check_sizes(
 /// Checks that an adapter was trained on a model; returns warnings about smaller differences.
 ///
 /// The chat template matters only if the adapter was trained with it.
-pub(crate) fn check_model<B: Backend, M>(
+pub(crate) fn check_model<B: Kernels, M>(
     folder: &Path,
     trained_on: &BaseModel,
     loaded: &LoadedModel<B, M>,

@@ -19,12 +19,10 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::GradientsParams,
     record::{BinBytesRecorder, FullPrecisionSettings, Recorder},
-    tensor::{
-        Tensor,
-        backend::{AutodiffBackend, Backend},
-    },
+    tensor::Tensor,
 };
 use reft_core::{Adapter, NoHook, Reft, ReftConfig, host_values};
+use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{Dtype, GenerateConfig, Llama, LoadedModel, Precision, Quant};
 use serde::{Deserialize, Serialize};
 use std::{marker::PhantomData, path::Path, sync::atomic::AtomicBool, time::Instant};
@@ -105,7 +103,7 @@ struct SelfTest<'a> {
 impl OnDevice for SelfTest<'_> {
     type Output = Result<Measured, RunError>;
 
-    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Result<Measured, RunError> {
+    fn run<A: AutodiffKernels>(self, on: &Chosen<A::Device>) -> Result<Measured, RunError> {
         let (begun, device) = (Instant::now(), &on.device);
         let loaded: LoadedModel<A::InnerBackend, Llama<A::InnerBackend>> =
             LoadedModel::load(&tiny::model(), "embedded:tiny", Precision::default(), device)?;
@@ -185,7 +183,7 @@ impl OnDevice for SelfTest<'_> {
 }
 
 /// The share of generated tokens that are the most likely ones when prompt and text are computed at once.
-fn cache_agreement<B: Backend>(
+fn cache_agreement<B: Kernels>(
     loaded: &LoadedModel<B, Llama<B>>,
     reft: &Reft<B>,
     prompts: &[Vec<u32>],
@@ -202,9 +200,9 @@ fn cache_agreement<B: Backend>(
     same as f64 / batch.labels.len().max(1) as f64
 }
 
-fn flat_gradient<A: AutodiffBackend>(reft: &Reft<A>, grads: &GradientsParams) -> Vec<f32> {
-    struct Collect<'a, A: AutodiffBackend>(&'a GradientsParams, Vec<f32>, PhantomData<A>);
-    impl<A: AutodiffBackend> ModuleVisitor<A> for Collect<'_, A> {
+fn flat_gradient<A: AutodiffKernels>(reft: &Reft<A>, grads: &GradientsParams) -> Vec<f32> {
+    struct Collect<'a, A: AutodiffKernels>(&'a GradientsParams, Vec<f32>, PhantomData<A>);
+    impl<A: AutodiffKernels> ModuleVisitor<A> for Collect<'_, A> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<A, D>>) {
             let grad = self.0.get::<A::InnerBackend, D>(param.id);
             let values = grad.map(host_values);

@@ -1,16 +1,14 @@
 //! All trainable parameters as one module.
 
 use crate::method::Baseline;
-use burn::{
-    module::Module,
-    tensor::backend::{AutodiffBackend, Backend},
-};
+use burn::module::Module;
 use reft_core::{Head, Reft, reft::trainable};
+use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::Tuned;
 
 /// All trainable parameters: interventions or the weights of a baseline, and a classification head.
 #[derive(Module, Debug)]
-pub struct Trainable<B: Backend> {
+pub struct Trainable<B: Kernels> {
     /// The interventions; empty for baselines.
     pub reft: Reft<B>,
     /// The weights of a baseline.
@@ -19,13 +17,13 @@ pub struct Trainable<B: Backend> {
     pub head: Option<Head<B>>,
 }
 
-impl<B: Backend> From<Reft<B>> for Trainable<B> {
+impl<B: Kernels> From<Reft<B>> for Trainable<B> {
     fn from(reft: Reft<B>) -> Self {
         Self { reft, tuned: None, head: None }
     }
 }
 
-impl<B: Backend> Trainable<B> {
+impl<B: Kernels> Trainable<B> {
     /// Number of parameters of the head.
     pub fn num_head_params(&self) -> usize {
         self.head.as_ref().map_or(0, Module::<B>::num_params)
@@ -53,7 +51,7 @@ impl<B: Backend> Trainable<B> {
     }
 }
 
-impl<A: AutodiffBackend> Trainable<A> {
+impl<A: AutodiffKernels> Trainable<A> {
     /// The same parameters on the autodiff backend, all of them tracked.
     pub fn tracked(inner: Trainable<A::InnerBackend>) -> Self {
         trainable(inner)

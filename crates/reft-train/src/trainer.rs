@@ -12,12 +12,9 @@ use crate::{
     train_config::TrainConfig,
     trainable::Trainable,
 };
-use burn::{
-    module::AutodiffModule,
-    optim::GradientsParams,
-    tensor::backend::{AutodiffBackend, Backend},
-};
+use burn::{module::AutodiffModule, optim::GradientsParams};
 use rand::RngCore;
+use reft_kernels::{AutodiffKernels, Kernels};
 use std::{
     panic::AssertUnwindSafe,
     sync::atomic::{AtomicBool, Ordering},
@@ -26,7 +23,7 @@ use std::{
 
 /// The result of training.
 #[derive(Debug)]
-pub struct TrainOutcome<B: Backend> {
+pub struct TrainOutcome<B: Kernels> {
     /// The parameters to keep: the best, or the last.
     pub trainable: Trainable<B>,
     /// Their evaluation on held-out rows, if there are any.
@@ -42,7 +39,7 @@ pub struct TrainOutcome<B: Backend> {
 /// Trains interventions or a baseline, and a head if there is one, on a frozen model.
 ///
 /// Stops early, keeping the parameters so far, when `interrupted` becomes true.
-pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
+pub fn train<A: AutodiffKernels, O: Objective<A::InnerBackend>>(
     objective: &O,
     trainable: Trainable<A::InnerBackend>,
     examples: &[O::Example],
@@ -61,7 +58,7 @@ pub fn train<A: AutodiffBackend, O: Objective<A::InnerBackend>>(
 }
 
 /// The loop's fixed inputs, and what is measured since the last log line.
-struct Trainer<'a, O: Objective<B>, B: Backend, V> {
+struct Trainer<'a, O: Objective<B>, B: Kernels, V> {
     objective: &'a O,
     examples: &'a [O::Example],
     held_out: &'a [O::Example],
@@ -96,7 +93,7 @@ impl Update {
     }
 }
 
-impl<'a, O: Objective<B>, B: Backend, V: Observer<B>> Trainer<'a, O, B, V> {
+impl<'a, O: Objective<B>, B: Kernels, V: Observer<B>> Trainer<'a, O, B, V> {
     fn new(
         objective: &'a O,
         examples: &'a [O::Example],
@@ -122,7 +119,7 @@ impl<'a, O: Objective<B>, B: Backend, V: Observer<B>> Trainer<'a, O, B, V> {
     }
 
     /// Updates until the end, an interruption, early stopping or an error; then evaluates what was not evaluated yet.
-    fn run<A: AutodiffBackend<InnerBackend = B>>(
+    fn run<A: AutodiffKernels<InnerBackend = B>>(
         &mut self,
         state: &mut TrainState<A>,
         interrupted: &AtomicBool,
@@ -136,7 +133,7 @@ impl<'a, O: Objective<B>, B: Backend, V: Observer<B>> Trainer<'a, O, B, V> {
         stop
     }
 
-    fn update_until_stopped<A: AutodiffBackend<InnerBackend = B>>(
+    fn update_until_stopped<A: AutodiffKernels<InnerBackend = B>>(
         &mut self,
         state: &mut TrainState<A>,
         interrupted: &AtomicBool,
@@ -156,7 +153,7 @@ impl<'a, O: Objective<B>, B: Backend, V: Observer<B>> Trainer<'a, O, B, V> {
     }
 
     /// One update, with the log line, the saved parameters and the evaluation that are due after it.
-    fn step<A: AutodiffBackend<InnerBackend = B>>(
+    fn step<A: AutodiffKernels<InnerBackend = B>>(
         &mut self,
         state: &mut TrainState<A>,
     ) -> Result<(), TrainError> {
@@ -190,7 +187,7 @@ impl<'a, O: Objective<B>, B: Backend, V: Observer<B>> Trainer<'a, O, B, V> {
     }
 
     /// Gradients of the next rows.
-    fn compute_update<A: AutodiffBackend<InnerBackend = B>>(
+    fn compute_update<A: AutodiffKernels<InnerBackend = B>>(
         &mut self,
         state: &mut TrainState<A>,
     ) -> Result<Update, TrainError> {
@@ -217,7 +214,7 @@ impl<'a, O: Objective<B>, B: Backend, V: Observer<B>> Trainer<'a, O, B, V> {
     }
 
     /// Refuses a batch that is larger than all before it if the free host memory does not hold it.
-    fn check_memory<A: AutodiffBackend<InnerBackend = B>>(
+    fn check_memory<A: AutodiffKernels<InnerBackend = B>>(
         &mut self,
         trainable: &Trainable<A>,
         micro_batches: &[Vec<&O::Example>],
@@ -255,7 +252,7 @@ impl<'a, O: Objective<B>, B: Backend, V: Observer<B>> Trainer<'a, O, B, V> {
     }
 
     /// Evaluates the held-out rows and keeps the parameters if they are the best, or if the last ones are to be kept.
-    fn evaluate<A: AutodiffBackend<InnerBackend = B>>(
+    fn evaluate<A: AutodiffKernels<InnerBackend = B>>(
         &mut self,
         state: &mut TrainState<A>,
     ) -> Result<(), TrainError> {
@@ -321,7 +318,7 @@ mod tests {
     impl Objective<Flex> for Failing {
         type Example = Row;
 
-        fn backward<A: AutodiffBackend<InnerBackend = Flex>>(
+        fn backward<A: AutodiffKernels<InnerBackend = Flex>>(
             &self,
             _: &[&Row],
             gradients: &mut GradientSum<A>,
@@ -332,7 +329,7 @@ mod tests {
             Loss { sum: 1.0, labels: 1, tokens: 1 }
         }
 
-        fn activation_bytes<C: Backend>(&self, _: &Trainable<C>, examples: &[&Row], _: bool) -> u64 {
+        fn activation_bytes<C: Kernels>(&self, _: &Trainable<C>, examples: &[&Row], _: bool) -> u64 {
             if examples[0].0 > 5 { u64::MAX / 2 } else { 1 }
         }
 

@@ -3,10 +3,9 @@
 use crate::{
     device::{Chosen, Device},
     error::RunError,
-    loss::rows_of_logits,
     memory::{self, MemoryNeeds},
 };
-use burn::tensor::backend::Backend;
+use reft_kernels::{Kernels, rows_of_logits};
 use reft_models::{Dtype, Footprint, Precision, Quant, names::block_of};
 
 /// Memory that the allocator keeps after it was freed, as measured on small models.
@@ -153,7 +152,7 @@ impl<'a> Workload<'a> {
     ///
     /// # Errors
     /// If it does not. The error lists settings that would help.
-    pub fn check<B: Backend>(&self, on: &Chosen<B::Device>) -> Result<MemoryNeeds, RunError> {
+    pub fn check<B: Kernels>(&self, on: &Chosen<B::Device>) -> Result<MemoryNeeds, RunError> {
         let needs = self.needs(&on.info);
         let device = || on.info.name.clone();
         if let Some(capacity) = on.info.memory.filter(|capacity| needs.total > *capacity) {

@@ -5,12 +5,13 @@
 use burn::{
     module::Module,
     record::{BinBytesRecorder, FullPrecisionSettings, Recorder},
-    tensor::{Tensor, backend::Backend},
+    tensor::Tensor,
 };
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use reft_core::{Capture, Hook, NoHook, Place, ReftConfig, Site, Steer};
 use reft_models::{GenerateConfig, Llama, LoadedModel, LoraConfig, Precision, TunedName, Tuning};
+use reft_train::reft_kernels::Kernels;
 use reft_train::{
     AnyLanguageModel, LanguageModel, LanguageModelAdapter, Prediction, StopReason, TextEncoder, TrainConfig,
     Trainable, Trainer,
@@ -35,25 +36,25 @@ const PAIRS: [(&str, &str); 2] = [
 ];
 const PROMPT: &str = "the hungry duck walks near the river\n";
 
-fn model<B: Backend>() -> LanguageModel<B> {
+fn model<B: Kernels>() -> LanguageModel<B> {
     LanguageModel::load("embedded:tiny", &Default::default()).expect("the embedded model")
 }
 
-fn trainer<'a, B: Backend>(model: &LanguageModel<B>, steps: usize) -> Trainer<'a> {
+fn trainer<'a, B: Kernels>(model: &LanguageModel<B>, steps: usize) -> Trainer<'a> {
     let reft = model.reft([1, 3, 5]).with_rank(4).with_positions("f2+l2".parse().expect("positions"));
     Trainer::new().with_reft(reft).with_config(TrainConfig::default().with_steps(steps).with_lr(1e-2))
 }
 
-fn adapter<B: Backend>(model: &LanguageModel<B>, steps: usize) -> LanguageModelAdapter<B> {
+fn adapter<B: Kernels>(model: &LanguageModel<B>, steps: usize) -> LanguageModelAdapter<B> {
     model.train(&PAIRS, trainer(model, steps)).expect("trained").result
 }
 
-fn encoder<B: Backend>(name: &str) -> TextEncoder<B> {
+fn encoder<B: Kernels>(name: &str) -> TextEncoder<B> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/encoders").join(name);
     TextEncoder::load(folder.to_str().expect("UTF-8"), &Default::default()).expect("a fixture")
 }
 
-fn trains_saves_loads_and_shares<B: Backend>() {
+fn trains_saves_loads_and_shares<B: Kernels>() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = model::<B>();
     let unedited = model.generate_unedited(PROMPT).expect("generated");
@@ -169,7 +170,7 @@ fn streamed_text_has_whole_characters() {
 /// Edits its own copy of the hidden states.
 struct Zero(Site);
 
-impl<B: Backend> Hook<B> for Zero {
+impl<B: Kernels> Hook<B> for Zero {
     fn edit(&self, place: &Place<'_, B>, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
         if place.site == self.0 { hidden.zeros_like() } else { hidden }
     }

@@ -11,8 +11,8 @@ use crate::{
     error::RunError,
     open::{LanguageModelAdapter, PrecisionRequest, load_model},
 };
-use burn::tensor::backend::{AutodiffBackend, Backend};
 use reft_core::{NoHook, ReftConfig};
+use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::GenerateConfig;
 use std::{any::Any, fmt, ops::ControlFlow, path::Path};
 
@@ -67,7 +67,7 @@ trait ErasedClassifier: Send + Sync {
     fn text_column(&self) -> &str;
 }
 
-impl<B: Backend> ErasedModel for LanguageModel<B> {
+impl<B: Kernels> ErasedModel for LanguageModel<B> {
     fn n_layers(&self) -> usize {
         self.loaded().model.config().num_hidden_layers
     }
@@ -97,7 +97,7 @@ impl<B: Backend> ErasedModel for LanguageModel<B> {
     }
 }
 
-impl<B: Backend> ErasedAdapter for LanguageModelAdapter<B> {
+impl<B: Kernels> ErasedAdapter for LanguageModelAdapter<B> {
     fn save(&self, folder: &Path) -> Result<(), RunError> {
         Ok(LanguageModelAdapter::save(self, folder)?)
     }
@@ -107,7 +107,7 @@ impl<B: Backend> ErasedAdapter for LanguageModelAdapter<B> {
     }
 }
 
-impl<B: Backend> ErasedEncoder for TextEncoder<B> {
+impl<B: Kernels> ErasedEncoder for TextEncoder<B> {
     fn reft(&self, layers: &[usize]) -> ReftConfig {
         TextEncoder::reft(self, layers.iter().copied())
     }
@@ -127,7 +127,7 @@ impl<B: Backend> ErasedEncoder for TextEncoder<B> {
     }
 }
 
-impl<B: Backend> ErasedClassifier for TextClassifier<B> {
+impl<B: Kernels> ErasedClassifier for TextClassifier<B> {
     fn labels(&self) -> &[String] {
         TextClassifier::labels(self)
     }
@@ -152,7 +152,7 @@ struct LoadEncoder<'a>(&'a str);
 impl OnDevice for Load<'_> {
     type Output = Result<AnyLanguageModel, RunError>;
 
-    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Self::Output {
+    fn run<A: AutodiffKernels>(self, on: &Chosen<A::Device>) -> Self::Output {
         let loaded = load_model::<A::InnerBackend, _>(self.0, None, PrecisionRequest::default(), on)?;
         Ok(AnyLanguageModel(Box::new(LanguageModel::from(loaded))))
     }
@@ -161,7 +161,7 @@ impl OnDevice for Load<'_> {
 impl OnDevice for LoadEncoder<'_> {
     type Output = Result<AnyEncoder, RunError>;
 
-    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Self::Output {
+    fn run<A: AutodiffKernels>(self, on: &Chosen<A::Device>) -> Self::Output {
         let loaded = load_model::<A::InnerBackend, _>(self.0, None, PrecisionRequest::default(), on)?;
         Ok(AnyEncoder(Box::new(TextEncoder::from(loaded))))
     }

@@ -11,20 +11,20 @@ use crate::{
     tasks::{Classification, TaskSpec, initial_head, predict as outputs_of, probabilities},
     trainable::Trainable,
 };
-use burn::tensor::backend::Backend;
 use reft_core::{Hook, NoHook, ReftConfig, hook::check_sites};
+use reft_kernels::Kernels;
 use reft_models::{LoadedModel, ModelConfig, Precision, Roberta, peft::PeftNames, roberta::DropoutRates};
 use std::{path::Path, sync::Arc};
 
 /// A frozen encoder of texts: RoBERTa, BERT and their relatives. Clones share it.
 #[derive(Debug, Clone)]
-pub struct TextEncoder<B: Backend> {
+pub struct TextEncoder<B: Kernels> {
     loaded: Arc<LoadedModel<B, Roberta<B>>>,
 }
 
 /// A trained classifier or regression, with its encoder.
 #[derive(Debug, Clone)]
-pub struct TextClassifier<B: Backend> {
+pub struct TextClassifier<B: Kernels> {
     encoder: TextEncoder<B>,
     trainable: Trainable<B>,
     spec: TaskSpec,
@@ -54,13 +54,13 @@ impl Prediction {
     }
 }
 
-impl<B: Backend> From<LoadedModel<B, Roberta<B>>> for TextEncoder<B> {
+impl<B: Kernels> From<LoadedModel<B, Roberta<B>>> for TextEncoder<B> {
     fn from(loaded: LoadedModel<B, Roberta<B>>) -> Self {
         Self { loaded: Arc::new(loaded) }
     }
 }
 
-impl<B: Backend> TextEncoder<B> {
+impl<B: Kernels> TextEncoder<B> {
     /// Loads an encoder in f32 by the path of its folder, or, with the feature `hub`, by its name on the Hugging Face Hub. For
     /// another precision, load a [`LoadedModel`] and convert it.
     ///
@@ -171,7 +171,7 @@ impl<B: Backend> TextEncoder<B> {
     }
 }
 
-impl<B: Backend> TextClassifier<B> {
+impl<B: Kernels> TextClassifier<B> {
     /// The labels; empty for a regression.
     pub fn labels(&self) -> &[String] {
         &self.spec.config.labels

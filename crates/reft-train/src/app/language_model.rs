@@ -10,8 +10,8 @@ use crate::{
     same_model::{OtherWeights, check_sizes},
     tasks::LanguageModeling,
 };
-use burn::tensor::backend::Backend;
 use reft_core::{Adapter, Hook, NoHook, ReftConfig, hook::check_sites};
+use reft_kernels::Kernels;
 use reft_models::{
     GenerateConfig, Llama, LoadedModel, Padding, Precision, TokenBatch, generate as generate_tokens,
 };
@@ -19,17 +19,17 @@ use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 /// A frozen language model. Clones share it.
 #[derive(Debug, Clone)]
-pub struct LanguageModel<B: Backend> {
+pub struct LanguageModel<B: Kernels> {
     loaded: Arc<LoadedModel<B, Llama<B>>>,
 }
 
-impl<B: Backend> From<LoadedModel<B, Llama<B>>> for LanguageModel<B> {
+impl<B: Kernels> From<LoadedModel<B, Llama<B>>> for LanguageModel<B> {
     fn from(loaded: LoadedModel<B, Llama<B>>) -> Self {
         Self { loaded: Arc::new(loaded) }
     }
 }
 
-impl<B: Backend> LanguageModel<B> {
+impl<B: Kernels> LanguageModel<B> {
     /// Loads a model in f32 by the path of its folder, as `embedded:tiny`, or, with the feature `hub`, by its name on the
     /// Hugging Face Hub. For another precision, load a [`LoadedModel`] and convert it.
     ///

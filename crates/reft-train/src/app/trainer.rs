@@ -12,8 +12,9 @@ use crate::{
     trainable::Trainable,
     trainer::train,
 };
-use burn::{backend::Autodiff, tensor::backend::Backend};
+use burn::backend::Autodiff;
 use reft_core::ReftConfig;
+use reft_kernels::Kernels;
 use reft_models::ModelConfig;
 use std::{
     ops::ControlFlow,
@@ -137,7 +138,7 @@ impl<'a> Trainer<'a> {
 
     /// Trains on encoded examples. Blocks of a quantized model are dequantized one at a time, unless the settings say
     /// otherwise.
-    pub(super) fn run<B: Backend, O: Objective<B>>(
+    pub(super) fn run<B: Kernels, O: Objective<B>>(
         mut self,
         is_quantized: bool,
         objective: &O,
@@ -188,12 +189,12 @@ struct Watch<'a, 'b> {
 }
 
 impl Watch<'_, '_> {
-    fn save<B: Backend>(&self, trainable: &Trainable<B>) -> Result<(), TrainError> {
+    fn save<B: Kernels>(&self, trainable: &Trainable<B>) -> Result<(), TrainError> {
         self.folder.map_or(Ok(()), |folder| Ok(save_adapter(folder, trainable, self.origin)?))
     }
 }
 
-impl<B: Backend> Observer<B> for Watch<'_, '_> {
+impl<B: Kernels> Observer<B> for Watch<'_, '_> {
     fn report(&mut self, report: &StepReport) -> Result<(), TrainError> {
         self.step = report.step;
         if (self.on_step)(report).is_break() {

@@ -7,9 +7,9 @@ mod info;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
-use burn::tensor::backend::{AutodiffBackend, Backend};
 pub(crate) use guard::catch_panic;
 pub use info::{BACKENDS, Device, DeviceError, DeviceKind, MissingBackend};
+use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{Dtype, Precision, Quant};
 
 /// Work that runs on whichever backend is chosen.
@@ -18,7 +18,7 @@ pub trait OnDevice {
     type Output;
 
     /// Runs on a device of the backend `A`; `A::InnerBackend` is the same backend without autodiff.
-    fn run<A: AutodiffBackend>(self, on: &Chosen<A::Device>) -> Self::Output;
+    fn run<A: AutodiffKernels>(self, on: &Chosen<A::Device>) -> Self::Output;
 }
 
 /// A chosen device, ready to use.
@@ -43,7 +43,7 @@ impl<D> Chosen<D> {
     ///
     /// # Errors
     /// If the device does not support the dtype or the quantization.
-    pub fn precision<B: Backend<Device = D>>(
+    pub fn precision<B: Kernels<Device = D>>(
         &self,
         dtype: Option<Dtype>,
         quant: Option<Quant>,

@@ -9,10 +9,11 @@ use burn_wgpu::{
     graphics::{AutoGraphicsApi, GraphicsApi, Metal, Vulkan},
     init_setup,
 };
+use reft_kernels::Kernels;
 use std::sync::{Mutex, PoisonError};
 use wgpu::{AdapterInfo, DeviceType};
 
-fn api(backend: &str) -> wgpu::Backend {
+fn api(backend: &str) -> wgpu::Kernels {
     match backend {
         "vulkan" => Vulkan::backend(),
         "metal" => Metal::backend(),

@@ -13,8 +13,8 @@ use crate::{
     score::Evaluation,
     trainable::Trainable,
 };
-use burn::tensor::backend::Backend;
 use reft_core::{AdapterError, FileError, files::write_atomic};
+use reft_kernels::Kernels;
 use serde::Serialize;
 use std::{
     fs::File,
@@ -60,7 +60,7 @@ impl<'a, 'b> RunFolder<'a, 'b> {
     }
 
     /// Saves the adapter.
-    pub(super) fn save_adapter<B: Backend>(&self, trainable: &Trainable<B>) -> Result<(), AdapterError> {
+    pub(super) fn save_adapter<B: Kernels>(&self, trainable: &Trainable<B>) -> Result<(), AdapterError> {
         save_adapter(&self.adapter_folder(), trainable, &self.origin)
     }
 
@@ -86,7 +86,7 @@ impl<'a, 'b> RunFolder<'a, 'b> {
     }
 }
 
-impl<B: Backend> Observer<B> for RunFolder<'_, '_> {
+impl<B: Kernels> Observer<B> for RunFolder<'_, '_> {
     fn progress(&mut self, step: usize, total_steps: usize) {
         (self.on_event)(Event::Progress { step, total_steps });
     }

@@ -25,11 +25,11 @@ use crate::{
     trainable::Trainable,
     trainer::{TrainOutcome, train},
 };
-use burn::tensor::backend::{AutodiffBackend, Backend};
 pub use event::{Event, Finished, Outcome, Summary};
 use files::check_free;
 use folder::RunFolder;
 pub use plan::Plan;
+use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{LoadedModel, ModelConfig};
 use std::{
     panic::AssertUnwindSafe,
@@ -43,7 +43,7 @@ use std::{
 /// # Errors
 /// If anything is wrong with the recipe, the model or the data, nothing is written. If training cannot continue, the
 /// adapter so far is in the run folder.
-pub fn run<A: AutodiffBackend>(
+pub fn run<A: AutodiffKernels>(
     recipe: &Recipe,
     on: &Chosen<A::Device>,
     dry: bool,
@@ -57,7 +57,7 @@ pub fn run<A: AutodiffBackend>(
 }
 
 /// The stages of a run, the same for every kind of work.
-fn run_task<A: AutodiffBackend, T: Task<A::InnerBackend>>(
+fn run_task<A: AutodiffKernels, T: Task<A::InnerBackend>>(
     recipe: &Recipe,
     on: &Chosen<A::Device>,
     dry: bool,
@@ -211,7 +211,7 @@ fn run_task<A: AutodiffBackend, T: Task<A::InnerBackend>>(
 }
 
 /// New trainable parameters, as the recipe describes them.
-fn init_trainable<B: Backend, T: Task<B>>(
+fn init_trainable<B: Kernels, T: Task<B>>(
     recipe: &Recipe,
     task: &T,
     loaded: &LoadedModel<B, T::Model>,
@@ -227,7 +227,7 @@ fn init_trainable<B: Backend, T: Task<B>>(
     Ok(Trainable { reft, tuned, head: task.init_head(recipe, loaded, device) })
 }
 
-fn num_params<B: Backend>(trainable: &Trainable<B>) -> usize {
+fn num_params<B: Kernels>(trainable: &Trainable<B>) -> usize {
     burn::module::Module::<B>::num_params(trainable)
 }
 

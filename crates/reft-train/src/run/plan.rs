@@ -5,7 +5,6 @@ use crate::{
     data::{Sampler, Tokenized},
     device::Chosen,
     error::RunError,
-    loss::rows_of_logits,
     memory::{self, MemoryNeeds},
     method::TrainMethod,
     recipe::Recipe,
@@ -13,7 +12,7 @@ use crate::{
     train_config::TrainConfig,
     workload::{EvaluationLoad, Workload},
 };
-use burn::tensor::backend::Backend;
+use reft_kernels::{Kernels, rows_of_logits};
 use reft_models::{Checkpoint, Dtype, ModelConfig, Precision, TunedName};
 use serde::{Serialize, Serializer};
 
@@ -59,7 +58,7 @@ fn as_text<S: Serializer>(value: &impl ToString, serializer: S) -> Result<S::Ok,
 ///
 /// # Errors
 /// If the recipe does not fit the model, or the run does not fit the device.
-pub(super) fn plan<B: Backend, T: Task<B>>(
+pub(super) fn plan<B: Kernels, T: Task<B>>(
     recipe: &Recipe,
     task: &T,
     checkpoint: &Checkpoint<ConfigOf<B, T>>,
@@ -118,7 +117,7 @@ pub(super) fn plan<B: Backend, T: Task<B>>(
 }
 
 /// The largest batch of held-out rows.
-fn evaluation_load<B: Backend, T: Task<B>>(
+fn evaluation_load<B: Kernels, T: Task<B>>(
     recipe: &Recipe,
     task: &T,
     config: &ConfigOf<B, T>,

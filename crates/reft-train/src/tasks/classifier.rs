@@ -19,13 +19,11 @@ use crate::{
     trainable::Trainable,
     workload::activation_bytes,
 };
-use burn::tensor::{
-    Tensor, TensorData,
-    backend::{AutodiffBackend, Backend},
-};
+use burn::tensor::{Tensor, TensorData};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{Head, HeadConfig, Hook, NoHook, host_values};
+use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
     Dtype, Footprint, LoadedModel, ModelConfig, NamedTensors, Roberta, RobertaConfig, Tokenizer,
     peft::PeftNames,
@@ -85,7 +83,7 @@ impl ClassifierTask {
 }
 
 /// The head of the checkpoint if it has the task's outputs, or a new one.
-pub(crate) fn initial_head<B: Backend>(
+pub(crate) fn initial_head<B: Kernels>(
     loaded: &LoadedModel<B, Roberta<B>>,
     spec: &TaskSpec,
     model_dropout: Option<f64>,
@@ -113,7 +111,7 @@ fn split_held_out(mut rows: Vec<Row>, protocol: Protocol, seed: u64) -> (Vec<Row
     (rows, scoring)
 }
 
-impl<B: Backend> Task<B> for ClassifierTask {
+impl<B: Kernels> Task<B> for ClassifierTask {
     type Model = Roberta<B>;
     type Example = LabeledText;
     type Objective<'a>
@@ -255,7 +253,7 @@ impl<B: Backend> Task<B> for ClassifierTask {
 
 /// The objective of classification and regression: cross-entropy, or squared error.
 #[derive(Debug)]
-pub struct Classification<'a, B: Backend> {
+pub struct Classification<'a, B: Kernels> {
     /// The frozen encoder.
     pub model: &'a Roberta<B>,
     /// Its tensors by name, for baselines.
@@ -270,9 +268,9 @@ pub struct Classification<'a, B: Backend> {
     pub eval_batch_size: usize,
 }
 
-impl<B: Backend> Classification<'_, B> {
+impl<B: Kernels> Classification<'_, B> {
     /// The loss of a batch, summed over its rows.
-    fn loss<A: AutodiffBackend>(
+    fn loss<A: AutodiffKernels>(
         &self,
         trainable: &Trainable<A>,
         hidden: Tensor<A, 3>,
@@ -291,10 +289,10 @@ impl<B: Backend> Classification<'_, B> {
     }
 }
 
-impl<B: Backend> Objective<B> for Classification<'_, B> {
+impl<B: Kernels> Objective<B> for Classification<'_, B> {
     type Example = LabeledText;
 
-    fn backward<A: AutodiffBackend<InnerBackend = B>>(
+    fn backward<A: AutodiffKernels<InnerBackend = B>>(
         &self,
         examples: &[&LabeledText],
         gradients: &mut GradientSum<A>,
@@ -322,7 +320,7 @@ impl<B: Backend> Objective<B> for Classification<'_, B> {
         Loss { sum, labels: examples.len(), tokens: batch.n_tokens() }
     }
 
-    fn activation_bytes<C: Backend>(
+    fn activation_bytes<C: Kernels>(
         &self,
         trainable: &Trainable<C>,
         examples: &[&LabeledText],
@@ -349,7 +347,7 @@ impl<B: Backend> Objective<B> for Classification<'_, B> {
 ///
 /// # Panics
 /// If there is no head.
-pub fn predict<B: Backend, H: Hook<B> + ?Sized>(
+pub fn predict<B: Kernels, H: Hook<B> + ?Sized>(
     model: &Roberta<B>,
     tensors: &NamedTensors<B>,
     trainable: &Trainable<B>,

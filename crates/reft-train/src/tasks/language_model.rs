@@ -13,7 +13,7 @@ use crate::{
     error::RunError,
     eval::{Answer, AnswerConfig, EvalError, answers, exact_match, likelihood},
     gradients::{GradientSum, scalar_value},
-    loss::{cross_entropy, nll_of_states},
+    loss::cross_entropy,
     objective::{Loss, Objective},
     observer::StopReason,
     recipe::Recipe,
@@ -21,11 +21,9 @@ use crate::{
     trainable::Trainable,
     workload::activation_bytes,
 };
-use burn::tensor::{
-    DType, Tensor,
-    backend::{AutodiffBackend, Backend},
-};
-use reft_core::{NoHook, Reft, to_dtype};
+use burn::tensor::{DType, Tensor};
+use reft_core::{NoHook, Reft, host_values, to_dtype};
+use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
     Dtype, Footprint, Llama, LlamaConfig, LoadedModel, NamedTensors, Tokenizer, peft::PeftNames,
 };
@@ -41,7 +39,7 @@ pub struct LanguageModelTask {
 
 impl LanguageModelTask {
     /// Generates answers to the held-out rows, if the recipe asks for them.
-    fn answers<B: Backend>(
+    fn answers<B: Kernels>(
         &self,
         recipe: &Recipe,
         model: &Llama<B>,
@@ -69,7 +67,7 @@ fn score(nll: f64, answers: &[Answer]) -> Score {
     Score(score)
 }
 
-impl<B: Backend> Task<B> for LanguageModelTask {
+impl<B: Kernels> Task<B> for LanguageModelTask {
     type Model = Llama<B>;
     type Example = Example;
     type Objective<'a> = LanguageModeling<'a, B>;
@@ -185,13 +183,13 @@ impl<B: Backend> Task<B> for LanguageModelTask {
 
 /// The objective of language modeling: the negative log-likelihood of the answers' tokens.
 #[derive(Debug)]
-pub struct LanguageModeling<'a, B: Backend> {
+pub struct LanguageModeling<'a, B: Kernels> {
     model: &'a Llama<B>,
     tensors: Option<&'a NamedTensors<B>>,
     eval_batch_size: usize,
 }
 
-impl<'a, B: Backend> LanguageModeling<'a, B> {
+impl<'a, B: Kernels> LanguageModeling<'a, B> {
     /// For interventions on a model; `eval_batch_size` is the number of rows per forward pass of an evaluation.
     pub fn new(model: &'a Llama<B>, eval_batch_size: usize) -> Self {
         Self { model, tensors: None, eval_batch_size }
@@ -208,22 +206,23 @@ impl<'a, B: Backend> LanguageModeling<'a, B> {
 
     /// The summed loss of final states under the frozen head, and the scalar `Σ h · ∂nll/∂h` with the second factor held
     /// constant: its gradient is that of the loss, its value has no meaning.
-    fn loss_of_states<A: AutodiffBackend<InnerBackend = B>>(
+    fn loss_of_states<A: AutodiffKernels<InnerBackend = B>>(
         &self,
         states: Tensor<A, 2>,
         batch: &LanguageModelBatch,
     ) -> (f64, Tensor<A, 1>) {
-        let (values, gradient) = nll_of_states(self.model, states.clone().inner(), &batch.labels, true);
+        let (values, gradient) =
+            Kernels::nll(states.clone().inner(), self.model.head_weight(), &batch.labels, true);
         let gradient = Tensor::from_inner(gradient.expect("requested"));
-        let sum = values.iter().map(|value| f64::from(*value)).sum();
+        let sum = host_values(values).into_iter().map(f64::from).sum();
         (sum, (to_dtype(states, DType::F32) * gradient).sum())
     }
 }
 
-impl<B: Backend> Objective<B> for LanguageModeling<'_, B> {
+impl<B: Kernels> Objective<B> for LanguageModeling<'_, B> {
     type Example = Example;
 
-    fn backward<A: AutodiffBackend<InnerBackend = B>>(
+    fn backward<A: AutodiffKernels<InnerBackend = B>>(
         &self,
         examples: &[&Example],
         gradients: &mut GradientSum<A>,
@@ -259,7 +258,7 @@ impl<B: Backend> Objective<B> for LanguageModeling<'_, B> {
         Loss { sum, labels: batch.labels.len(), tokens: batch.n_tokens() }
     }
 
-    fn activation_bytes<C: Backend>(
+    fn activation_bytes<C: Kernels>(
         &self,
         trainable: &Trainable<C>,
         examples: &[&Example],

@@ -11,8 +11,8 @@ use crate::{
     score::{Evaluation, Score},
     trainable::Trainable,
 };
-use burn::tensor::backend::Backend;
 use reft_core::Head;
+use reft_kernels::Kernels;
 use reft_models::{Dtype, Footprint, LoadedModel, Pretrained, Tokenizer, peft::PeftNames};
 
 /// The `config.json` of a task's model.
@@ -21,7 +21,7 @@ pub type ConfigOf<B, T> = <<T as Task<B>>::Model as Pretrained<B>>::Config;
 /// One kind of work: how rows become examples, what is optimized, and how the result is evaluated.
 ///
 /// A run calls the methods in the order in which they are listed here.
-pub trait Task<B: Backend>: Sized {
+pub trait Task<B: Kernels>: Sized {
     /// The kind of model that the task trains on.
     type Model: Pretrained<B>;
     /// One training row.
@@ -125,7 +125,7 @@ pub trait Task<B: Backend>: Sized {
 
 /// Parameters after training.
 #[derive(Debug)]
-pub struct Trained<B: Backend> {
+pub struct Trained<B: Kernels> {
     /// The parameters that are kept.
     pub trainable: Trainable<B>,
     /// Their evaluation on held-out rows, if there are any.
