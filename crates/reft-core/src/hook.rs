@@ -1,6 +1,6 @@
 //! The hook that a model calls at its intervention points.
 
-use crate::{layout::BatchLayout, site::Site};
+use crate::{layout::BatchLayout, position::Positions, site::Site};
 use burn::tensor::{Tensor, backend::Backend};
 use std::sync::Arc;
 
@@ -42,6 +42,24 @@ pub trait Hook<B: Backend> {
     fn sites(&self) -> Vec<Site> {
         Vec::new()
     }
+
+    /// How a model may arrange the tokens of a batch for this hook.
+    fn packing(&self) -> Packing {
+        Packing::Grid
+    }
+}
+
+/// How a model may arrange the tokens of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// As a padded grid, `[batch, seq, d_model]`.
+    Grid,
+    /// One text after the other without padding, `[1, tokens, d_model]`. The hook must take its rows from the indices of the
+    /// [`BatchLayout`].
+    Rows,
+    /// Like `Rows`, and texts that begin alike share the states of their beginning. The hook must treat equal tokens at equal
+    /// places alike, except for those at these positions, which belong to it if they agree in their part, too.
+    Shared(Option<Positions>),
 }
 
 /// A hook for a layer that the model does not have.
@@ -74,6 +92,10 @@ impl<B: Backend> Hook<B> for NoHook {
     fn edit(&self, _place: &Place<'_, B>, hidden: Tensor<B, 3>) -> Tensor<B, 3> {
         hidden
     }
+
+    fn packing(&self) -> Packing {
+        Packing::Shared(None)
+    }
 }
 
 impl<B: Backend, H: Hook<B> + ?Sized> Hook<B> for &H {
@@ -83,6 +105,10 @@ impl<B: Backend, H: Hook<B> + ?Sized> Hook<B> for &H {
 
     fn sites(&self) -> Vec<Site> {
         (**self).sites()
+    }
+
+    fn packing(&self) -> Packing {
+        (**self).packing()
     }
 }
 
@@ -94,6 +120,10 @@ impl<B: Backend, H: Hook<B> + ?Sized> Hook<B> for Box<H> {
     fn sites(&self) -> Vec<Site> {
         (**self).sites()
     }
+
+    fn packing(&self) -> Packing {
+        (**self).packing()
+    }
 }
 
 impl<B: Backend, H: Hook<B> + ?Sized> Hook<B> for Arc<H> {
@@ -103,6 +133,10 @@ impl<B: Backend, H: Hook<B> + ?Sized> Hook<B> for Arc<H> {
 
     fn sites(&self) -> Vec<Site> {
         (**self).sites()
+    }
+
+    fn packing(&self) -> Packing {
+        (**self).packing()
     }
 }
 
@@ -126,6 +160,10 @@ impl<B: Backend, H: Hook<B>> Hook<B> for Option<H> {
 
     fn sites(&self) -> Vec<Site> {
         self.as_ref().map_or_else(Vec::new, Hook::sites)
+    }
+
+    fn packing(&self) -> Packing {
+        self.as_ref().map_or(Packing::Shared(None), Hook::packing)
     }
 }
 

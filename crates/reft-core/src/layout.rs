@@ -2,7 +2,7 @@
 
 use crate::position::{Part, Positions, PromptSpan};
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use std::{cell::RefCell, ops::Range};
+use std::{cell::RefCell, collections::HashSet, ops::Range};
 
 /// One row of a padded batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,11 +35,14 @@ impl RowLayout {
     }
 }
 
-/// The rows of one forward pass. Hidden states of it have the shape `[batch, seq, d_model]`.
+/// The rows of one forward pass. Hidden states of it have the shape `[batch, seq, d_model]`, or `[1, tokens, d_model]` if they
+/// are packed.
 #[derive(Debug)]
 pub struct BatchLayout<B: Backend> {
     rows: Vec<RowLayout>,
     seq: usize,
+    /// The row of each token of the grid among packed states; `None` for tokens that are not there.
+    packed: Option<Vec<Option<usize>>>,
     device: B::Device,
     /// Index tensors that some hook has asked for.
     indices: RefCell<Vec<PromptIndex<B>>>,
@@ -68,7 +71,19 @@ impl<B: Backend> BatchLayout<B> {
                 "row {idx} does not fit {seq} columns: {row:?}"
             );
         }
-        Self { rows, seq, device: device.clone(), indices: RefCell::default() }
+        Self { rows, seq, packed: None, device: device.clone(), indices: RefCell::default() }
+    }
+
+    /// The same rows for states that are packed into `[1, tokens, d_model]`, see [`Packing`](crate::Packing).
+    ///
+    /// `places` has the row of each token of the padded batch, `[batch · seq]`. Several tokens may share one; padding, and
+    /// tokens whose states are not needed, have none.
+    ///
+    /// # Panics
+    /// If there is not one place per token.
+    pub fn packed(self, places: Vec<Option<usize>>) -> Self {
+        assert_eq!(places.len(), self.rows.len() * self.seq, "one place per token of the grid");
+        Self { packed: Some(places), indices: RefCell::default(), ..self }
     }
 
     /// Prompts of `seq` tokens each, without padding.
@@ -122,7 +137,15 @@ impl<B: Backend> BatchLayout<B> {
         rows.flat_map(|(idx, row)| columns(row).map(move |column| idx * self.seq + column)).collect()
     }
 
+    /// Indices of rows of the flattened grid.
     fn index(&self, rows: Vec<usize>) -> Option<RowIndex<B>> {
+        let rows = match &self.packed {
+            None => rows,
+            Some(places) => {
+                let mut seen = HashSet::new();
+                rows.into_iter().filter_map(|row| places[row]).filter(|place| seen.insert(*place)).collect()
+            }
+        };
         let n_rows = rows.len();
         let rows: Vec<i64> = rows.into_iter().map(|row| row as i64).collect();
         (n_rows > 0).then(|| Tensor::from_data(TensorData::new(rows, [n_rows]), &self.device))

@@ -68,7 +68,7 @@ pub use serde_json;
 pub use adapter::{Adapter, AdapterConfig, AdapterError, BaseModel};
 pub use files::FileError;
 pub use head::{Head, HeadConfig};
-pub use hook::{Hook, MissingSite, NoHook, Place};
+pub use hook::{Hook, MissingSite, NoHook, Packing, Place};
 pub use intervention::{Activation, Init, Intervention, InterventionConfig, LoreftConfig, Method};
 pub use layout::{BatchLayout, RowLayout};
 pub use orthogonal::Orthonormal;

@@ -1,7 +1,7 @@
 //! [`Reft`]: the interventions of one adapter, by site, and the hook that applies them to a batch.
 
 use crate::{
-    hook::{Hook, Place},
+    hook::{Hook, Packing, Place},
     intervention::{
         Activation, Init, Intervention, InterventionConfig, InterventionError, InterventionRecord,
         InterventionValues, Method,
@@ -291,7 +291,7 @@ impl<B: Backend> Reft<B> {
     pub fn hook_with(&self, bases: Vec<Tensor<B, 2>>) -> ReftHook<'_, B> {
         assert_eq!(bases.len(), self.interventions.len(), "one basis per intervention");
         let edits = self.edits().zip(bases).collect();
-        ReftHook { edits, positions: self.config.positions }
+        ReftHook { edits, positions: self.config.positions, packing: Hook::<B>::packing(self) }
     }
 
     fn to_record(&self) -> ReftRecord<B> {
@@ -332,6 +332,7 @@ pub fn trainable<A: AutodiffBackend, M: AutodiffModule<A>>(module: M::InnerModul
 pub struct ReftHook<'a, B: Backend> {
     edits: Vec<(Edit<'a, B>, Tensor<B, 2>)>,
     positions: Positions,
+    packing: Packing,
 }
 
 impl<B: Backend> Hook<B> for ReftHook<'_, B> {
@@ -343,6 +344,10 @@ impl<B: Backend> Hook<B> for ReftHook<'_, B> {
 
     fn sites(&self) -> Vec<Site> {
         self.edits.iter().map(|(edit, _)| edit.site).collect()
+    }
+
+    fn packing(&self) -> Packing {
+        self.packing
     }
 }
 
@@ -357,6 +362,11 @@ impl<B: Backend> Hook<B> for Reft<B> {
 
     fn sites(&self) -> Vec<Site> {
         self.config.sites.clone()
+    }
+
+    fn packing(&self) -> Packing {
+        // Dropout draws other numbers for each row.
+        if self.config.dropout > 0.0 { Packing::Rows } else { Packing::Shared(Some(self.config.positions)) }
     }
 }
 

@@ -53,6 +53,7 @@ pub mod llama;
 pub mod load;
 pub mod names;
 pub mod norm;
+mod packed;
 pub mod pass;
 pub mod peft;
 pub mod precision;

@@ -13,13 +13,14 @@ use crate::{
     linear::Linear,
     names::{is_constant, unwrapped},
     norm::RmsNorm,
+    packed::PackedTokens,
     pass::{Blocks, TrainingPass},
     precision::Dtype,
     rope::Rope,
     source::{Pretrained, TensorSource},
 };
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use reft_core::{BatchLayout, Component, Hook, NoHook, Place, Site, hook::check_sites};
+use reft_core::{BatchLayout, Component, Hook, NoHook, Packing, Place, Site, hook::check_sites};
 use reft_kernels::{
     AttentionInputs, AttentionSettings, AutodiffKernels, Heads, Kernels, Mask, RotaryTable, Spans,
 };
@@ -60,6 +61,20 @@ struct BatchContext<B: Backend> {
     /// Those of blocks with a sliding window.
     window_spans: Arc<Spans>,
     layout: BatchLayout<B>,
+    /// Keys and values of constant tokens in each block; empty if there are none.
+    constant: Vec<KeysValues<B>>,
+}
+
+/// Keys and values, `[tokens, d_kv]` each.
+type KeysValues<B> = (Tensor<B, 2>, Tensor<B, 2>);
+
+impl<B: Kernels> BatchContext<B> {
+    /// The same on the tape, where the layout is this one.
+    fn on_tape<A: AutodiffKernels<InnerBackend = B>>(self, layout: BatchLayout<A>) -> BatchContext<A> {
+        let constant = self.constant.iter().map(Frozen::<A>::on_tape).collect();
+        let (spans, window_spans) = (self.spans, self.window_spans);
+        BatchContext { rotary: self.rotary.on_tape(), spans, window_spans, layout, constant }
+    }
 }
 
 impl<B: Kernels> Block<B> {
@@ -79,21 +94,16 @@ impl<B: Kernels> Block<B> {
         let hidden = hook.edit(&at(Component::BlockInput), hidden);
 
         let attn_input = self.attention_norm.forward(hidden.clone()).reshape([batch * seq, d_model]);
-        let mut queries = self.q.forward(attn_input.clone());
-        let mut keys = self.k.forward(attn_input.clone());
-        let values = self.v.forward(attn_input);
-        if let Some((q_norm, k_norm)) = &self.qk_norm {
-            (queries, keys) = (self.per_head(q_norm, queries), self.per_head(k_norm, keys));
-        }
-        let queries = Kernels::rotary(queries, &context.rotary, false);
-        let keys = Kernels::rotary(keys, &context.rotary, false);
+        let queries = self.queries(attn_input.clone(), &context.rotary);
+        let (keys, values) = self.keys_values(attn_input, &context.rotary);
         let (keys, values) = match cache {
             Some(cache) => cache.append(layer, keys, values),
             None => (keys, values),
         };
         let spans = if self.windowed { &context.window_spans } else { &context.spans };
         let settings = AttentionSettings { heads: self.heads, spans: spans.clone(), dropout: None };
-        let attended = Kernels::attention(AttentionInputs { queries, keys, values, past: None }, &settings);
+        let past = context.constant.get(layer).cloned();
+        let attended = Kernels::attention(AttentionInputs { queries, keys, values, past }, &settings);
         let attn_output = as_batch(self.o.forward(attended));
         let hidden = hidden + hook.edit(&at(Component::AttentionOutput), attn_output);
 
@@ -102,6 +112,28 @@ impl<B: Kernels> Block<B> {
         let mlp_output = as_batch(self.down.forward(gated));
         let hidden = hidden + hook.edit(&at(Component::MlpOutput), mlp_output);
         hook.edit(&at(Component::BlockOutput), hidden)
+    }
+
+    /// # Shapes
+    /// - input `[n, d_model]`, normalized; output `[n, heads · head_dim]`
+    fn queries(&self, input: Tensor<B, 2>, rotary: &RotaryTable<B>) -> Tensor<B, 2> {
+        let queries = self.q.forward(input);
+        let queries = match &self.qk_norm {
+            Some((norm, _)) => self.per_head(norm, queries),
+            None => queries,
+        };
+        Kernels::rotary(queries, rotary, false)
+    }
+
+    /// # Shapes
+    /// - input `[n, d_model]`, normalized; output `[n, d_kv]` each
+    fn keys_values(&self, input: Tensor<B, 2>, rotary: &RotaryTable<B>) -> KeysValues<B> {
+        let keys = self.k.forward(input.clone());
+        let keys = match &self.qk_norm {
+            Some((_, norm)) => self.per_head(norm, keys),
+            None => keys,
+        };
+        (Kernels::rotary(keys, rotary, false), self.v.forward(input))
     }
 
     /// Normalizes every head.
@@ -203,7 +235,34 @@ impl<B: Kernels> Llama<B> {
     ) -> Tensor<B, 3> {
         check_sites(hook, self.blocks.len()).unwrap_or_else(|error| panic!("{error}"));
         let context = self.batch_context(tokens, cache.as_deref_mut());
-        self.run(0..self.blocks.len(), self.embed(tokens), &context, cache, hook)
+        let hidden = self.embed(&tokens.ids).reshape([tokens.batch, tokens.seq, self.config.hidden_size]);
+        self.run(0..self.blocks.len(), hidden, &context, cache, hook)
+    }
+
+    /// The normalized final states of some rows of the flattened batch, as [`final_states`](Self::final_states) of
+    /// [`forward`](Self::forward).
+    ///
+    /// Does no work for padding, and computes equal beginnings of texts once, where backend and hook allow it.
+    ///
+    /// # Shapes
+    /// - rows `n` of `batch · seq`; output `[n, d_model]`
+    ///
+    /// # Panics
+    /// If the hook needs a layer that the model does not have, see [`check_sites`].
+    pub fn states_of<H: Hook<B> + ?Sized>(
+        &self,
+        tokens: &TokenBatch,
+        rows: &[usize],
+        hook: &H,
+    ) -> Tensor<B, 2> {
+        check_sites(hook, self.blocks.len()).unwrap_or_else(|error| panic!("{error}"));
+        let Some(packed) = self.pack(tokens, hook.packing(), false) else {
+            return self.final_states(self.forward(tokens, None, hook), rows);
+        };
+        let context = self.packed_context(tokens, &packed);
+        let hidden = self.run(0..self.blocks.len(), self.embed_packed(&packed), &context, None, hook);
+        let places = packed.places_from(0);
+        self.final_states(hidden, &rows.iter().filter_map(|row| places[*row]).collect::<Vec<_>>())
     }
 
     /// The logits of some rows of the flattened batch.
@@ -238,26 +297,58 @@ impl<B: Kernels> Llama<B> {
         self.head.as_ref().map_or_else(|| self.embedding.clone(), |head| head.weight.clone())
     }
 
-    fn embed(&self, tokens: &TokenBatch) -> Tensor<B, 3> {
-        let ids: Vec<i64> = tokens.ids.iter().map(|id| i64::from(*id)).collect();
-        let index = Tensor::<B, 1, Int>::from_data(TensorData::new(ids, [tokens.ids.len()]), &self.device());
-        self.embedding.clone().select(0, index).reshape([tokens.batch, tokens.seq, self.config.hidden_size])
+    /// # Shapes
+    /// - output `[n, d_model]`
+    fn embed(&self, ids: &[u32]) -> Tensor<B, 2> {
+        let index: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+        let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [ids.len()]), &self.device());
+        self.embedding.clone().select(0, index)
+    }
+
+    /// # Shapes
+    /// - output `[1, tokens, d_model]`
+    fn embed_packed(&self, packed: &PackedTokens) -> Tensor<B, 3> {
+        self.embed(&packed.ids).unsqueeze()
+    }
+
+    fn pack(&self, tokens: &TokenBatch, packing: Packing, splits: bool) -> Option<PackedTokens> {
+        if B::PACKS_ROWS { PackedTokens::new(tokens, packing, splits) } else { None }
+    }
+
+    /// The masks of blocks without and with a sliding window.
+    fn masks(&self) -> [Mask; 2] {
+        let windowed = self.blocks.iter().position(|block| block.windowed);
+        let window = windowed.and_then(|layer| self.config.window(layer));
+        [Mask::CAUSAL, Mask { window, ..Mask::CAUSAL }]
+    }
+
+    fn rotary(&self, positions: &[usize]) -> RotaryTable<B> {
+        self.rope.table(positions, self.embedding.dtype(), &self.device())
+    }
+
+    fn packed_context(&self, tokens: &TokenBatch, packed: &PackedTokens) -> BatchContext<B> {
+        let [spans, window_spans] = self.masks().map(|mask| packed.spans(mask));
+        let layout = packed.layout(tokens, 0, &self.device());
+        BatchContext {
+            rotary: self.rotary(&packed.positions),
+            spans,
+            window_spans,
+            layout,
+            constant: Vec::new(),
+        }
     }
 
     fn batch_context(&self, tokens: &TokenBatch, cache: Option<&mut KvCache<B>>) -> BatchContext<B> {
-        let device = self.device();
-        let rotary = self.rope.table(&tokens.rotary_positions(), self.embedding.dtype(), &device);
-        let window =
-            self.blocks.iter().position(|block| block.windowed).and_then(|layer| self.config.window(layer));
-        let mask = Mask { window, ..Mask::CAUSAL };
-        let (spans, window_spans) = match cache {
+        let [spans, window_spans] = match cache {
             Some(cache) => {
                 cache.enter(tokens);
-                (cache.spans(tokens.seq, Mask::CAUSAL), cache.spans(tokens.seq, mask))
+                self.masks().map(|mask| cache.spans(tokens.seq, mask))
             }
-            None => (tokens.spans(Mask::CAUSAL), tokens.spans(mask)),
+            None => self.masks().map(|mask| tokens.spans(mask)),
         };
-        BatchContext { rotary, spans, window_spans, layout: tokens.layout(&device) }
+        let rotary = self.rotary(&tokens.rotary_positions());
+        let layout = tokens.layout(&self.device());
+        BatchContext { rotary, spans, window_spans, layout, constant: Vec::new() }
     }
 
     fn run<H: Hook<B> + ?Sized>(
@@ -278,23 +369,75 @@ impl<B: Kernels> Llama<B> {
     ///
     /// Blocks below `first_layer` (all blocks if `None`) run here, on the inner backend; the others run in the pass,
     /// whose result is differentiable with respect to the parameters of the hook. `seed` is that of dropout.
+    ///
+    /// Where the backend and the hook's `packing` allow it, equal beginnings of texts are computed once, and tokens that
+    /// no edit can change run on the inner backend through all blocks.
     pub fn training_pass<A>(
         &self,
         tokens: &TokenBatch,
         first_layer: Option<usize>,
+        packing: Packing,
         seed: u64,
     ) -> TrainingPass<A, LlamaBlocks<'_, A>>
     where
         A: AutodiffKernels<InnerBackend = B>,
     {
         let first_layer = first_layer.unwrap_or(self.blocks.len());
-        let context = self.batch_context(tokens, None);
-        let entering = self.run(0..first_layer, self.embed(tokens), &context, None, &NoHook);
-        let BatchContext { rotary, spans, window_spans, .. } = context;
-        let layout = tokens.layout(&Tensor::<A, 3>::from_inner(entering.clone()).device());
-        let context = BatchContext { rotary: rotary.on_tape(), spans, window_spans, layout };
-        let blocks = LlamaBlocks { model: self, context };
-        TrainingPass::new(blocks, first_layer, entering, seed)
+        let Some(packed) = self.pack(tokens, packing, true) else {
+            let context = self.batch_context(tokens, None);
+            let hidden = self.embed(&tokens.ids).reshape([tokens.batch, tokens.seq, self.config.hidden_size]);
+            let entering = self.run(0..first_layer, hidden, &context, None, &NoHook);
+            let layout = tokens.layout(&Tensor::<A, 3>::from_inner(entering.clone()).device());
+            let blocks = LlamaBlocks { model: self, context: context.on_tape(layout) };
+            return TrainingPass::new(blocks, first_layer, entering, seed);
+        };
+        let context = self.packed_context(tokens, &packed);
+        let entering = self.run(0..first_layer, self.embed_packed(&packed), &context, None, &NoHook);
+        let (n_constant, n_active) = (packed.n_constant, packed.len() - packed.n_constant);
+        let constant = self.constant_keys_values(&packed, first_layer, entering.clone());
+        let active = entering.narrow(1, n_constant, n_active);
+        let [spans, window_spans] = self.masks().map(|mask| packed.active_spans(mask));
+        let rotary = self.rotary(&packed.positions[n_constant..]);
+        let device = Tensor::<A, 3>::from_inner(active.clone()).device();
+        let layout = packed.layout(tokens, n_constant, &self.device());
+        let context = BatchContext { rotary, spans, window_spans, layout, constant };
+        let layout = packed.layout(tokens, n_constant, &device);
+        let blocks = LlamaBlocks { model: self, context: context.on_tape(layout) };
+        TrainingPass::new(blocks, first_layer, active, seed).with_places(packed.places_from(n_constant))
+    }
+
+    /// The keys and values of the constant tokens in every block; none below `first_layer`.
+    ///
+    /// # Shapes
+    /// - entering `[1, tokens, d_model]`, the input of block `first_layer`
+    fn constant_keys_values(
+        &self,
+        packed: &PackedTokens,
+        first_layer: usize,
+        entering: Tensor<B, 3>,
+    ) -> Vec<KeysValues<B>> {
+        let n = packed.n_constant;
+        if n == 0 {
+            return Vec::new();
+        }
+        let mut hidden = entering.narrow(1, 0, n);
+        let [spans, window_spans] = self.masks().map(|mask| packed.constant_spans(mask));
+        let rotary = self.rotary(&packed.positions[..n]);
+        let layout = BatchLayout::unpadded(1, n, &self.device());
+        let context = BatchContext { rotary, spans, window_spans, layout, constant: Vec::new() };
+        let (d_kv, device) = (self.config.num_key_value_heads * self.config.head_dim, self.device());
+        let none = || Tensor::<B, 2>::zeros([0, d_kv], (&device, hidden.dtype()));
+        let mut all: Vec<KeysValues<B>> = (0..first_layer).map(|_| (none(), none())).collect();
+        for layer in first_layer..self.blocks.len() {
+            let block = &self.blocks[layer];
+            let input = block.attention_norm.forward(hidden.clone()).reshape([n, self.config.hidden_size]);
+            all.push(block.keys_values(input, &context.rotary));
+            // Nobody reads the output of the last block.
+            if layer + 1 < self.blocks.len() {
+                hidden = block.forward(layer, hidden, &context, None, &NoHook);
+            }
+        }
+        all
     }
 
     /// [`final_states`](Self::final_states) of hidden states on the tape.

@@ -31,13 +31,30 @@ pub struct TrainingPass<A: AutodiffBackend, M> {
     /// The hidden states that enter the first edited block.
     entering: Tensor<A::InnerBackend, 3>,
     seed: u64,
+    places: Option<Vec<Option<usize>>>,
 }
 
 impl<A: AutodiffBackend, M: Blocks<A>> TrainingPass<A, M> {
     /// A pass that starts at `first_layer` with these hidden states, `[batch, seq, d_model]`. `seed` is that of
     /// dropout.
     pub fn new(blocks: M, first_layer: usize, entering: Tensor<A::InnerBackend, 3>, seed: u64) -> Self {
-        Self { blocks, first_layer, entering, seed }
+        Self { blocks, first_layer, entering, seed, places: None }
+    }
+
+    /// The same for states that are packed, `[1, tokens, d_model]`: `places` has the row of each token of the padded batch.
+    pub(crate) fn with_places(self, places: Vec<Option<usize>>) -> Self {
+        Self { places: Some(places), ..self }
+    }
+
+    /// The rows of the pass's flattened states that belong to rows of the padded batch.
+    ///
+    /// # Panics
+    /// If the states of a row are not part of the pass: it is padding, or lies before the first edit and the first label.
+    pub fn rows(&self, rows: &[usize]) -> Vec<usize> {
+        match &self.places {
+            None => rows.to_vec(),
+            Some(places) => rows.iter().map(|row| places[*row].expect("a state of the pass")).collect(),
+        }
     }
 
     /// The hidden states after the last block, with everything on the tape.

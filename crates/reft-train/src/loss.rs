@@ -12,8 +12,7 @@ pub fn nll<B: Kernels, H: Hook<B> + ?Sized>(
     batch: &LanguageModelBatch,
     hook: &H,
 ) -> Vec<f32> {
-    let hidden = model.forward(&batch.tokens, None, hook);
-    let states = model.final_states(hidden, &batch.label_rows);
+    let states = model.states_of(&batch.tokens, &batch.label_rows, hook);
     host_values(Kernels::nll(states, model.head_weight(), &batch.labels, false).0)
 }
 

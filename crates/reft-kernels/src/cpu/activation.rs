@@ -73,9 +73,13 @@ impl WithSimd for SwiGlu<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        map2(simd, self.up, self.gate, |up, gate| {
-            simd.mul_f32s(simd.mul_f32s(gate, sigmoid(simd, gate)), up)
-        });
+        map2(
+            simd,
+            self.up,
+            self.gate,
+            #[inline(always)]
+            |up, gate| simd.mul_f32s(simd.mul_f32s(gate, sigmoid(simd, gate)), up),
+        );
     }
 }
 
@@ -91,27 +95,30 @@ impl WithSimd for SwiGluBackward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let gradients = |gate, up, grad| {
-            let s = sigmoid(simd, gate);
-            let one = simd.splat_f32s(1.0);
-            let slope = simd.mul_add_e_f32s(gate, simd.sub_f32s(one, s), one);
-            let dgate = simd.mul_f32s(simd.mul_f32s(grad, up), simd.mul_f32s(slope, s));
-            (dgate, simd.mul_f32s(grad, simd.mul_f32s(gate, s)))
-        };
         let (gates, gate_rest) = S::as_mut_simd_f32s(self.gate);
         let (ups, up_rest) = S::as_mut_simd_f32s(self.up);
         let (grads, grad_rest) = S::as_simd_f32s(self.grad);
         for ((gate, up), grad) in gates.iter_mut().zip(ups).zip(grads) {
-            (*gate, *up) = gradients(*gate, *up, *grad);
+            (*gate, *up) = swiglu_gradients(simd, *gate, *up, *grad);
         }
         if !grad_rest.is_empty() {
             let gate = simd.partial_load_f32s(gate_rest);
             let up = simd.partial_load_f32s(up_rest);
-            let (gate, up) = gradients(gate, up, simd.partial_load_f32s(grad_rest));
+            let (gate, up) = swiglu_gradients(simd, gate, up, simd.partial_load_f32s(grad_rest));
             simd.partial_store_f32s(gate_rest, gate);
             simd.partial_store_f32s(up_rest, up);
         }
     }
+}
+
+/// `(dgate, dup)` of [`swiglu_backward`].
+#[inline(always)]
+fn swiglu_gradients<S: Simd>(simd: S, gate: S::f32s, up: S::f32s, grad: S::f32s) -> (S::f32s, S::f32s) {
+    let one = simd.splat_f32s(1.0);
+    let s = sigmoid(simd, gate);
+    let slope = simd.mul_add_e_f32s(gate, simd.sub_f32s(one, s), one);
+    let dgate = simd.mul_f32s(simd.mul_f32s(grad, up), simd.mul_f32s(slope, s));
+    (dgate, simd.mul_f32s(grad, simd.mul_f32s(gate, s)))
 }
 
 /// [`gelu`], written over its input.
@@ -124,7 +131,12 @@ impl WithSimd for Gelu<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        map(simd, self.x, |x| simd.mul_f32s(x, normal(simd, x)));
+        map(
+            simd,
+            self.x,
+            #[inline(always)]
+            |x| simd.mul_f32s(x, normal(simd, x)),
+        );
     }
 }
 
@@ -141,12 +153,18 @@ impl WithSimd for GeluBackward<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         /// `1 / √(2π)`
         const DENSITY: f32 = FRAC_2_SQRT_PI * FRAC_1_SQRT_2 / 2.0;
-        map2(simd, self.x, self.grad, |x, grad| {
-            let square = simd.mul_f32s(x, x);
-            let bell = exp(simd, simd.mul_f32s(square, simd.splat_f32s(-0.5)));
-            let density = simd.mul_f32s(bell, simd.splat_f32s(DENSITY));
-            let slope = simd.mul_add_e_f32s(x, density, normal(simd, x));
-            simd.mul_f32s(grad, slope)
-        });
+        map2(
+            simd,
+            self.x,
+            self.grad,
+            #[inline(always)]
+            |x, grad| {
+                let square = simd.mul_f32s(x, x);
+                let bell = exp(simd, simd.mul_f32s(square, simd.splat_f32s(-0.5)));
+                let density = simd.mul_f32s(bell, simd.splat_f32s(DENSITY));
+                let slope = simd.mul_add_e_f32s(x, density, normal(simd, x));
+                simd.mul_f32s(grad, slope)
+            },
+        );
     }
 }

@@ -39,7 +39,7 @@ const VECTOR: usize = 16;
 /// A block of so few lanes, such as one new token, is computed without gemm.
 const FEW: usize = 8;
 /// Products of a lane and a key from which on a call uses several threads.
-const PARALLEL: usize = 4096;
+const PARALLEL: usize = 1 << 14;
 /// Tiles of blocks that make a backward task worth its own gradients of keys and values.
 const TILES_PER_PART: usize = 64;
 /// The most such tasks for segments that share keys.
@@ -204,7 +204,8 @@ pub fn attention_backward(
 }
 
 impl Dropout {
-    /// Whether the weight of a head of a query row for the key at a position of its segment stays.
+    /// Whether dropout keeps the weight of a head of a query, given by its row, for the key at a
+    /// position of its segment.
     pub fn keeps(&self, query: usize, head: usize, position: usize) -> bool {
         let [first, second] = self.lane(query, head);
         let bits = dropout_bits(pulp::Scalar, first, second, position as u32);
@@ -553,8 +554,7 @@ impl<'a> Attention<'a> {
         }
         let mut grad_output = [0.0; LANES];
 
-        let block_size = width * dim;
-        let tile_size = width * TILE;
+        let (block_size, tile_size) = (width * dim, width * TILE);
         let sizes = [block_size, block_size, block_size, block_size, block_size, tile_size, tile_size];
         with_scratch(sizes, |[query_rows, queries, grad_rows, grad, d_queries, weights, d_scores]| {
             copy_rows(results.output, dim, &head_rows, query_rows);
@@ -631,7 +631,7 @@ impl<'a> Attention<'a> {
             families[family_of[block.segment]].push(block);
         }
         let (mut parts, mut parts_of_families) = (Vec::new(), Vec::new());
-        for blocks in families {
+        for blocks in families.into_iter().filter(|blocks| !blocks.is_empty()) {
             let first_part = parts.len();
             let n_tiles: usize = blocks.iter().map(Block::n_tiles).sum();
             let tiles_per_part = n_tiles.div_ceil(MAX_PARTS).max(TILES_PER_PART);
@@ -1203,8 +1203,7 @@ fn with_scratch<const N: usize, R>(sizes: [usize; N], function: impl FnOnce([&mu
         if scratch.len() < total {
             scratch.resize(total, 0.0);
         }
-        // No line begins in the first numbers only if the address is unknown, in const contexts.
-        let skip = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        let skip = scratch.as_ptr().align_offset(LINE * size_of::<f32>());
         let mut rest = &mut scratch[skip..];
         let mut sizes = sizes.into_iter();
         function(sizes_in_lines.map(|size| {
@@ -1220,5 +1219,5 @@ fn run<T: Send>(n_tasks: usize, work: usize, task: impl Fn(usize) -> T + Sync) -
     if n_tasks == 1 || work < PARALLEL {
         return (0..n_tasks).map(task).collect();
     }
-    (0..n_tasks).into_par_iter().with_max_len(1).map(|index| task(index)).collect()
+    (0..n_tasks).into_par_iter().with_max_len(1).map(&task).collect()
 }

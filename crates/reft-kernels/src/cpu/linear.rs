@@ -48,15 +48,20 @@ pub enum Weight<'a> {
 /// Up to this number of rows, [`linear`] widens the weights in registers.
 const FEW_ROWS: usize = 16;
 
-/// Rows of the result in one tile of a product with many rows.
-const TILE_ROWS: usize = 256;
+/// How many rows of the result are in a tile of a product with many rows, at least and at most.
+/// Each tile brings its part of the matrix into the order that gemm needs, which pays with the
+/// number of rows.
+const TILE_ROWS: [usize; 2] = [128, 512];
 
 /// Columns of the result in one tile; a multiple of what gemm's kernels compute at once.
 const TILE_COLUMNS: usize = 192;
 
 /// How many products are summed up at once in a tile whose weights have to be widened. A buffer
 /// takes at most `4 · TILE_DEPTH · TILE_COLUMNS` bytes.
-const TILE_DEPTH: usize = 1024;
+const TILE_DEPTH: usize = 768;
+
+/// How many tiles there should be, to keep several threads busy.
+const TILES: usize = 4;
 
 /// Number of multiplications that are worth a second thread.
 const PARALLEL: usize = 1 << 19;
@@ -72,36 +77,29 @@ pub fn linear(x: &[f32], weight: Weight, bias: Option<&[f32]>, [n, d_in, d_out]:
     if n <= FEW_ROWS {
         return few_rows(x, weight, bias, sizes);
     }
-    let before = bias.map_or(Before::Nothing, Before::Bias);
-    Product { a: x, weight, transposed: true, d_in, sizes, before }.new_vec()
+    Product::forward(x, weight, bias, sizes).new_vec()
 }
 
 /// The gradient of the input of [`linear`], `dx = dy W`.
 ///
 /// `grad` is `dy: [n, d_out]`; returns `dx: [n, d_in]`.
 pub fn linear_backward(grad: &[f32], weight: Weight, [n, d_in, d_out]: [usize; 3]) -> Vec<f32> {
-    assert_eq!(grad.len(), n * d_out, "grad has the shape [n, d_out]");
-    weight.check(d_in, d_out);
-    let sizes = [n, d_out, d_in];
-    let before = Before::Nothing;
-    Product { a: grad, weight, transposed: false, d_in, sizes, before }.new_vec()
+    Product::backward(grad, weight, [n, d_in, d_out]).new_vec()
 }
 
 /// Adds the gradient of the input of [`linear`] to `dx`: `dx ← dx + dy W`.
 ///
 /// `grad` is `dy: [n, d_out]`, `dx: [n, d_in]`.
 pub fn linear_backward_add(grad: &[f32], weight: Weight, [n, d_in, d_out]: [usize; 3], dx: &mut [f32]) {
-    assert_eq!(grad.len(), n * d_out, "grad has the shape [n, d_out]");
     assert_eq!(dx.len(), n * d_in, "dx has the shape [n, d_in]");
-    weight.check(d_in, d_out);
-    let sizes = [n, d_out, d_in];
-    let product = Product { a: grad, weight, transposed: false, d_in, sizes, before: Before::Old };
+    let backward = Product::backward(grad, weight, [n, d_in, d_out]);
+    let product = Product { before: Before::Old, ..backward };
     // SAFETY: `dx` holds `n · d_in` numbers.
     unsafe { product.write(dx.as_mut_ptr()) }
 }
 
 /// `y = a B`, or added to what `y` was before, with `B = Wᵀ` or `B = W`.
-struct Product<'a> {
+pub(crate) struct Product<'a> {
     /// `[n, depth]`
     a: &'a [f32],
     /// `W: [d_out, d_in]`
@@ -112,6 +110,8 @@ struct Product<'a> {
     /// `[n, depth, columns]`, with `B: [depth, columns]` and `y: [n, columns]`.
     sizes: [usize; 3],
     before: Before<'a>,
+    /// Whether several threads share the tiles.
+    parallel: bool,
 }
 
 /// What the product is added to.
@@ -140,9 +140,36 @@ impl Tiles {
     }
 }
 
-impl Product<'_> {
+impl<'a> Product<'a> {
+    /// The product of [`linear`].
+    pub(crate) fn forward(
+        x: &'a [f32],
+        weight: Weight<'a>,
+        bias: Option<&'a [f32]>,
+        sizes @ [n, d_in, d_out]: [usize; 3],
+    ) -> Self {
+        assert_eq!(x.len(), n * d_in, "x has the shape [n, d_in]");
+        assert!(bias.is_none_or(|bias| bias.len() == d_out), "the bias has the shape [d_out]");
+        weight.check(d_in, d_out);
+        let before = bias.map_or(Before::Nothing, Before::Bias);
+        Self { a: x, weight, transposed: true, d_in, sizes, before, parallel: true }
+    }
+
+    /// The product of [`linear_backward`].
+    pub(crate) fn backward(grad: &'a [f32], weight: Weight<'a>, [n, d_in, d_out]: [usize; 3]) -> Self {
+        assert_eq!(grad.len(), n * d_out, "grad has the shape [n, d_out]");
+        weight.check(d_in, d_out);
+        let (sizes, before) = ([n, d_out, d_in], Before::Nothing);
+        Self { a: grad, weight, transposed: false, d_in, sizes, before, parallel: true }
+    }
+
+    /// The same product in the thread that asks for it.
+    pub(crate) fn in_one_thread(self) -> Self {
+        Self { parallel: false, ..self }
+    }
+
     /// The product in memory of its own.
-    fn new_vec(&self) -> Vec<f32> {
+    pub(crate) fn new_vec(&self) -> Vec<f32> {
         let [n, _, columns] = self.sizes;
         let mut y = Vec::with_capacity(n * columns);
         // SAFETY: `y` has room for `n · columns` numbers, and every one of them is written.
@@ -161,19 +188,21 @@ impl Product<'_> {
     unsafe fn write(&self, y: *mut f32) {
         let [n, depth, columns] = self.sizes;
         let across = columns.div_ceil(TILE_COLUMNS);
-        let tiles = n.div_ceil(TILE_ROWS) * across;
+        let [least, most] = TILE_ROWS;
+        let tile_rows = even_part(n, (n * across / TILES).clamp(least, most));
+        let tiles = n.div_ceil(tile_rows) * across;
         let y = Tiles(y);
         let write = |buffer: &mut Vec<f32>, tile: usize| {
-            let rows = part(tile / across, TILE_ROWS, n);
+            let rows = part(tile / across, tile_rows, n);
             let columns = part(tile % across, TILE_COLUMNS, columns);
             // SAFETY: the tile lies in `y`, and no two tiles overlap.
             unsafe { self.write_tile(y, rows, columns, buffer) }
         };
-        if n * depth * columns < PARALLEL || tiles == 1 {
+        if self.parallel && tiles > 1 && n * depth * columns >= PARALLEL {
+            (0..tiles).into_par_iter().for_each_init(Vec::new, write);
+        } else {
             let mut buffer = Vec::new();
             (0..tiles).for_each(|tile| write(&mut buffer, tile));
-        } else {
-            (0..tiles).into_par_iter().for_each_init(Vec::new, write);
         }
     }
 
@@ -192,7 +221,10 @@ impl Product<'_> {
                 unsafe { y.copy_from_nonoverlapping(bias.as_ptr(), bias.len()) }
             }
         }
-        let step = if let Weight::F32(_) = self.weight { depth.max(1) } else { TILE_DEPTH };
+        let step = match self.weight {
+            Weight::F32(_) => depth.max(1),
+            _ => even_part(depth, TILE_DEPTH),
+        };
         let mut add = !matches!(self.before, Before::Nothing);
         // A product without any depth still writes its zeros.
         for start in (0..depth.max(1)).step_by(step) {
@@ -233,6 +265,12 @@ impl Product<'_> {
             add = true;
         }
     }
+}
+
+/// The size of the smallest equal parts of `n` items that are not larger than `most`, but a multiple
+/// of 16.
+fn even_part(n: usize, most: usize) -> usize {
+    n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(16).max(16)
 }
 
 /// The `i`-th of the parts of `size` items, where the last of the `n` items end it.
@@ -327,7 +365,12 @@ impl Weights for &[bf16] {
     #[inline(always)]
     fn load<S: Simd>(self, simd: S, start: usize, len: usize) -> S::f32s {
         // A bf16 is the upper half of the f32 with the same value.
-        vector(simd, &self[start..start + len], |x| f32::from_bits(u32::from(x.to_bits()) << 16))
+        vector(
+            simd,
+            &self[start..start + len],
+            #[inline(always)]
+            |x| f32::from_bits(u32::from(x.to_bits()) << 16),
+        )
     }
 }
 
@@ -601,6 +644,72 @@ fn add_terms<S: Simd, W: Weights, const ROWS: usize, const N: usize>(
         let w = weights.load(simd, starts[row] + k, len);
         for i in 0..N {
             sums[row][i] = simd.mul_add_e_f32s(w, vectors[i], sums[row][i]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The matrix that [`WidenPanel`] gives and the products of [`Columns`], with one instruction set.
+    struct Run<'a> {
+        weight: Weight<'a>,
+        x: &'a [f32],
+        sizes: [usize; 3],
+    }
+
+    impl WithSimd for Run<'_> {
+        type Output = (Vec<f32>, Vec<f32>);
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+            struct Both<'a, S>(S, &'a [f32], [usize; 3], &'a mut [f32], &'a mut [f32]);
+            impl<S: Simd> Visit for Both<'_, S> {
+                fn run(self, weights: impl Weights) {
+                    let Self(simd, x, [n, d_in, d_out], buffer, columns) = self;
+                    let panel = WidenPanel { rows: 0..d_out, columns: 0..d_in, d_in, buffer };
+                    Simd::vectorize(simd, Widen { panel, weights });
+                    Simd::vectorize(simd, Columns { x, weights, first: 0, bias: None, n, d_in, columns });
+                }
+            }
+            let [n, d_in, d_out] = self.sizes;
+            let (mut matrix, mut columns) = (vec![0.0; d_in * d_out], vec![0.0; n * d_out]);
+            self.weight.visit(Both(simd, self.x, self.sizes, &mut matrix, &mut columns));
+            (matrix, columns)
+        }
+    }
+
+    #[test]
+    fn all_instruction_sets_read_the_same_weights() {
+        let (n, d_in, d_out, block) = (5, 96, 7, 32);
+        let size = d_in * d_out;
+        let bits = |i: usize| (i * 40_503 % 65_537) as u16;
+        let bf16: Vec<bf16> = (0..size).map(|i| bf16::from_bits(bits(i) & 0xbfff)).collect();
+        let f16: Vec<f16> = (0..size).map(|i| f16::from_bits(bits(i) & 0xbfff)).collect();
+        let values: Vec<i8> = (0..size).map(|i| bits(i) as i8).collect();
+        let packed: Vec<u8> = (0..size / 2).map(|i| bits(i) as u8).collect();
+        let scales: Vec<f32> = (0..size / block).map(|i| 1.0 + i as f32).collect();
+        let x: Vec<f32> = (0..n * d_in).map(|i| (i % 7) as f32 - 3.0).collect();
+        for weight in [
+            Weight::Bf16(&bf16),
+            Weight::F16(&f16),
+            Weight::Int8 { values: &values, scales: &scales, block },
+            Weight::Int4 { packed: &packed, scales: &scales, block },
+        ] {
+            let sizes = [n, d_in, d_out];
+            let run = || Run { weight, x: &x, sizes };
+            let (matrix, columns) = dispatch(run());
+            let mut others = vec![run().with_simd(pulp::Scalar)];
+            #[cfg(target_arch = "x86_64")]
+            others.extend(pulp::x86::V3::try_new().map(|simd| run().with_simd(simd)));
+            for (other_matrix, other_columns) in others {
+                assert_eq!(other_matrix, matrix, "{weight:?}");
+                for (x, y) in columns.iter().zip(other_columns) {
+                    let size = columns.iter().fold(0.0_f32, |size, x| size.max(x.abs()));
+                    assert!((x - y).abs() <= 1e-5 * size, "{weight:?}: {x} is not {y}");
+                }
+            }
         }
     }
 }

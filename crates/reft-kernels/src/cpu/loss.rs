@@ -2,11 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::linear::{Weight, linear, linear_backward};
+use super::linear::{Product, Weight};
 use super::simd::{Simd, WithSimd, dispatch, exp, map, max, sum};
 
-/// About how many logits exist at a time in one task.
-const LOGITS: usize = 1 << 22;
+/// How many rows have logits at a time in each thread. Fewer rows take more time, because each slice
+/// reads the whole matrix; more take memory only.
+const ROWS: usize = 128;
 
 /// Negative log-likelihoods of labels, `nll = ln Σⱼ e^(logitⱼ) − logit_label` for each row, with
 /// `logits = states Eᵀ`, and the gradient of each row by its state, `softmax(logits) E − E_label`.
@@ -23,34 +24,56 @@ pub fn nll(
     let n = labels.len();
     assert_eq!(states.len(), n * d, "states has the shape [n, d]");
     assert!(labels.iter().all(|&label| (label as usize) < vocabulary), "labels are in the vocabulary");
-    let rows = (LOGITS / vocabulary.max(1)).clamp(64, 256);
-    let slices = states.par_chunks(rows * d).zip(labels.par_chunks(rows));
-    let parts: Vec<_> = slices
-        .map(|(states, labels)| {
-            let sizes = [labels.len(), d, vocabulary];
-            let mut logits = linear(states, weight, None, sizes);
-            let rows = logits.par_chunks_mut(vocabulary).zip(labels);
-            let (nll, sums): (Vec<f32>, Vec<f32>) =
-                rows.map(|(logits, &label)| dispatch(SoftMax { logits, label: label as usize })).unzip();
-            let gradient = with_gradient.then(|| {
-                let mut gradient = linear_backward(&logits, weight, sizes);
-                for (row, sum) in gradient.chunks_mut(d).zip(sums) {
-                    row.iter_mut().for_each(|x| *x /= sum);
-                }
-                gradient
-            });
-            (nll, gradient)
-        })
+    let slices = states.par_chunks((ROWS * d).max(1)).zip(labels.par_chunks(ROWS));
+    let parts: Vec<Slice> = slices
+        .map(|(states, labels)| Slice::new(states, weight, labels, with_gradient, [d, vocabulary], n > ROWS))
         .collect();
-    let mut all_nll = Vec::with_capacity(n);
-    let mut all_gradients = with_gradient.then(|| Vec::with_capacity(n * d));
-    for (nll, gradient) in parts {
-        all_nll.extend(nll);
-        if let (Some(all), Some(gradient)) = (&mut all_gradients, gradient) {
-            all.extend(gradient);
+    let mut nll = Vec::with_capacity(n);
+    let mut gradient = with_gradient.then(|| Vec::with_capacity(n * d));
+    for part in parts {
+        nll.extend(part.nll);
+        if let (Some(gradient), Some(part)) = (&mut gradient, part.gradient) {
+            gradient.extend(part);
         }
     }
-    (all_nll, all_gradients)
+    (nll, gradient)
+}
+
+/// The results of [`nll`] for some rows.
+struct Slice {
+    nll: Vec<f32>,
+    gradient: Option<Vec<f32>>,
+}
+
+impl Slice {
+    /// Computes the results, in this thread alone if other threads have slices of their own.
+    fn new(
+        states: &[f32],
+        weight: Weight,
+        labels: &[u32],
+        with_gradient: bool,
+        [d, vocabulary]: [usize; 2],
+        alone: bool,
+    ) -> Self {
+        let sizes = [labels.len(), d, vocabulary];
+        let run = |product: Product| {
+            let product = if alone { product.in_one_thread() } else { product };
+            product.new_vec()
+        };
+        let mut logits = run(Product::forward(states, weight, None, sizes));
+        let least = if alone { labels.len() } else { 1 };
+        let rows = logits.par_chunks_mut(vocabulary).zip(labels).with_min_len(least);
+        let (nll, sums): (Vec<f32>, Vec<f32>) =
+            rows.map(|(logits, &label)| dispatch(SoftMax { logits, label: label as usize })).unzip();
+        let gradient = with_gradient.then(|| {
+            let mut gradient = run(Product::backward(&logits, weight, sizes));
+            for (row, sum) in gradient.chunks_mut(d.max(1)).zip(sums) {
+                row.iter_mut().for_each(|x| *x /= sum);
+            }
+            gradient
+        });
+        Self { nll, gradient }
+    }
 }
 
 /// The negative log-likelihood of a label, and the sum of `e^(logit − max)`.
@@ -75,7 +98,12 @@ impl WithSimd for SoftMax<'_> {
         let max = simd.splat_f32s(max);
         let mut total = 0.0;
         for block in logits.chunks_mut(BLOCK) {
-            map(simd, block, |x| exp(simd, simd.sub_f32s(x, max)));
+            map(
+                simd,
+                block,
+                #[inline(always)]
+                |x| exp(simd, simd.sub_f32s(x, max)),
+            );
             total += f64::from(sum(simd, block));
         }
         logits[label] -= total as f32;

@@ -75,7 +75,13 @@ impl WithSimd for RmsNorm<'_> {
         for row in self.y.chunks_exact_mut(d) {
             let r = inverse_root(dot(simd, row, row), d, self.eps);
             let r = simd.splat_f32s(r);
-            map2(simd, self.weight, row, |g, x| simd.mul_f32s(simd.mul_f32s(x, r), g));
+            map2(
+                simd,
+                self.weight,
+                row,
+                #[inline(always)]
+                |g, x| simd.mul_f32s(simd.mul_f32s(x, r), g),
+            );
         }
     }
 }
@@ -95,11 +101,23 @@ impl WithSimd for RmsNormBackward<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let d = self.weight.len();
         for (x, grad) in self.x.chunks_exact(d).zip(self.grad.chunks_exact_mut(d)) {
-            map2(simd, self.weight, grad, |g, dy| simd.mul_f32s(g, dy));
+            map2(
+                simd,
+                self.weight,
+                grad,
+                #[inline(always)]
+                |g, dy| simd.mul_f32s(g, dy),
+            );
             let r = inverse_root(dot(simd, x, x), d, self.eps);
             let along = -r * r * r * dot(simd, x, grad) / d as f32;
             let (r, along) = (simd.splat_f32s(r), simd.splat_f32s(along));
-            map2(simd, x, grad, |x, dy| simd.mul_add_e_f32s(x, along, simd.mul_f32s(dy, r)));
+            map2(
+                simd,
+                x,
+                grad,
+                #[inline(always)]
+                |x, dy| simd.mul_add_e_f32s(x, along, simd.mul_f32s(dy, r)),
+            );
         }
     }
 }
@@ -122,8 +140,20 @@ impl WithSimd for LayerNorm<'_> {
             center(simd, row);
             let r = inverse_root(dot(simd, row, row), d, self.eps);
             let r = simd.splat_f32s(r);
-            map2(simd, self.weight, row, |g, x| simd.mul_f32s(simd.mul_f32s(x, r), g));
-            map2(simd, self.bias, row, |b, y| simd.add_f32s(y, b));
+            map2(
+                simd,
+                self.weight,
+                row,
+                #[inline(always)]
+                |g, x| simd.mul_f32s(simd.mul_f32s(x, r), g),
+            );
+            map2(
+                simd,
+                self.bias,
+                row,
+                #[inline(always)]
+                |b, y| simd.add_f32s(y, b),
+            );
         }
     }
 }
@@ -146,12 +176,24 @@ impl WithSimd for LayerNormBackward<'_> {
         for (x, grad) in self.x.chunks_exact(d).zip(self.grad.chunks_exact_mut(d)) {
             centered.copy_from_slice(x);
             center(simd, &mut centered);
-            map2(simd, self.weight, grad, |g, dy| simd.mul_f32s(g, dy));
+            map2(
+                simd,
+                self.weight,
+                grad,
+                #[inline(always)]
+                |g, dy| simd.mul_f32s(g, dy),
+            );
             center(simd, grad);
             let r = inverse_root(dot(simd, &centered, &centered), d, self.eps);
             let along = -r * r * r * dot(simd, &centered, grad) / d as f32;
             let (r, along) = (simd.splat_f32s(r), simd.splat_f32s(along));
-            map2(simd, &centered, grad, |c, dy| simd.mul_add_e_f32s(c, along, simd.mul_f32s(dy, r)));
+            map2(
+                simd,
+                &centered,
+                grad,
+                #[inline(always)]
+                |c, dy| simd.mul_add_e_f32s(c, along, simd.mul_f32s(dy, r)),
+            );
         }
     }
 }
@@ -160,5 +202,10 @@ impl WithSimd for LayerNormBackward<'_> {
 #[inline(always)]
 fn center<S: Simd>(simd: S, row: &mut [f32]) {
     let mean = simd.splat_f32s(sum(simd, row) / row.len() as f32);
-    map(simd, row, |x| simd.sub_f32s(x, mean));
+    map(
+        simd,
+        row,
+        #[inline(always)]
+        |x| simd.sub_f32s(x, mean),
+    );
 }

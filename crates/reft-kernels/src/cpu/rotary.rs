@@ -43,33 +43,42 @@ impl WithSimd for Rotary<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { x, first, cos, sin, d, half, inverse } = self;
         let sign = simd.splat_f32s(if inverse { -1.0 } else { 1.0 });
-        let rotate = |a, b, cos, sin| {
-            let sin = simd.mul_f32s(sin, sign);
-            (
-                simd.sub_f32s(simd.mul_f32s(a, cos), simd.mul_f32s(b, sin)),
-                simd.add_f32s(simd.mul_f32s(b, cos), simd.mul_f32s(a, sin)),
-            )
-        };
         for (row, x) in (first..).zip(x.chunks_exact_mut(d)) {
             let start = row % (cos.len() / half) * half;
-            let (coss, cos_rest) = S::as_simd_f32s(&cos[start..start + half]);
-            let (sins, sin_rest) = S::as_simd_f32s(&sin[start..start + half]);
+            let (cosines, cos_rest) = S::as_simd_f32s(&cos[start..start + half]);
+            let (sines, sin_rest) = S::as_simd_f32s(&sin[start..start + half]);
             for head in x.chunks_exact_mut(2 * half) {
                 let (a, b) = head.split_at_mut(half);
-                let (r#as, a_rest) = S::as_mut_simd_f32s(a);
-                let (bs, b_rest) = S::as_mut_simd_f32s(b);
-                for (((a, b), cos), sin) in r#as.iter_mut().zip(bs).zip(coss).zip(sins) {
-                    (*a, *b) = rotate(*a, *b, *cos, *sin);
+                let (firsts, a_rest) = S::as_mut_simd_f32s(a);
+                let (seconds, b_rest) = S::as_mut_simd_f32s(b);
+                for (((a, b), cos), sin) in firsts.iter_mut().zip(seconds).zip(cosines).zip(sines) {
+                    (*a, *b) = rotate(simd, *a, *b, *cos, *sin, sign);
                 }
                 if !a_rest.is_empty() {
                     let [cos, sin] = [cos_rest, sin_rest].map(|x| simd.partial_load_f32s(x));
                     let a = simd.partial_load_f32s(a_rest);
                     let b = simd.partial_load_f32s(b_rest);
-                    let (a, b) = rotate(a, b, cos, sin);
+                    let (a, b) = rotate(simd, a, b, cos, sin, sign);
                     simd.partial_store_f32s(a_rest, a);
                     simd.partial_store_f32s(b_rest, b);
                 }
             }
         }
     }
+}
+
+/// Numbers of the two halves of a head after the rotation. The sign of the sine is its direction.
+#[inline(always)]
+fn rotate<S: Simd>(
+    simd: S,
+    a: S::f32s,
+    b: S::f32s,
+    cos: S::f32s,
+    sin: S::f32s,
+    sign: S::f32s,
+) -> (S::f32s, S::f32s) {
+    let sin = simd.mul_f32s(sin, sign);
+    let rotated_a = simd.sub_f32s(simd.mul_f32s(a, cos), simd.mul_f32s(b, sin));
+    let rotated_b = simd.add_f32s(simd.mul_f32s(b, cos), simd.mul_f32s(a, sin));
+    (rotated_a, rotated_b)
 }

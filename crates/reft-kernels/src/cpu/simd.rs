@@ -58,7 +58,7 @@ pub fn erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     /// `erf(x) / x − 1` in powers of `x²`, for small `x`.
     const SMALL: [f32; 6] =
         [0.128_379_17, -0.376_125_34, 0.112_819_925, -0.026_768_135, 0.004_991_194_2, -5.967_617e-4];
-    /// `−ln(1 − erf(x)) / x − 1` in powers of `x`, for large `x`; the signs are turned around.
+    /// `ln(1 − erf(x)) / x + 1` in powers of `x`, for large `x`.
     const LARGE: [f32; 7] = [
         -0.128_717_51,
         -0.634_846_7,

@@ -22,7 +22,7 @@ use crate::{
     workload::activation_bytes,
 };
 use burn::tensor::{DType, Tensor};
-use reft_core::{NoHook, Reft, host_values, to_dtype};
+use reft_core::{Hook, NoHook, Reft, host_values, to_dtype};
 use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
     Dtype, Footprint, Llama, LlamaConfig, LoadedModel, NamedTensors, Tokenizer, peft::PeftNames,
@@ -232,9 +232,11 @@ impl<B: Kernels> Objective<B> for LanguageModeling<'_, B> {
         let sum = match &trainable.tuned {
             None => {
                 let first_layer = trainable.reft.first_layer();
-                let pass = self.model.training_pass(&batch.tokens, first_layer, gradients.seed);
+                let packing = Hook::<A>::packing(&trainable.reft);
+                let pass = self.model.training_pass(&batch.tokens, first_layer, packing, gradients.seed);
+                let rows = pass.rows(&batch.label_rows);
                 gradients.run(pass, |hidden| {
-                    let states = self.model.final_states_tracked(hidden, &batch.label_rows);
+                    let states = self.model.final_states_tracked(hidden, &rows);
                     self.loss_of_states(states, &batch)
                 })
             }
