@@ -140,7 +140,10 @@ fn panel(
 /// Ours first, so that its lines are the same in every picture.
 fn program_order(points: &[(usize, Measured)], line: &str) -> usize {
     let programs = points.first().map(|(_, measured)| measured.programs.as_slice()).unwrap_or_default();
-    programs.iter().position(|(program, _)| line.starts_with(program.as_str())).unwrap_or(programs.len())
+    programs
+        .iter()
+        .position(|(program, _)| line.starts_with(&format!("{program}, ")))
+        .unwrap_or(programs.len())
 }
 
 #[cfg(test)]

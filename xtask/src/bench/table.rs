@@ -3,7 +3,7 @@
 use crate::bench::{
     machine::Machine,
     stats::{Spread, equal_digits, ratio},
-    work::Run,
+    work::{DECODING, Run},
 };
 use serde_json::{Value, json};
 
@@ -46,6 +46,17 @@ impl Measured {
         Some(Spread::of(&Self::peaks(runs).concat())?.median)
     }
 
+    /// Tokens per second at this many seconds per step: of training, without padding, or decoded ones.
+    fn tokens_per_second(&self, phase: &str, runs: &[Run], seconds: f64) -> Option<f64> {
+        let run = runs.first()?;
+        let per_step = match run.tokens {
+            Some(tokens) => tokens as f64 / run.losses.len() as f64,
+            None if phase == DECODING => self.batch_size as f64,
+            None => return None,
+        };
+        Some(per_step / seconds)
+    }
+
     /// One row per phase and program.
     fn rows(&self) -> Vec<String> {
         let Some((_, ours)) = self.programs.first() else { return Vec::new() };
@@ -72,6 +83,8 @@ impl Measured {
                     phase.into(),
                     label.clone(),
                     seconds_text(&spread),
+                    self.tokens_per_second(phase, runs, spread.median)
+                        .map_or(String::new(), digits_or_thousands),
                     slower,
                     peak,
                     ratio_of(Self::peaks),
@@ -163,9 +176,9 @@ pub fn markdown(measured: &[Measured], machine: &Machine, notes: &[String]) -> S
          ratio of two runs that followed each other; above 1, ours takes less."
             .into(),
         String::new(),
-        "| work | threads | per | program | seconds | ÷ ours | peak MiB | ÷ ours | processors in use by others |"
+        "| work | threads | per | program | seconds | tokens/s | ÷ ours | peak MiB | ÷ ours | processors in use by others |"
             .into(),
-        "|---|---|---|---|---|---|---|---|---|".into(),
+        "|---|---|---|---|---|---|---|---|---|---|".into(),
     ];
     lines.extend(measured.iter().flat_map(Measured::rows));
     let agreement: Vec<String> = measured.iter().flat_map(Measured::agreement).collect();
@@ -193,6 +206,10 @@ fn digits(value: f64) -> String {
         _ => 5,
     };
     format!("{value:.decimals$}")
+}
+
+fn digits_or_thousands(value: f64) -> String {
+    if value < 1000.0 { digits(value) } else { thousands(value.round() as u64) }
 }
 
 fn seconds_text(spread: &Spread) -> String {
@@ -249,15 +266,15 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "| a | 2 | step | reft | 1.10 (1.00–1.20) |  | 600 |  | 0.2 |",
-                "| a | 2 | step | pyreft | 2.20 (2.00–2.40) | 2.00 (2.00–2.00) | 1,800 | 3.00 (3.00–3.00) | 0.2 |",
+                "| a | 2 | step | reft | 1.10 (1.00–1.20) | 561 |  | 600 |  | 0.2 |",
+                "| a | 2 | step | pyreft | 2.20 (2.00–2.40) | 280 | 2.00 (2.00–2.00) | 1,800 | 3.00 (3.00–3.00) | 0.2 |",
             ]
         );
         let below = "\n- a, 2 threads: ours and pyreft: first loss 5.123450 and 5.123460 (5 digits agree), that of step 2 1.0000 \
                      and 1.0000; 1,234 tokens in both\n\n- skipped: b (no data)\n";
         assert!(text.ends_with(below), "{text}");
         let columns = |line: &str| line.matches('|').count();
-        assert!(text.lines().filter(|line| line.starts_with('|')).all(|line| columns(line) == 10));
+        assert!(text.lines().filter(|line| line.starts_with('|')).all(|line| columns(line) == 11));
     }
 
     #[test]

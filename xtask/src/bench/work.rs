@@ -115,6 +115,9 @@ pub struct Run {
     pub cpu: f64,
 }
 
+/// The phase of generation that decodes one token per row.
+pub const DECODING: &str = "decoded token";
+
 /// Steps that are not counted, in all programs alike: the first one also allocates.
 const WARM_UP: usize = 1;
 
@@ -287,7 +290,7 @@ fn of_our_training(train: &Train, summary: &Value, ended: &Ended) -> Run {
 }
 
 fn of_generation(prompts: &Value, steps: &Value, ended: &Ended) -> Run {
-    let phases = vec![("decoded token", numbers(steps)), ("prompts", prompts.as_f64().into_iter().collect())];
+    let phases = vec![(DECODING, numbers(steps)), ("prompts", prompts.as_f64().into_iter().collect())];
     Run { phases, ..of_process(ended) }
 }
 
