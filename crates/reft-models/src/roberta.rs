@@ -14,8 +14,8 @@ use crate::{
     precision::Dtype,
     source::{Pretrained, TensorSource},
 };
-use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use reft_core::{BatchLayout, Component, Hook, NoHook, Place, Site, hook::check_sites};
+use burn::tensor::{Distribution, Int, Tensor, TensorData, backend::Backend};
+use reft_core::{BatchLayout, Component, Hook, NoHook, Place, Site, hook::check_sites, host_values};
 use reft_kernels::{
     AttentionInputs, AttentionSettings, AutodiffKernels, Dropout, Heads, Kernels, Mask, Spans,
 };
@@ -242,7 +242,8 @@ impl<B: Kernels> Roberta<B> {
         check_sites(hook, self.blocks.len()).unwrap_or_else(|error| panic!("{error}"));
         let hidden = self.embed(tokens, rates);
         let (spans, layout) = (tokens.spans(Mask::NONE), tokens.layout(&self.device()));
-        let context = EncoderContext { spans: &spans, layout: &layout, rates, seed: 0 };
+        let seed = self.attention_seed(rates);
+        let context = EncoderContext { spans: &spans, layout: &layout, rates, seed };
         self.run(0..self.blocks.len(), hidden, &context, hook)
     }
 
@@ -268,6 +269,15 @@ impl<B: Kernels> Roberta<B> {
         let layout = tokens.layout(&Tensor::<A, 3>::from_inner(entering.clone()).device());
         let blocks = RobertaBlocks { model: self, spans, layout, rates, seed };
         TrainingPass::new(blocks, first_layer, entering, seed)
+    }
+
+    /// A seed for the dropout of attention weights, from the backend's random numbers.
+    fn attention_seed(&self, rates: DropoutRates) -> u64 {
+        if rates.attention == 0.0 {
+            return 0;
+        }
+        let drawn = Tensor::<B, 1>::random([2], Distribution::Uniform(0.0, 1.0), &self.device());
+        host_values(drawn).into_iter().fold(0, |seed, x| (seed << 32) | u64::from(x.to_bits()))
     }
 
     fn run<H: Hook<B> + ?Sized>(
