@@ -53,6 +53,8 @@ const BARE_LIBRARIES: &[&str] = &[
     "--package",
     "reft-jinja",
     "--package",
+    "reft-kernels",
+    "--package",
     "reft-models",
     "--package",
     "reft-train",

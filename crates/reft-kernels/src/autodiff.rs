@@ -5,7 +5,8 @@
 use crate::{
     attention::{AttentionInputs, AttentionSettings},
     default,
-    kernels::{Kernels, RotaryTable},
+    kernels::Kernels,
+    rotary::RotaryTable,
 };
 use burn::tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
 use burn_autodiff::{

@@ -3,6 +3,7 @@
 use crate::{
     attention::{AttentionInputs, AttentionSettings},
     default,
+    rotary::RotaryTable,
 };
 use burn::tensor::{
     Tensor,
@@ -161,17 +162,3 @@ pub trait Kernels: Backend {
 pub trait AutodiffKernels: AutodiffBackend<InnerBackend: Kernels> + Kernels {}
 
 impl<A: AutodiffBackend<InnerBackend: Kernels> + Kernels> AutodiffKernels for A {}
-
-/// Cosines and sines of the angles of every position.
-///
-/// Row `i` of a matrix of states uses row `i mod positions` of the table, so one table serves texts in a grid.
-///
-/// # Shapes
-/// - cos, sin `[positions, dim / 2]`
-#[derive(Debug, Clone)]
-pub struct RotaryTable<B: Backend> {
-    /// Cosines.
-    pub cos: Tensor<B, 2>,
-    /// Sines.
-    pub sin: Tensor<B, 2>,
-}

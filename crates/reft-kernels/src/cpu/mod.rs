@@ -16,7 +16,8 @@ pub mod simd;
 use crate::{
     attention::{AttentionInputs, AttentionSettings},
     default,
-    kernels::{Kernels, RotaryTable},
+    kernels::Kernels,
+    rotary::RotaryTable,
 };
 use attention::{Dropout, Inputs};
 use burn::tensor::{
