@@ -6,7 +6,7 @@ use crate::{
     rotary::RotaryTable,
 };
 use burn::tensor::{
-    Tensor,
+    DType, Tensor,
     backend::{AutodiffBackend, Backend},
 };
 
@@ -14,8 +14,11 @@ use burn::tensor::{
 ///
 /// Operations whose name ends in `_backward` return the gradients of their namesake's inputs, given that of its output.
 pub trait Kernels: Backend {
-    /// Whether attention does no work for padding, so that it pays to pack the rows of a batch.
-    const PACKS_ROWS: bool = false;
+    /// Whether attention in this dtype does no work for padding and never has all its scores in memory, so that it pays to pack
+    /// the rows of a batch.
+    fn packs_rows(_dtype: DType) -> bool {
+        false
+    }
 
     /// `x / √(mean(x²) + ε) · g` for every row (Hugging Face's `LlamaRMSNorm`). The quotient is computed in f32.
     ///

@@ -312,7 +312,11 @@ impl<B: Kernels> Llama<B> {
     }
 
     fn pack(&self, tokens: &TokenBatch, packing: Packing, constants: Constants) -> Option<PackedTokens> {
-        if B::PACKS_ROWS { PackedTokens::new(tokens, packing, constants) } else { None }
+        if B::packs_rows(self.embedding.dtype()) {
+            PackedTokens::new(tokens, packing, constants)
+        } else {
+            None
+        }
     }
 
     /// The masks of blocks without and with a sliding window.

@@ -48,7 +48,7 @@ pub struct TrainConfig {
     /// Evaluations without improvement after which training stops; 0 disables early stopping.
     pub patience: usize,
     /// Gradient checkpointing: only one block's activations are kept at a time, which takes less memory and about 50 % more
-    /// time. If absent, it is on for quantized models, whose blocks are dequantized while they are on the tape.
+    /// time. If absent, it is on for quantized models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpointing: Option<bool>,
     /// Whether states that training does not change are kept from one epoch to the next.

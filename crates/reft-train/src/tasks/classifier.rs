@@ -188,7 +188,7 @@ impl<B: Kernels> Task<B> for ClassifierTask {
     }
 
     fn footprint(&self, config: &RobertaConfig, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
-        config.footprint(batch, seq, self.dropout(config), dtype)
+        config.footprint(batch, seq, self.dropout(config), dtype, !B::packs_rows(dtype.burn()))
     }
 
     fn init_head(
@@ -328,7 +328,9 @@ impl<B: Kernels> Objective<B> for Classification<'_, B> {
     ) -> u64 {
         let config = self.model.config();
         let seq = examples.iter().map(|example| example.n_tokens()).max().unwrap_or(0);
-        let block = config.footprint(examples.len(), seq, self.dropout, self.model.dtype());
+        let dtype = self.model.dtype();
+        let has_scores = !B::packs_rows(dtype.burn());
+        let block = config.footprint(examples.len(), seq, self.dropout, dtype, has_scores);
         activation_bytes(block, trainable.n_taped(config.num_hidden_layers), checkpointing)
     }
 

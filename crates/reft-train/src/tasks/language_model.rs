@@ -128,7 +128,7 @@ impl<B: Kernels> Task<B> for LanguageModelTask {
     }
 
     fn footprint(&self, config: &LlamaConfig, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
-        config.footprint(batch, seq, dtype)
+        config.footprint(batch, seq, dtype, !B::packs_rows(dtype.burn()))
     }
 
     fn evaluate_base(
@@ -221,7 +221,10 @@ impl<'a, B: Kernels> LanguageModeling<'a, B> {
         let (prefix, _) = positions.map_or((0..0, 0..0), |positions| positions.of_prompt(usize::MAX));
         let has_constant_states = first_layer.is_some_and(|layer| layer > 0) || prefix.is_empty();
         let has_epochs = train.steps.is_some() || train.epochs > 1;
-        let is_on = B::PACKS_ROWS && train.reuse == Reuse::Auto && has_constant_states && has_epochs;
+        let is_on = B::packs_rows(self.model.dtype().burn())
+            && train.reuse == Reuse::Auto
+            && has_constant_states
+            && has_epochs;
         let limit = available().unwrap_or(u64::MAX).div_euclid(2).min(train.reuse_memory << 20);
         Self { reused: is_on.then(|| RefCell::new(ReusedStates::new(limit))), ..self }
     }
@@ -301,7 +304,8 @@ impl<B: Kernels> Objective<B> for LanguageModeling<'_, B> {
     ) -> u64 {
         let config = self.model.config();
         let seq = examples.iter().map(|example| example.n_tokens()).max().unwrap_or(0);
-        let block = config.footprint(examples.len(), seq, self.model.dtype());
+        let dtype = self.model.dtype();
+        let block = config.footprint(examples.len(), seq, dtype, !B::packs_rows(dtype.burn()));
         activation_bytes(block, trainable.n_taped(config.num_hidden_layers), checkpointing)
     }
 
