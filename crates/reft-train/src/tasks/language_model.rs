@@ -302,10 +302,12 @@ impl<B: Kernels> Objective<B> for LanguageModeling<'_, B> {
         examples: &[&Example],
         checkpointing: bool,
     ) -> u64 {
-        let config = self.model.config();
-        let seq = examples.iter().map(|example| example.n_tokens()).max().unwrap_or(0);
-        let dtype = self.model.dtype();
-        let block = config.footprint(examples.len(), seq, dtype, !B::packs_rows(dtype.burn()));
+        let (config, dtype) = (self.model.config(), self.model.dtype());
+        let lengths = examples.iter().map(|example| example.n_tokens());
+        let block = match B::packs_rows(dtype.burn()) {
+            true => config.footprint(1, lengths.sum(), dtype, false),
+            false => config.footprint(examples.len(), lengths.max().unwrap_or(0), dtype, true),
+        };
         activation_bytes(block, trainable.n_taped(config.num_hidden_layers), checkpointing)
     }
 
