@@ -19,6 +19,7 @@
 mod attention;
 mod autodiff;
 mod default;
+mod deviation;
 mod kernels;
 
 #[cfg(feature = "flex")]
@@ -26,6 +27,7 @@ pub mod cpu;
 
 pub use attention::{AttentionInputs, AttentionSettings, Dropout, Heads, Mask, Segment, Spans, Text};
 pub use default::rows_of_logits;
+pub use deviation::deviations;
 pub use kernels::{AutodiffKernels, Kernels, RotaryTable};
 
 #[cfg(feature = "ndarray")]
