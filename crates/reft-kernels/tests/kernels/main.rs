@@ -21,6 +21,14 @@ macro_rules! on_backend {
                 }
             )*
 
+            /// As the self-test of the devices has it.
+            #[test]
+            fn the_kernels_are_near_to_the_default_bodies() {
+                let mut found = reft_kernels::deviations::<$backend>(&Default::default());
+                found.retain(|(_, deviation)| *deviation > 1e-5);
+                assert!(found.is_empty(), "{found:?}");
+            }
+
             #[test]
             fn every_operation_is_tested() {
                 let tested = [$(stringify!($operation)),*];
@@ -32,7 +40,7 @@ macro_rules! on_backend {
     ($name:ident, $backend:ty) => {
         on_backend!(
             $name, $backend:
-            rms_norm layer_norm activations rotary
+            rms_norm layer_norm swiglu gelu rotary
             attention_in_a_grid attention_of_packed_texts attention_with_constant_keys dropout
             linear linear_with_half_weights linear_with_quantized_weights
             nll write_rows

@@ -9,11 +9,10 @@ use burn_wgpu::{
     graphics::{AutoGraphicsApi, GraphicsApi, Metal, Vulkan},
     init_setup,
 };
-use reft_kernels::Kernels;
 use std::sync::{Mutex, PoisonError};
 use wgpu::{AdapterInfo, DeviceType};
 
-fn api(backend: &str) -> wgpu::Kernels {
+fn api(backend: &str) -> wgpu::Backend {
     match backend {
         "vulkan" => Vulkan::backend(),
         "metal" => Metal::backend(),
