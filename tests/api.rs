@@ -8,8 +8,13 @@ use std::{env, fs, path::PathBuf, process::Command};
 
 /// The compiler whose JSON `public-api` reads.
 const RUST: &str = "rustc 1.95";
-const CRATES: [(&str, &str); 4] =
-    [("reft-core", ""), ("reft-jinja", ""), ("reft-models", "hub"), ("reft-train", "flex,hub")];
+const CRATES: [(&str, &str); 5] = [
+    ("reft-core", ""),
+    ("reft-jinja", ""),
+    ("reft-kernels", "flex"),
+    ("reft-models", "hub"),
+    ("reft-train", "flex,hub"),
+];
 
 fn main() {
     let version = Command::new("rustc").arg("--version").output().map(|output| output.stdout);

@@ -13,7 +13,7 @@ use burn_ndarray::NdArray;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{
-    Head, NoHook, Part, Reft, ReftConfig, Site, head::HeadValues, host_values,
+    Head, NoHook, Packing, Part, Reft, ReftConfig, Site, head::HeadValues, host_values,
     intervention::InterventionValues,
 };
 use reft_kernels::Kernels;
@@ -21,7 +21,7 @@ use reft_models::{
     DropoutRates, Llama, LoadedModel, LoraConfig, ModelFiles, Padding, Precision, Roberta, TokenBatch,
     Tuning,
     peft::{self, PeftNames},
-    roberta::first_token,
+    roberta::select_rows,
 };
 use reft_train::{
     Classification, TaskSpec, Trainable,
@@ -473,7 +473,7 @@ fn dropout_is_random<B: Kernels>() {
     let tokens = TokenBatch::new(&[[5, 9, 31, 7]], Padding::Right);
     let states = |hidden, attention| {
         let rates = DropoutRates { hidden, attention };
-        host_values(first_token(loaded.model.forward(&tokens, rates, &NoHook)))
+        host_values(loaded.model.first_tokens(&tokens, rates, &NoHook))
     };
     assert_eq!(states(0.0, 0.0), states(0.0, 0.0));
     assert_ne!(states(0.5, 0.0), states(0.5, 0.0));
@@ -493,7 +493,13 @@ fn the_tape_begins_at_the_first_edit<B: Kernels>() {
         let batch = ClassifierBatch::new(&members);
         let plain = host_values(loaded.model.forward(&batch.tokens, DropoutRates::OFF, &NoHook));
         let pass = |first_layer| {
-            loaded.model.training_pass::<Autodiff<B>>(&batch.tokens, DropoutRates::OFF, first_layer, 0)
+            loaded.model.training_pass::<Autodiff<B>>(
+                &batch.tokens,
+                DropoutRates::OFF,
+                first_layer,
+                Packing::Grid,
+                0,
+            )
         };
 
         for first_layer in (0..n_layers).map(Some).chain([None]) {
@@ -520,7 +526,8 @@ fn the_tape_begins_at_the_first_edit<B: Kernels>() {
             let sum = pass(reft.first_layer()).backward(
                 &recorder,
                 |hidden| {
-                    let log_p = log_softmax(head.forward(first_token(hidden)), 1);
+                    let log_p =
+                        log_softmax(head.forward(select_rows(hidden, &batch.tokens.first_columns())), 1);
                     let rows = batch.targets.iter().enumerate();
                     let loss = rows
                         .map(|(row, label)| {

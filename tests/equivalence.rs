@@ -2,15 +2,17 @@
 
 use burn::{
     backend::Autodiff,
-    tensor::{Int, Tensor, TensorData, activation::log_softmax},
+    tensor::{DType, Int, Tensor, TensorData, activation::log_softmax},
 };
 use burn_flex::Flex;
 use burn_ndarray::NdArray;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reft_core::{Component, Method, NoHook, Reft, ReftConfig, host_values};
+use reft_core::{Component, Hook, Method, NoHook, Packing, Reft, ReftConfig, host_values};
 use reft_kernels::Kernels;
-use reft_models::{GenerateConfig, Generated, KvCache, Llama, Padding, TokenBatch, generate};
+use reft_models::{
+    GenerateConfig, Generated, KvCache, Llama, Padding, TokenBatch, generate, llama::ReusedStates,
+};
 use reft_train::{
     Example, LanguageModeling,
     data::{LanguageModelBatch, Tokenized},
@@ -183,6 +185,99 @@ fn generation_is_the_same_in_any_batch<B: Kernels>() {
     }
 }
 
+/// Loss, and gradients of the biases of all interventions, of one pass. It is packed for `Packing::Rows` and `Shared` on
+/// backends that do so, and starts from what `reused` keeps.
+fn pass_gradients<B: Kernels>(
+    model: &Llama<B>,
+    reft: &Reft<Autodiff<B>>,
+    batch: &LanguageModelBatch,
+    packing: Packing,
+    reused: Option<&mut ReusedStates<B>>,
+) -> (f32, Vec<Vec<f32>>) {
+    let (tokens, first) = (&batch.tokens, reft.first_layer());
+    let pass = match reused {
+        Some(reused) => model.training_pass_reusing(tokens, first, packing, reused, 0),
+        None => model.training_pass(tokens, first, packing, 0),
+    };
+    let rows = pass.rows(&batch.label_rows);
+    let mut grads = None;
+    let head_loss = |hidden| {
+        let loss = nll(model, model.final_states_tracked(hidden, &rows), &batch.labels);
+        (host_values(loss.clone())[0], loss)
+    };
+    let sum = pass.backward(&reft.hook(), head_loss, |collected| grads = Some(collected));
+    let grads: <Autodiff<B> as burn::tensor::backend::AutodiffBackend>::Gradients = grads.expect("gradients");
+    let bias = |edit: reft_core::reft::Edit<'_, Autodiff<B>>| edit.intervention.bias().val().grad(&grads);
+    (sum, reft.edits().filter_map(bias).map(host_values).collect())
+}
+
+/// Texts without padding, with shared beginnings, and with states that are kept from an earlier pass give the loss and the
+/// gradients of the padded batch.
+fn packing_changes_nothing<B: Kernels>() {
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let mut families = families();
+    families.push(json!({"model_type": "mistral", "sliding_window": 3}));
+    for (family, config) in families.into_iter().enumerate() {
+        let model: Llama<B> = random_llama(config, 20 + family as u64);
+        for positions in ["l1", "f1+l2", "f3", "l3", "all"] {
+            // Two ids, so that many texts begin alike; prompts of one token, and of the whole text but one.
+            let texts: Vec<Example> = (0..7)
+                .map(|_| {
+                    let len = rng.random_range(2..14);
+                    let tokens = (0..len).map(|_| rng.random_range(1..3)).collect();
+                    Example { prompt_len: rng.random_range(1..len), tokens }
+                })
+                .collect();
+            let batch = LanguageModelBatch::new(&texts.iter().collect::<Vec<_>>());
+            let config = ReftConfig::new(24, [1, 2]).with_rank(3).with_tied(rng.random());
+            let config = config.with_positions(positions.parse().expect("positions"));
+            let component = if rng.random() { Component::BlockInput } else { Component::MlpOutput };
+            let reft: Reft<B> =
+                config.with_component(component).with_seed(family as u64).init(&Default::default());
+            let reft = Reft::<Autodiff<B>>::trainable(perturb(reft, &mut rng));
+            let packing = Hook::<Autodiff<B>>::packing(&reft);
+            assert_eq!(packing, Packing::Shared(Some(positions.parse().expect("positions"))));
+
+            let what = format!("family {family}, {positions}, {}", component.name());
+            let (sum, grads) = pass_gradients(&model, &reft, &batch, Packing::Grid, None);
+            // Room for all states, for some and for none; the second pass finds them.
+            for (limit, passes) in [(u64::MAX, 2), (1500, 2), (0, 2)] {
+                let mut reused = ReusedStates::new(limit);
+                for pass in 0..passes {
+                    let (other, other_grads) =
+                        pass_gradients(&model, &reft, &batch, packing, Some(&mut reused));
+                    assert!((sum - other).abs() / sum < 1e-6, "{what}, {limit}, pass {pass}: {sum}, {other}");
+                    for (a, b) in grads.iter().zip(&other_grads) {
+                        assert!(relative_error(b, a) < 1e-5, "{what}, {limit}, pass {pass}: {b:?}, {a:?}");
+                    }
+                    assert_eq!(grads.len(), other_grads.len(), "{what}");
+                }
+                assert!(reused.bytes() <= limit);
+                assert_eq!(
+                    reused.bytes() > 0,
+                    limit > 1000 && B::packs_rows(DType::F32),
+                    "{what}: {}",
+                    reused.bytes()
+                );
+            }
+            for packing in [packing, Packing::Rows] {
+                let (other, other_grads) = pass_gradients(&model, &reft, &batch, packing, None);
+                assert!((sum - other).abs() / sum < 1e-6, "{what}, {packing:?}: {sum}, {other}");
+                for (a, b) in grads.iter().zip(&other_grads) {
+                    assert!(relative_error(b, a) < 1e-5, "{what}, {packing:?}: {b:?}, {a:?}");
+                }
+                assert_eq!(grads.len(), other_grads.len(), "{what}");
+            }
+            let valid = burn::module::AutodiffModule::valid(&reft);
+            let states = |packed: bool| match packed {
+                true => model.states_of(&batch.tokens, &batch.label_rows, &valid),
+                false => model.final_states(model.forward(&batch.tokens, None, &valid), &batch.label_rows),
+            };
+            assert!(relative_error(&host_values(states(true)), &host_values(states(false))) < 1e-5, "{what}");
+        }
+    }
+}
+
 /// Micro-batches of unequal lengths add up to the large batch.
 fn accumulation_equals_the_large_batch<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(4);
@@ -255,7 +350,7 @@ fn the_tape_begins_at_the_first_edit<B: Kernels>() {
 
     for first_layer in (0..n_layers).map(Some).chain([None]) {
         let recorder = Recorder::new(NoHook);
-        let pass = model.training_pass::<Autodiff<B>>(&batch.tokens, first_layer, 0);
+        let pass = model.training_pass::<Autodiff<B>>(&batch.tokens, first_layer, Packing::Grid, 0);
         let hidden = pass.forward(&recorder);
         let first = first_layer.unwrap_or(n_layers);
         assert_eq!(recorder.sites(), all_sites(first..n_layers), "from {first_layer:?}");
@@ -269,7 +364,7 @@ fn the_tape_begins_at_the_first_edit<B: Kernels>() {
         assert_eq!(reft.first_layer(), Some(first_layer));
         let tracked = Reft::<Autodiff<B>>::trainable(reft);
         let recorder = Recorder::new(tracked.hook());
-        let pass = model.training_pass::<Autodiff<B>>(&batch.tokens, tracked.first_layer(), 0);
+        let pass = model.training_pass::<Autodiff<B>>(&batch.tokens, tracked.first_layer(), Packing::Grid, 0);
         let mut grads = None;
         let sum = pass.backward(
             &recorder,
@@ -320,6 +415,7 @@ on_every_backend!(
     padding_changes_nothing,
     the_cache_changes_nothing,
     generation_is_the_same_in_any_batch,
+    packing_changes_nothing,
     accumulation_equals_the_large_batch,
     gradients_agree_with_finite_differences,
     the_tape_begins_at_the_first_edit,

@@ -2,7 +2,7 @@
 //! as passed.
 
 use crate::{
-    circles, packages,
+    bench, circles, packages,
     tools::{
         Outcome::{self, Failed, Passed, Skipped},
         cargo, output, root, succeeds, value,
@@ -53,6 +53,8 @@ const BARE_LIBRARIES: &[&str] = &[
     "--package",
     "reft-jinja",
     "--package",
+    "reft-kernels",
+    "--package",
     "reft-models",
     "--package",
     "reft-train",
@@ -100,6 +102,8 @@ const CHECKS: &[(&str, Run)] = &[
     ("their CPU backend", Cargo(&["check", "--locked", "--target", WASM, "--package", "burn-flex"])),
     ("oldest Rust", Function(oldest_rust)),
     ("tests", Cargo(&["test", "--locked", "--workspace"])),
+    // With the program that the tests have built.
+    ("a benchmark", Function(bench::smoke)),
 ];
 
 /// Runs every check, whether or not one before it failed; or, with `wanted`, those whose name has one of these words.

@@ -10,9 +10,10 @@ use std::{
 };
 
 /// The crates without circles.
-const CRATES: [&str; 6] = [
+const CRATES: [&str; 7] = [
     "crates/reft-core",
     "crates/reft-jinja",
+    "crates/reft-kernels",
     "crates/reft-models",
     "crates/reft-train",
     "crates/reft-cli",

@@ -4,7 +4,8 @@ use crate::tools::{Outcome, cargo, output, root, succeeds, target, value};
 use std::{fs, io, process::Command};
 
 /// The published crates, dependencies first.
-const CRATES: [&str; 5] = ["reft-core", "reft-jinja", "reft-models", "reft-train", "reft-cli"];
+const CRATES: [&str; 6] =
+    ["reft-core", "reft-jinja", "reft-kernels", "reft-models", "reft-train", "reft-cli"];
 
 /// What every package must have.
 const FILES: [&str; 4] = ["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"];

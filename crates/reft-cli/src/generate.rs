@@ -12,7 +12,7 @@ use reft_train::{
     on_device,
 };
 use serde::Serialize;
-use std::{io::Write, ops::ControlFlow};
+use std::{io::Write, ops::ControlFlow, time::Instant};
 
 /// How tokens are chosen.
 #[derive(Args)]
@@ -68,11 +68,25 @@ pub struct GenerateArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// With --json and --data, print how long the prompts and every step of the decoding took
+    #[arg(long, requires_all = ["json", "data"])]
+    timing: bool,
 }
 
 #[derive(Serialize)]
 struct Output {
     rows: Vec<OutputRow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timing: Option<Vec<BatchSeconds>>,
+}
+
+/// How long one batch of prompts took.
+#[derive(Serialize)]
+struct BatchSeconds {
+    /// Until the first new token of every row.
+    prompts: f64,
+    /// Every later step, which decodes one token per row.
+    steps: Vec<f64>,
 }
 
 #[derive(Serialize)]
@@ -115,7 +129,7 @@ impl GenerateArgs {
             return Ok(());
         }
         let tokens = out.pop().map(|row| row.tokens).unwrap_or_default();
-        print_json(vec![tokens], ready)
+        print_json(vec![tokens], None, ready)
     }
 
     /// Encodes prompts. Without `--max-length`, only those are cut that would fill the model's context.
@@ -156,9 +170,13 @@ impl GenerateArgs {
         let template = ready.template(self.model.template.as_deref(), &rows)?;
         let prompts = self.encode(ready, &template, &rows)?;
         let (config, batch_size) = (self.config(ready), self.batch_size as usize);
+        if self.timing {
+            let (all, timing) = generate_timed(ready, &prompts, &config, batch_size)?;
+            return print_json(all, Some(timing), ready);
+        }
         let all = generate_all(ready.model(), &ready.reft(), &prompts, &config, batch_size)?;
         if self.json {
-            return print_json(all, ready);
+            return print_json(all, None, ready);
         }
         let mut out = std::io::stdout().lock();
         for (idx, tokens) in all.iter().enumerate() {
@@ -168,12 +186,43 @@ impl GenerateArgs {
     }
 }
 
-fn print_json<B: Kernels>(all: Vec<Vec<u32>>, ready: &Ready<B>) -> Result<()> {
+/// Continues prompts in batches, in the order in which they are given, and measures every step.
+fn generate_timed<B: Kernels>(
+    ready: &Ready<B>,
+    prompts: &[Vec<u32>],
+    config: &GenerateConfig,
+    batch_size: usize,
+) -> Result<(Vec<Vec<u32>>, Vec<BatchSeconds>)> {
+    let (mut all, mut timing) = (Vec::new(), Vec::new());
+    for batch in prompts.chunks(batch_size) {
+        let (mut last, mut last_row, mut seconds) = (Instant::now(), usize::MAX, Vec::new());
+        let on_token = |row, _| {
+            // Rows come in ascending order, so a step begins where they do not.
+            if row <= last_row {
+                seconds.push(last.elapsed().as_secs_f64());
+                last = Instant::now();
+            }
+            last_row = row;
+            ControlFlow::Continue(())
+        };
+        let generated = continue_prompts(ready.model(), batch, &ready.reft(), config, on_token)?;
+        all.extend(generated.into_iter().map(|row| row.tokens));
+        let mut seconds = seconds.into_iter();
+        timing.push(BatchSeconds { prompts: seconds.next().unwrap_or_default(), steps: seconds.collect() });
+    }
+    Ok((all, timing))
+}
+
+fn print_json<B: Kernels>(
+    all: Vec<Vec<u32>>,
+    timing: Option<Vec<BatchSeconds>>,
+    ready: &Ready<B>,
+) -> Result<()> {
     let rows = all
         .into_iter()
         .map(|tokens| Ok(OutputRow { text: ready.loaded.tokenizer.decode(&tokens)?, tokens }))
         .collect::<Result<Vec<_>>>()?;
-    writeln!(std::io::stdout().lock(), "{}", serde_json::to_string(&Output { rows })?)?;
+    writeln!(std::io::stdout().lock(), "{}", serde_json::to_string(&Output { rows, timing })?)?;
     Ok(())
 }
 

@@ -176,6 +176,15 @@ impl<B: Backend, H1: Hook<B>, H2: Hook<B>> Hook<B> for (H1, H2) {
     fn sites(&self) -> Vec<Site> {
         [self.0.sites(), self.1.sites()].concat()
     }
+
+    fn packing(&self) -> Packing {
+        match (self.0.packing(), self.1.packing()) {
+            (Packing::Grid, _) | (_, Packing::Grid) => Packing::Grid,
+            (Packing::Shared(None), other) | (other, Packing::Shared(None)) => other,
+            (first, second) if first == second => first,
+            _ => Packing::Rows,
+        }
+    }
 }
 
 /// All hooks in order.

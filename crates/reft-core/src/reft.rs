@@ -170,6 +170,17 @@ impl ReftConfig {
         Ok(self.places().len() * self.intervention().num_params()?)
     }
 
+    /// The lowest edited layer, if any.
+    pub fn first_layer(&self) -> Option<usize> {
+        self.sites.iter().map(|site| site.layer).min()
+    }
+
+    /// How a model may arrange the tokens of a batch for these interventions.
+    pub fn packing(&self) -> Packing {
+        // Dropout draws other numbers for each row.
+        if self.dropout > 0.0 { Packing::Rows } else { Packing::Shared(Some(self.positions)) }
+    }
+
     /// Number of blocks, of a model with `n_layers`, whose activations a backward pass needs.
     ///
     /// These are the blocks above the lowest edit, and the edited block itself if its attention or MLP comes after
@@ -271,7 +282,7 @@ impl<B: Backend> Reft<B> {
 
     /// The lowest edited layer, if any. Layers below it need no gradients.
     pub fn first_layer(&self) -> Option<usize> {
-        self.config.sites.iter().map(|site| site.layer).min()
+        self.config.first_layer()
     }
 
     /// `Pᵀ [d, r]` of every intervention, in the order of [`edits`](Self::edits).
@@ -291,7 +302,7 @@ impl<B: Backend> Reft<B> {
     pub fn hook_with(&self, bases: Vec<Tensor<B, 2>>) -> ReftHook<'_, B> {
         assert_eq!(bases.len(), self.interventions.len(), "one basis per intervention");
         let edits = self.edits().zip(bases).collect();
-        ReftHook { edits, positions: self.config.positions, packing: Hook::<B>::packing(self) }
+        ReftHook { edits, positions: self.config.positions, packing: self.config.packing() }
     }
 
     fn to_record(&self) -> ReftRecord<B> {
@@ -365,8 +376,7 @@ impl<B: Backend> Hook<B> for Reft<B> {
     }
 
     fn packing(&self) -> Packing {
-        // Dropout draws other numbers for each row.
-        if self.config.dropout > 0.0 { Packing::Rows } else { Packing::Shared(Some(self.config.positions)) }
+        self.config.packing()
     }
 }
 

@@ -5,9 +5,10 @@
 use crate::{
     attention::{AttentionInputs, AttentionSettings},
     default,
-    kernels::{Kernels, RotaryTable},
+    kernels::Kernels,
+    rotary::RotaryTable,
 };
-use burn::tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
+use burn::tensor::{DType, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
 use burn_autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -171,7 +172,9 @@ impl<B: Kernels> Backward<B, 3> for Attention {
 }
 
 impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
-    const PACKS_ROWS: bool = B::PACKS_ROWS;
+    fn packs_rows(dtype: DType) -> bool {
+        B::packs_rows(dtype)
+    }
 
     fn rms_norm(x: Tracked<B, C, 2>, g: Tracked<B, C, 1>, epsilon: f64) -> Tracked<B, C, 2> {
         if is_tracked(&g) {

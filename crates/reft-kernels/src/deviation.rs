@@ -3,7 +3,8 @@
 use crate::{
     attention::{AttentionInputs, AttentionSettings, Heads, Mask, Segment, Spans, Text},
     default,
-    kernels::{Kernels, RotaryTable},
+    kernels::Kernels,
+    rotary::RotaryTable,
 };
 use burn::tensor::{
     Bytes, DType, Shape, Tensor, TensorData, TensorPrimitive,

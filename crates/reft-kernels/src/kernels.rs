@@ -3,9 +3,10 @@
 use crate::{
     attention::{AttentionInputs, AttentionSettings},
     default,
+    rotary::RotaryTable,
 };
 use burn::tensor::{
-    Tensor,
+    DType, Tensor,
     backend::{AutodiffBackend, Backend},
 };
 
@@ -13,8 +14,11 @@ use burn::tensor::{
 ///
 /// Operations whose name ends in `_backward` return the gradients of their namesake's inputs, given that of its output.
 pub trait Kernels: Backend {
-    /// Whether attention does no work for padding, so that it pays to pack the rows of a batch.
-    const PACKS_ROWS: bool = false;
+    /// Whether attention in this dtype does no work for padding and never has all its scores in memory, so that it pays to pack
+    /// the rows of a batch.
+    fn packs_rows(_dtype: DType) -> bool {
+        false
+    }
 
     /// `x / √(mean(x²) + ε) · g` for every row (Hugging Face's `LlamaRMSNorm`). The quotient is computed in f32.
     ///
@@ -161,17 +165,3 @@ pub trait Kernels: Backend {
 pub trait AutodiffKernels: AutodiffBackend<InnerBackend: Kernels> + Kernels {}
 
 impl<A: AutodiffBackend<InnerBackend: Kernels> + Kernels> AutodiffKernels for A {}
-
-/// Cosines and sines of the angles of every position.
-///
-/// Row `i` of a matrix of states uses row `i mod positions` of the table, so one table serves texts in a grid.
-///
-/// # Shapes
-/// - cos, sin `[positions, dim / 2]`
-#[derive(Debug, Clone)]
-pub struct RotaryTable<B: Backend> {
-    /// Cosines.
-    pub cos: Tensor<B, 2>,
-    /// Sines.
-    pub sin: Tensor<B, 2>,
-}

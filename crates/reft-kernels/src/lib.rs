@@ -20,7 +20,9 @@ mod attention;
 mod autodiff;
 mod default;
 mod deviation;
+mod dtype;
 mod kernels;
+mod rotary;
 
 #[cfg(feature = "flex")]
 pub mod cpu;
@@ -28,7 +30,8 @@ pub mod cpu;
 pub use attention::{AttentionInputs, AttentionSettings, Dropout, Heads, Mask, Segment, Spans, Text};
 pub use default::rows_of_logits;
 pub use deviation::deviations;
-pub use kernels::{AutodiffKernels, Kernels, RotaryTable};
+pub use kernels::{AutodiffKernels, Kernels};
+pub use rotary::RotaryTable;
 
 #[cfg(feature = "ndarray")]
 impl<E, I, Q> Kernels for burn_ndarray::NdArray<E, I, Q>

@@ -103,6 +103,11 @@ impl TokenBatch {
         starts.zip(lens).map(|(start, len)| PromptSpan { start, len: *len }).collect()
     }
 
+    /// The first column of each row, in the flattened batch: the first token, if padding is on the right.
+    pub fn first_columns(&self) -> Vec<usize> {
+        (0..self.batch).map(|row| row * self.seq).collect()
+    }
+
     /// Which keys the tokens see, in a batch without a cache.
     pub(crate) fn spans(&self, mask: Mask) -> Arc<Spans> {
         let texts = self.positions.chunks(self.seq.max(1)).map(|row| {

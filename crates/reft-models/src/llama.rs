@@ -3,6 +3,7 @@
 //! Mirrors Hugging Face's `modeling_llama.py`, `modeling_mistral.py`, `modeling_qwen2.py` and `modeling_qwen3.py`.
 
 mod config;
+mod reuse;
 mod rope;
 mod windows;
 
@@ -13,7 +14,7 @@ use crate::{
     linear::Linear,
     names::{is_constant, unwrapped},
     norm::RmsNorm,
-    packed::PackedTokens,
+    packed::{Constants, PackedTokens},
     pass::{Blocks, TrainingPass},
     precision::Dtype,
     rope::Rope,
@@ -26,9 +27,12 @@ use reft_kernels::{
 };
 use std::{ops::Range, sync::Arc};
 
+use reuse::{EnteringStates, KeysValues};
+
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
 pub use config::LlamaConfig;
+pub use reuse::ReusedStates;
 pub use rope::RopeConfig;
 pub use windows::{WindowedBlocks, Windows};
 
@@ -61,19 +65,15 @@ struct BatchContext<B: Backend> {
     /// Those of blocks with a sliding window.
     window_spans: Arc<Spans>,
     layout: BatchLayout<B>,
-    /// Keys and values of constant tokens in each block; empty if there are none.
-    constant: Vec<KeysValues<B>>,
+    /// Keys and values of constant tokens in each block, if there are any.
+    constant: Vec<Option<KeysValues<B>>>,
 }
-
-/// Keys and values, `[tokens, d_kv]` each.
-type KeysValues<B> = (Tensor<B, 2>, Tensor<B, 2>);
 
 impl<B: Kernels> BatchContext<B> {
     /// The same on the tape, where the layout is this one.
     fn on_tape<A: AutodiffKernels<InnerBackend = B>>(self, layout: BatchLayout<A>) -> BatchContext<A> {
-        let constant = self.constant.iter().map(Frozen::<A>::on_tape).collect();
-        let (spans, window_spans) = (self.spans, self.window_spans);
-        BatchContext { rotary: self.rotary.on_tape(), spans, window_spans, layout, constant }
+        let Self { spans, window_spans, .. } = self;
+        BatchContext { rotary: self.rotary.on_tape(), spans, window_spans, layout, constant: Vec::new() }
     }
 }
 
@@ -102,7 +102,7 @@ impl<B: Kernels> Block<B> {
         };
         let spans = if self.windowed { &context.window_spans } else { &context.spans };
         let settings = AttentionSettings { heads: self.heads, spans: spans.clone(), dropout: None };
-        let past = context.constant.get(layer).cloned();
+        let past = context.constant.get(layer).cloned().flatten();
         let attended = Kernels::attention(AttentionInputs { queries, keys, values, past }, &settings);
         let attn_output = as_batch(self.o.forward(attended));
         let hidden = hidden + hook.edit(&at(Component::AttentionOutput), attn_output);
@@ -256,7 +256,7 @@ impl<B: Kernels> Llama<B> {
         hook: &H,
     ) -> Tensor<B, 2> {
         check_sites(hook, self.blocks.len()).unwrap_or_else(|error| panic!("{error}"));
-        let Some(packed) = self.pack(tokens, hook.packing(), false) else {
+        let Some(packed) = self.pack(tokens, hook.packing(), Constants::None) else {
             return self.final_states(self.forward(tokens, None, hook), rows);
         };
         let context = self.packed_context(tokens, &packed);
@@ -311,8 +311,12 @@ impl<B: Kernels> Llama<B> {
         self.embed(&packed.ids).unsqueeze()
     }
 
-    fn pack(&self, tokens: &TokenBatch, packing: Packing, splits: bool) -> Option<PackedTokens> {
-        if B::PACKS_ROWS { PackedTokens::new(tokens, packing, splits) } else { None }
+    fn pack(&self, tokens: &TokenBatch, packing: Packing, constants: Constants) -> Option<PackedTokens> {
+        if B::packs_rows(self.embedding.dtype()) {
+            PackedTokens::new(tokens, packing, constants)
+        } else {
+            None
+        }
     }
 
     /// The masks of blocks without and with a sliding window.
@@ -383,7 +387,7 @@ impl<B: Kernels> Llama<B> {
         A: AutodiffKernels<InnerBackend = B>,
     {
         let first_layer = first_layer.unwrap_or(self.blocks.len());
-        let Some(packed) = self.pack(tokens, packing, true) else {
+        let Some(packed) = self.pack(tokens, packing, Constants::Shared) else {
             let context = self.batch_context(tokens, None);
             let hidden = self.embed(&tokens.ids).reshape([tokens.batch, tokens.seq, self.config.hidden_size]);
             let entering = self.run(0..first_layer, hidden, &context, None, &NoHook);
@@ -391,22 +395,84 @@ impl<B: Kernels> Llama<B> {
             let blocks = LlamaBlocks { model: self, context: context.on_tape(layout) };
             return TrainingPass::new(blocks, first_layer, entering, seed);
         };
-        let context = self.packed_context(tokens, &packed);
-        let entering = self.run(0..first_layer, self.embed_packed(&packed), &context, None, &NoHook);
-        let (n_constant, n_active) = (packed.n_constant, packed.len() - packed.n_constant);
-        let constant = self.constant_keys_values(&packed, first_layer, entering.clone());
-        let active = entering.narrow(1, n_constant, n_active);
-        let [spans, window_spans] = self.masks().map(|mask| packed.active_spans(mask));
-        let rotary = self.rotary(&packed.positions[n_constant..]);
-        let device = Tensor::<A, 3>::from_inner(active.clone()).device();
-        let layout = packed.layout(tokens, n_constant, &self.device());
-        let context = BatchContext { rotary, spans, window_spans, layout, constant };
-        let layout = packed.layout(tokens, n_constant, &device);
-        let blocks = LlamaBlocks { model: self, context: context.on_tape(layout) };
-        TrainingPass::new(blocks, first_layer, active, seed).with_places(packed.places_from(n_constant))
+        let states = self.entering_states(tokens, &packed, first_layer);
+        self.packed_pass(tokens, &packed, first_layer, states, seed)
     }
 
-    /// The keys and values of the constant tokens in every block; none below `first_layer`.
+    /// [`training_pass`](Self::training_pass) with what `reused` has kept of earlier passes over the same texts. What it does
+    /// not have yet is computed, and kept if there is room.
+    ///
+    /// `first_layer` and `packing` must be those of the earlier passes.
+    pub fn training_pass_reusing<A>(
+        &self,
+        tokens: &TokenBatch,
+        first_layer: Option<usize>,
+        packing: Packing,
+        reused: &mut ReusedStates<B>,
+        seed: u64,
+    ) -> TrainingPass<A, LlamaBlocks<'_, A>>
+    where
+        A: AutodiffKernels<InnerBackend = B>,
+    {
+        let Some(packed) = self.pack(tokens, packing, Constants::OfEachText) else {
+            return self.training_pass(tokens, first_layer, packing, seed);
+        };
+        let first_layer = first_layer.unwrap_or(self.blocks.len());
+        let states = reused.states_of(tokens, |missing| {
+            let packed =
+                self.pack(missing, packing, Constants::Shared).expect("the whole batch can be packed");
+            let states = self.entering_states(missing, &packed, first_layer);
+            (0..missing.batch).map(|text| states.of_text(&packed, text, missing.seq)).collect()
+        });
+        self.packed_pass(tokens, &packed, first_layer, states, seed)
+    }
+
+    /// What a training pass of packed tokens starts from.
+    fn entering_states(
+        &self,
+        tokens: &TokenBatch,
+        packed: &PackedTokens,
+        first_layer: usize,
+    ) -> EnteringStates<B> {
+        let context = self.packed_context(tokens, packed);
+        let entering = self.run(0..first_layer, self.embed_packed(packed), &context, None, &NoHook);
+        let (n_constant, n_active) = (packed.n_constant, packed.len() - packed.n_constant);
+        let constant = self.constant_keys_values(packed, first_layer, entering.clone());
+        let active = entering.narrow(1, n_constant, n_active).reshape([n_active, self.config.hidden_size]);
+        EnteringStates { active, constant }
+    }
+
+    fn packed_pass<A>(
+        &self,
+        tokens: &TokenBatch,
+        packed: &PackedTokens,
+        first_layer: usize,
+        states: EnteringStates<B>,
+        seed: u64,
+    ) -> TrainingPass<A, LlamaBlocks<'_, A>>
+    where
+        A: AutodiffKernels<InnerBackend = B>,
+    {
+        let EnteringStates { active, constant } = states;
+        let active: Tensor<B, 3> = active.unsqueeze();
+        let device = Tensor::<A, 3>::from_inner(active.clone()).device();
+        let [spans, window_spans] = self.masks().map(|mask| packed.active_spans(mask));
+        let context = BatchContext {
+            rotary: self.rotary(&packed.positions[packed.n_constant..]).on_tape(),
+            spans,
+            window_spans,
+            layout: packed.layout(tokens, packed.n_constant, &device),
+            constant: (0..first_layer)
+                .map(|_| None)
+                .chain(constant.iter().map(|states| Some(Frozen::<A>::on_tape(states))))
+                .collect(),
+        };
+        let blocks = LlamaBlocks { model: self, context };
+        let places = packed.places_from(packed.n_constant);
+        TrainingPass::new(blocks, first_layer, active, seed).with_places(places)
+    }
+
+    /// The keys and values of the constant tokens in every block from `first_layer` on; empty if there are none.
     ///
     /// # Shapes
     /// - entering `[1, tokens, d_model]`, the input of block `first_layer`
@@ -425,9 +491,7 @@ impl<B: Kernels> Llama<B> {
         let rotary = self.rotary(&packed.positions[..n]);
         let layout = BatchLayout::unpadded(1, n, &self.device());
         let context = BatchContext { rotary, spans, window_spans, layout, constant: Vec::new() };
-        let (d_kv, device) = (self.config.num_key_value_heads * self.config.head_dim, self.device());
-        let none = || Tensor::<B, 2>::zeros([0, d_kv], (&device, hidden.dtype()));
-        let mut all: Vec<KeysValues<B>> = (0..first_layer).map(|_| (none(), none())).collect();
+        let mut all = Vec::new();
         for layer in first_layer..self.blocks.len() {
             let block = &self.blocks[layer];
             let input = block.attention_norm.forward(hidden.clone()).reshape([n, self.config.hidden_size]);

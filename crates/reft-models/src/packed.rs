@@ -23,6 +23,17 @@ pub(crate) struct PackedTokens {
     runs: Vec<Run>,
 }
 
+/// Which tokens of a packed batch are constant, if the hook says what it edits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Constants {
+    /// None.
+    None,
+    /// Those before the first edit and the first label of their text. Texts share them.
+    Shared,
+    /// The same, but no text shares anything, because the states of constant tokens come from elsewhere.
+    OfEachText,
+}
+
 /// Tokens that a text adds to those before it, all constant or all active.
 #[derive(Debug, Clone)]
 struct Run {
@@ -50,12 +61,16 @@ struct Token {
 impl PackedTokens {
     /// Packs a batch for causal attention; `None` if the hook needs a grid.
     ///
-    /// With `splits`, tokens before the first edit and the first label of their text are constant, else all are active.
-    pub(crate) fn new(tokens: &TokenBatch, packing: Packing, splits: bool) -> Option<Self> {
-        let (shares, positions) = match packing {
+    pub(crate) fn new(tokens: &TokenBatch, packing: Packing, constants: Constants) -> Option<Self> {
+        let (can_share, positions) = match packing {
             Packing::Grid => return None,
             Packing::Rows => (false, None),
             Packing::Shared(positions) => (true, positions),
+        };
+        let (shares, splits) = match constants {
+            Constants::None => (can_share, false),
+            Constants::Shared => (can_share, can_share),
+            Constants::OfEachText => (false, can_share),
         };
         let mut nodes: HashMap<Token, usize> = HashMap::new();
         let mut added: Vec<(Token, u32, usize)> = Vec::new();
@@ -69,8 +84,7 @@ impl PackedTokens {
             let first_edit = [&prefix, &suffix].into_iter().filter(|r| !r.is_empty()).map(|r| r.start).min();
             // The state before the first token of the answer predicts it.
             let first_label = prompt_len.saturating_sub(1);
-            let first_active =
-                if splits && shares { first_edit.unwrap_or(first_label).min(first_label) } else { 0 };
+            let first_active = if splits { first_edit.unwrap_or(first_label).min(first_label) } else { 0 };
             let mut parent = None;
             let mut path = Vec::with_capacity(present.len());
             for (idx, at) in present.into_iter().enumerate() {
@@ -126,6 +140,11 @@ impl PackedTokens {
             }
         }
         Some(Self { ids, positions: token_positions, n_constant, places, runs })
+    }
+
+    /// The rows of the tokens of a text, in the order of their positions.
+    pub(crate) fn rows_of(&self, text: usize, seq: usize) -> Vec<usize> {
+        self.places[text * seq..(text + 1) * seq].iter().flatten().copied().collect()
     }
 
     /// Number of tokens.
@@ -196,30 +215,35 @@ mod tests {
     use super::*;
     use crate::batch::Padding;
 
-    fn pack(rows: &[&[u32]], prompt_lens: &[usize], positions: Option<&str>, splits: bool) -> PackedTokens {
+    fn pack(
+        rows: &[&[u32]],
+        prompt_lens: &[usize],
+        positions: Option<&str>,
+        constants: Constants,
+    ) -> PackedTokens {
         let tokens = TokenBatch::new(rows, Padding::Right).with_prompt_lens(prompt_lens.to_vec());
         let positions = positions.map(|text| text.parse().expect("positions"));
-        PackedTokens::new(&tokens, Packing::Shared(positions), splits).expect("packed")
+        PackedTokens::new(&tokens, Packing::Shared(positions), constants).expect("packed")
     }
 
     #[test]
     fn beginnings_are_shared_where_tokens_and_edits_agree() {
         let rows: [&[u32]; 3] = [&[1, 2, 3, 4], &[1, 2, 5], &[1, 2, 3, 6, 7]];
-        let packed = pack(&rows, &[4, 3, 5], None, false);
+        let packed = pack(&rows, &[4, 3, 5], None, Constants::None);
         assert_eq!(packed.ids, [1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(packed.positions, [0, 1, 2, 3, 2, 3, 4]);
         let segments = packed.spans(Mask::CAUSAL).segments().to_vec();
         assert_eq!(segments[1], Segment { queries: 4..5, keys: vec![0..2, 4..5], offset: 2 });
         assert_eq!(segments[2], Segment { queries: 5..7, keys: vec![0..3, 5..7], offset: 3 });
         // The first prompt ends with an edited token that is not the last of the second.
-        assert_eq!(pack(&[&[1, 2], &[1, 2, 3]], &[2, 3], Some("l1"), false).ids, [1, 2, 2, 3]);
-        assert_eq!(pack(&[&[1, 2], &[1, 2, 3]], &[2, 3], Some("f1"), false).ids, [1, 2, 3]);
+        assert_eq!(pack(&[&[1, 2], &[1, 2, 3]], &[2, 3], Some("l1"), Constants::None).ids, [1, 2, 2, 3]);
+        assert_eq!(pack(&[&[1, 2], &[1, 2, 3]], &[2, 3], Some("f1"), Constants::None).ids, [1, 2, 3]);
     }
 
     #[test]
     fn tokens_before_the_first_edit_are_constant() {
         let rows: [&[u32]; 2] = [&[1, 2, 3, 4, 9], &[1, 2, 5, 9]];
-        let packed = pack(&rows, &[4, 3], Some("l1"), true);
+        let packed = pack(&rows, &[4, 3], Some("l1"), Constants::Shared);
         assert_eq!((packed.n_constant, packed.ids.as_slice()), (3, &[1, 2, 3, 4, 9, 5, 9][..]));
         let active = packed.active_spans(Mask::CAUSAL).segments().to_vec();
         assert_eq!(active[0], Segment { queries: 0..2, keys: vec![0..5], offset: 3 });

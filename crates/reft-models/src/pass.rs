@@ -3,8 +3,7 @@
 //! Blocks below the first edited one always run outside the tape. [`TrainingPass::backward`] keeps the activations of
 //! all other blocks on the tape. [`TrainingPass::backward_checkpointed`] keeps only the input of each block and runs
 //! the block again during the backward pass ([gradient checkpointing](https://arxiv.org/abs/1604.06174)): that takes
-//! about 1.5 times as long, but only one block is on the tape at a time. A quantized block is dequantized only while
-//! it is on the tape.
+//! about 1.5 times as long, but only one block is on the tape at a time.
 //!
 //! Both give the same gradients, bit for bit.
 

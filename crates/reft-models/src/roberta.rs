@@ -14,10 +14,10 @@ use crate::{
     precision::Dtype,
     source::{Pretrained, TensorSource},
 };
-use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use reft_core::{BatchLayout, Component, Hook, NoHook, Place, Site, hook::check_sites};
+use burn::tensor::{Distribution, Int, Tensor, TensorData, backend::Backend};
+use reft_core::{BatchLayout, Component, Hook, NoHook, Packing, Place, Site, hook::check_sites, host_values};
 use reft_kernels::{
-    AttentionInputs, AttentionSettings, AutodiffKernels, Dropout, Heads, Kernels, Mask, Spans,
+    AttentionInputs, AttentionSettings, AutodiffKernels, Dropout, Heads, Kernels, Mask, Segment, Spans,
 };
 use std::{ops::Range, sync::Arc};
 
@@ -240,21 +240,41 @@ impl<B: Kernels> Roberta<B> {
         hook: &H,
     ) -> Tensor<B, 3> {
         check_sites(hook, self.blocks.len()).unwrap_or_else(|error| panic!("{error}"));
-        let hidden = self.embed(tokens, rates);
-        let (spans, layout) = (tokens.spans(Mask::NONE), tokens.layout(&self.device()));
-        let context = EncoderContext { spans: &spans, layout: &layout, rates, seed: 0 };
-        self.run(0..self.blocks.len(), hidden, &context, hook)
+        self.run_all(&Arranged::grid(tokens), tokens, rates, hook)
+    }
+
+    /// The hidden states of the first token of every row, after the last block.
+    ///
+    /// Does no work for padding, where the backend and the hook allow it.
+    ///
+    /// # Shapes
+    /// - output `[batch, d_model]`
+    ///
+    /// # Panics
+    /// If the hook needs a layer that the model does not have, see [`check_sites`].
+    pub fn first_tokens<H: Hook<B> + ?Sized>(
+        &self,
+        tokens: &TokenBatch,
+        rates: DropoutRates,
+        hook: &H,
+    ) -> Tensor<B, 2> {
+        check_sites(hook, self.blocks.len()).unwrap_or_else(|error| panic!("{error}"));
+        let arranged = self.arrange(tokens, hook.packing());
+        let hidden = self.run_all(&arranged, tokens, rates, hook);
+        select_rows(hidden, &arranged.rows(&tokens.first_columns()))
     }
 
     /// A training pass for a batch.
     ///
     /// Blocks below `first_layer` (all blocks if `None`) run here, on the inner backend; the others run in the pass,
-    /// whose result is differentiable with respect to the parameters of the hook. `seed` is that of dropout.
+    /// whose result is differentiable with respect to the parameters of the hook. `seed` is that of dropout. There is no
+    /// padding in the pass where the backend and the hook's `packing` allow it.
     pub fn training_pass<A>(
         &self,
         tokens: &TokenBatch,
         rates: DropoutRates,
         first_layer: Option<usize>,
+        packing: Packing,
         seed: u64,
     ) -> TrainingPass<A, RobertaBlocks<'_, A>>
     where
@@ -262,12 +282,45 @@ impl<B: Kernels> Roberta<B> {
     {
         let first_layer = first_layer.unwrap_or(self.blocks.len());
         B::seed(&self.device(), seed);
-        let (spans, layout) = (tokens.spans(Mask::NONE), tokens.layout(&self.device()));
-        let context = EncoderContext { spans: &spans, layout: &layout, rates, seed };
-        let entering = self.run(0..first_layer, self.embed(tokens, rates), &context, &NoHook);
-        let layout = tokens.layout(&Tensor::<A, 3>::from_inner(entering.clone()).device());
-        let blocks = RobertaBlocks { model: self, spans, layout, rates, seed };
-        TrainingPass::new(blocks, first_layer, entering, seed)
+        let arranged = self.arrange(tokens, packing);
+        let layout = arranged.layout(tokens, &self.device());
+        let context = EncoderContext { spans: &arranged.spans, layout: &layout, rates, seed };
+        let entering = self.run(0..first_layer, self.embed(&arranged, tokens, rates), &context, &NoHook);
+        let layout = arranged.layout(tokens, &Tensor::<A, 3>::from_inner(entering.clone()).device());
+        let blocks = RobertaBlocks { model: self, spans: arranged.spans, layout, rates, seed };
+        let pass = TrainingPass::new(blocks, first_layer, entering, seed);
+        match arranged.places {
+            Some(places) => pass.with_places(places),
+            None => pass,
+        }
+    }
+
+    fn arrange(&self, tokens: &TokenBatch, packing: Packing) -> Arranged {
+        let is_packed = packing != Packing::Grid && B::packs_rows(self.words.dtype());
+        if is_packed { Arranged::packed(tokens) } else { Arranged::grid(tokens) }
+    }
+
+    fn run_all<H: Hook<B> + ?Sized>(
+        &self,
+        arranged: &Arranged,
+        tokens: &TokenBatch,
+        rates: DropoutRates,
+        hook: &H,
+    ) -> Tensor<B, 3> {
+        let hidden = self.embed(arranged, tokens, rates);
+        let layout = arranged.layout(tokens, &self.device());
+        let seed = self.attention_seed(rates);
+        let context = EncoderContext { spans: &arranged.spans, layout: &layout, rates, seed };
+        self.run(0..self.blocks.len(), hidden, &context, hook)
+    }
+
+    /// A seed for the dropout of attention weights, from the backend's random numbers.
+    fn attention_seed(&self, rates: DropoutRates) -> u64 {
+        if rates.attention == 0.0 {
+            return 0;
+        }
+        let drawn = Tensor::<B, 1>::random([2], Distribution::Uniform(0.0, 1.0), &self.device());
+        host_values(drawn).into_iter().fold(0, |seed, x| (seed << 32) | u64::from(x.to_bits()))
     }
 
     fn run<H: Hook<B> + ?Sized>(
@@ -283,19 +336,24 @@ impl<B: Kernels> Roberta<B> {
         hidden
     }
 
-    fn embed(&self, tokens: &TokenBatch, rates: DropoutRates) -> Tensor<B, 3> {
-        let look_up = |table: &Tensor<B, 2>, rows: Vec<i64>| {
-            let rows = TensorData::new(rows, [tokens.ids.len()]);
+    /// # Shapes
+    /// - output `[batch, seq, d_model]`, or `[1, tokens, d_model]` of packed tokens
+    fn embed(&self, arranged: &Arranged, tokens: &TokenBatch, rates: DropoutRates) -> Tensor<B, 3> {
+        let Arranged { cells, shape: [batch, seq], .. } = arranged;
+        let look_up = |table: &Tensor<B, 2>, row_of: &dyn Fn(usize) -> i64| {
+            let rows: Vec<i64> = cells.iter().map(|cell| row_of(*cell)).collect();
+            let rows = TensorData::new(rows, [cells.len()]);
             table.clone().select(0, Tensor::<B, 1, Int>::from_data(rows, &self.device()))
         };
-        let words = look_up(&self.words, tokens.ids.iter().map(|id| i64::from(*id)).collect());
-        let positions = look_up(&self.positions, self.position_ids(tokens));
+        let words = look_up(&self.words, &|cell| i64::from(tokens.ids[cell]));
+        let position_ids = self.position_ids(tokens);
+        let positions = look_up(&self.positions, &|cell| position_ids[cell]);
         // A pair's second text has type 1, which RoBERTa's embedding does not have.
         let n_types = self.config.type_vocab_size as u32;
-        let type_of = |idx: usize| tokens.types.get(idx).copied().filter(|t| *t < n_types).unwrap_or(0);
-        let types = look_up(&self.types, (0..tokens.ids.len()).map(|idx| i64::from(type_of(idx))).collect());
+        let type_of = |cell: usize| tokens.types.get(cell).copied().filter(|t| *t < n_types).unwrap_or(0);
+        let types = look_up(&self.types, &|cell| i64::from(type_of(cell)));
         let hidden = self.norm.forward(words + positions + types);
-        dropout(hidden, rates.hidden).reshape([tokens.batch, tokens.seq, self.config.hidden_size])
+        dropout(hidden, rates.hidden).reshape([*batch, *seq, self.config.hidden_size])
     }
 
     /// BERT counts positions from 0. RoBERTa counts them from `pad_token_id + 1` and skips padding, which has the
@@ -337,11 +395,67 @@ impl<A: AutodiffKernels> Blocks<A> for RobertaBlocks<'_, A> {
     }
 }
 
-/// The hidden state of the first token of every row.
+/// Where the tokens of a batch are in its states.
+#[derive(Debug)]
+struct Arranged {
+    /// The token of the padded batch that each row of the states belongs to.
+    cells: Vec<usize>,
+    /// The first two dimensions of the states.
+    shape: [usize; 2],
+    spans: Arc<Spans>,
+    /// The row of each token of the padded batch, if the states are packed.
+    places: Option<Vec<Option<usize>>>,
+}
+
+impl Arranged {
+    fn grid(tokens: &TokenBatch) -> Self {
+        Self {
+            cells: (0..tokens.ids.len()).collect(),
+            shape: [tokens.batch, tokens.seq],
+            spans: tokens.spans(Mask::NONE),
+            places: None,
+        }
+    }
+
+    fn packed(tokens: &TokenBatch) -> Self {
+        let present = |cell: &usize| tokens.positions[*cell].is_some();
+        let cells: Vec<usize> = (0..tokens.ids.len()).filter(present).collect();
+        let mut places = vec![None; tokens.ids.len()];
+        cells.iter().enumerate().for_each(|(row, cell)| places[*cell] = Some(row));
+        let mut end = 0;
+        let segments = tokens.positions.chunks(tokens.seq.max(1)).map(|text| {
+            let rows = end..end + text.iter().flatten().count();
+            end = rows.end;
+            Segment { queries: rows.clone(), keys: vec![rows], offset: 0 }
+        });
+        let segments = segments.filter(|segment| !segment.queries.is_empty()).collect();
+        let spans = Spans::packed(segments, cells.len(), Mask::NONE);
+        Self { shape: [1, cells.len()], cells, spans, places: Some(places) }
+    }
+
+    fn layout<B: Backend>(&self, tokens: &TokenBatch, device: &B::Device) -> BatchLayout<B> {
+        match &self.places {
+            Some(places) => tokens.layout(device).packed(places.clone()),
+            None => tokens.layout(device),
+        }
+    }
+
+    /// The rows of the flattened states that belong to tokens of the padded batch.
+    fn rows(&self, cells: &[usize]) -> Vec<usize> {
+        match &self.places {
+            Some(places) => cells.iter().map(|cell| places[*cell].expect("no padding")).collect(),
+            None => cells.to_vec(),
+        }
+    }
+}
+
+/// Some rows of flattened states.
 ///
 /// # Shapes
-/// - hidden `[batch, seq, d_model]`, output `[batch, d_model]`
-pub fn first_token<B: Backend>(hidden: Tensor<B, 3>) -> Tensor<B, 2> {
-    let [batch, _, d_model] = hidden.dims();
-    hidden.narrow(1, 0, 1).reshape([batch, d_model])
+/// - hidden `[batch, seq, d_model]`, rows `n` of `batch · seq`; output `[n, d_model]`
+pub fn select_rows<B: Backend>(hidden: Tensor<B, 3>, rows: &[usize]) -> Tensor<B, 2> {
+    let [batch, seq, d_model] = hidden.dims();
+    let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+    let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [rows.len()]), &hidden.device());
+    hidden.reshape([batch * seq, d_model]).select(0, index)
 }

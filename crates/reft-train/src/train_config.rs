@@ -48,9 +48,13 @@ pub struct TrainConfig {
     /// Evaluations without improvement after which training stops; 0 disables early stopping.
     pub patience: usize,
     /// Gradient checkpointing: only one block's activations are kept at a time, which takes less memory and about 50 % more
-    /// time. If absent, it is on for quantized models, whose blocks are dequantized while they are on the tape.
+    /// time. If absent, it is on for quantized models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpointing: Option<bool>,
+    /// Whether states that training does not change are kept from one epoch to the next.
+    pub reuse: Reuse,
+    /// The memory for these states, in MiB. What does not fit is computed again in every epoch.
+    pub reuse_memory: u64,
     /// Dropout of an encoder and its head; the model's own rates if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_dropout: Option<f64>,
@@ -61,6 +65,17 @@ pub struct TrainConfig {
     /// operating system kills a process that runs out of it.
     #[serde(skip)]
     pub check_host_memory: bool,
+}
+
+/// Whether states that training does not change are kept from one epoch to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reuse {
+    /// If there are such states, more than one epoch, and a backend that computes texts without padding.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
 }
 
 impl Default for TrainConfig {
@@ -83,6 +98,8 @@ impl Default for TrainConfig {
             keep_best: true,
             patience: 0,
             checkpointing: None,
+            reuse: Reuse::Auto,
+            reuse_memory: 2048,
             model_dropout: None,
             head_lr: None,
             check_host_memory: false,
@@ -134,6 +151,11 @@ impl TrainConfig {
     /// Sets the largest global gradient norm; 0 disables clipping.
     pub fn with_clip(self, clip: f64) -> Self {
         Self { clip, ..self }
+    }
+
+    /// Sets whether states that training does not change are kept from one epoch to the next.
+    pub fn with_reuse(self, reuse: Reuse) -> Self {
+        Self { reuse, ..self }
     }
 
     /// Sets the dropout of an encoder and its head.

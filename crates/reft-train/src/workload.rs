@@ -99,10 +99,12 @@ impl<'a> Workload<'a> {
         let mut block =
             (self.footprint)(self.batch.0.min(self.batch_size), self.batch.1, self.precision.dtype);
         if self.precision.quant.is_some() {
-            // A quantized block is dequantized while it is on the tape.
+            // A matrix is dequantized within its product.
             let in_block = self.tensors.iter().filter(|(name, _)| block_of(name) == Some(0));
-            let dense: u64 = in_block.map(|(_, shape)| elements(shape)).sum();
-            block.kept += dense as usize * self.precision.dtype.size();
+            let dense: u64 = in_block.map(|(_, shape)| elements(shape)).max().unwrap_or(0);
+            let dense = dense as usize * self.precision.dtype.size();
+            block.forward += dense;
+            block.backward += dense;
         }
         if self.trains_weights {
             block.kept += 4 * block.input;

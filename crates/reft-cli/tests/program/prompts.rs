@@ -39,6 +39,28 @@ fn prompts_that_fill_the_context_are_cut_and_counted() {
 }
 
 #[test]
+fn timing_has_every_batch_and_step_and_changes_no_text() {
+    let folder = workplace();
+    let rows = ["the fox", "the old duck", "the queen"].map(|text| json!({ "instruction": text }));
+    write_rows(folder.path(), "d.jsonl", &rows);
+    let generate = |more: &[&str]| {
+        let args = ["generate", "--model", "embedded:tiny", "--device", "cpu", "--greedy", "--json"];
+        let data = ["--max-new-tokens", "3", "--batch-size", "2", "--template", "plain", "--data", "d.jsonl"];
+        let output = reft(folder.path(), &[&args[..], &data, more].concat());
+        serde_json::from_str::<Value>(&stdout(&output)).expect("JSON")
+    };
+    let (plain, timed) = (generate(&[]), generate(&["--timing"]));
+    assert_eq!((&plain["rows"], plain.get("timing")), (&timed["rows"], None));
+    let batches = timed["timing"].as_array().expect("batches");
+    assert_eq!(batches.len(), 2);
+    for (batch, rows) in batches.iter().zip(timed["rows"].as_array().expect("rows").chunks(2)) {
+        let longest = rows.iter().map(|row| row["tokens"].as_array().map_or(0, Vec::len)).max();
+        assert_eq!(batch["steps"].as_array().map(Vec::len), longest.map(|n| n - 1));
+        assert!(batch["prompts"].as_f64().is_some_and(|seconds| seconds > 0.0));
+    }
+}
+
+#[test]
 fn empty_answers_and_merged_tokens_are_counted() {
     let folder = workplace();
     let rows = ["", "the duck"].map(|output| json!({"instruction": "the old fox", "output": output}));

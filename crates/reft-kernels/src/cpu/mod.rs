@@ -17,7 +17,8 @@ pub mod simd;
 use crate::{
     attention::{AttentionInputs, AttentionSettings},
     default,
-    kernels::{Kernels, RotaryTable},
+    kernels::Kernels,
+    rotary::RotaryTable,
 };
 use attention::{Dropout, Inputs};
 use burn::tensor::{
@@ -155,7 +156,9 @@ fn dropout(settings: &AttentionSettings) -> Option<Dropout> {
 }
 
 impl Kernels for Flex {
-    const PACKS_ROWS: bool = true;
+    fn packs_rows(dtype: DType) -> bool {
+        dtype == DType::F32
+    }
 
     fn rms_norm(x: Tensor<Self, 2>, g: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
         if !(is_f32(&x) && is_f32(&g)) {

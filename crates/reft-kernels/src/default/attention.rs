@@ -1,7 +1,7 @@
 //! Attention on dense scores.
 
-use super::to_dtype;
 use crate::attention::{AttentionInputs, AttentionSettings, Dropout, Heads, Segment, Spans};
+use crate::dtype::to_dtype;
 use burn::tensor::{DType, Distribution, Int, Tensor, TensorData, backend::Backend};
 
 /// Added to the scores of keys that a query does not see. Finite, so that a query that sees nothing gives no NaN.

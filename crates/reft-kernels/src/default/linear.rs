@@ -1,6 +1,6 @@
 //! Linear maps, the loss, and rows that are replaced.
 
-use super::to_dtype;
+use crate::dtype::to_dtype;
 use burn::tensor::{
     DType, IndexingUpdateOp, Int, Tensor, TensorData, TensorPrimitive, activation::softmax, backend::Backend,
 };

@@ -10,10 +10,3 @@ pub use linear::rows_of_logits;
 pub(crate) use linear::{linear, linear_backward, nll, write_rows};
 pub(crate) use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 pub(crate) use pointwise::{gelu, gelu_backward, rotary, swiglu, swiglu_backward};
-
-use burn::tensor::{DType, Tensor, backend::Backend};
-
-/// Casts a tensor; a no-op if it has the dtype.
-pub(crate) fn to_dtype<B: Backend, const D: usize>(x: Tensor<B, D>, dtype: DType) -> Tensor<B, D> {
-    if x.dtype() == dtype { x } else { x.cast(dtype) }
-}

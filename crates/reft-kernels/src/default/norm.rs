@@ -1,6 +1,6 @@
 //! Normalization.
 
-use super::to_dtype;
+use crate::dtype::to_dtype;
 use burn::tensor::{DType, Tensor, backend::Backend};
 
 /// A row vector in f32.

@@ -1,7 +1,7 @@
 //! Activations and the rotary embedding.
 
-use super::to_dtype;
-use crate::kernels::RotaryTable;
+use crate::dtype::to_dtype;
+use crate::rotary::RotaryTable;
 use burn::tensor::{
     DType, Tensor,
     activation::{sigmoid, silu},

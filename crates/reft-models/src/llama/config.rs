@@ -167,29 +167,22 @@ impl LlamaConfig {
         Rope { head_dim: self.head_dim, theta: self.rope.theta, scaling: self.rope.scaling }
     }
 
-    /// The memory that one block needs in a training pass of `batch` rows of `seq` tokens, counted along
-    /// `Block::forward`.
+    /// The memory of one block in a training pass over a padded batch. `has_scores` says whether attention has all its scores in
+    /// memory at once, as it does on backends without a kernel for it.
     ///
-    /// The tape keeps the inputs of both norms; scaled queries, keys, values and the attention output; scores before
-    /// and after the exponential; and of the MLP the gate, its sigmoid, their product, and the second factor. In the
-    /// backward pass, the tensors of the MLP are freed before the gradients of the scores are allocated.
-    pub fn footprint(&self, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
+    /// The tape keeps the inputs of both norms; queries, keys, values and the output of attention with a number per head; and
+    /// the two inputs of the gated activation.
+    pub fn footprint(&self, batch: usize, seq: usize, dtype: Dtype, has_scores: bool) -> Footprint {
         let (tokens, e) = (batch * seq, dtype.size());
         let (d, inner, heads) = (self.hidden_size, self.intermediate_size, self.num_attention_heads);
         let (d_q, d_kv) = (heads * self.head_dim, self.num_key_value_heads * self.head_dim);
-        let scores = batch * heads * seq * seq;
-        // In half precision, the attention weights are divided by their sum in f32, and the tape keeps that division.
-        let (attn_output, attn_weights, score_grads) =
-            if dtype == Dtype::F32 { (d_q * e, 0, 3) } else { (0, scores * e, 4) };
-        let per_token = 2 * d * 4 + (d_q + 2 * d_kv) * e + attn_output + 4 * inner * e;
+        let scores = if has_scores { 4 * batch * heads * seq * seq } else { 0 };
         Footprint {
             input: tokens * d * e,
-            kept: tokens * per_token + 2 * scores * 4 + attn_weights,
-            forward: (4 * tokens * inner * e).max(3 * scores * 4),
-            backward: (3 * tokens * inner * e)
-                .max((score_grads * scores * 4).saturating_sub(4 * tokens * inner * e))
-                + 2 * tokens * d * 4,
-            largest: (tokens * inner * e).max(scores * 4),
+            kept: tokens * (2 * d * e + 2 * (d_q + d_kv) * e + heads * 4 + 2 * inner * e),
+            forward: (tokens * (3 * inner + d) * e).max(3 * scores),
+            backward: (tokens * (inner + 3 * d) * e).max(4 * scores),
+            largest: (tokens * inner * e).max(scores),
         }
     }
 

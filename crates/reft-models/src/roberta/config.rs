@@ -133,28 +133,29 @@ impl RobertaConfig {
         DropoutRates { hidden: self.hidden_dropout_prob, attention: self.attention_probs_dropout_prob }
     }
 
-    /// The memory that one block needs in a training pass of `batch` rows of `seq` tokens, counted along
-    /// `EncoderBlock::forward`.
+    /// The memory of one block in a training pass over a padded batch. `has_scores` says whether attention has all its scores in
+    /// memory at once, as it does on backends without a kernel for it.
     ///
-    /// The tape keeps the centered inputs of both norms; scaled queries, keys, values and the attention output;
-    /// scores before and after the exponential; three tensors of the GELU; and the masks of dropout. In the backward
-    /// pass, the tensors of the MLP are freed before the gradients of the scores are allocated.
-    pub fn footprint(&self, batch: usize, seq: usize, rates: DropoutRates, dtype: Dtype) -> Footprint {
+    /// The tape keeps the inputs of both norms; queries, keys, values and the output of attention with a number per head; the
+    /// input of the activation; and the masks of dropout.
+    pub fn footprint(
+        &self,
+        batch: usize,
+        seq: usize,
+        rates: DropoutRates,
+        dtype: Dtype,
+        has_scores: bool,
+    ) -> Footprint {
         let (tokens, e) = (batch * seq, dtype.size());
-        let (d, inner) = (self.hidden_size, self.intermediate_size);
-        let scores = batch * self.num_attention_heads * seq * seq;
-        let half = usize::from(dtype != Dtype::F32);
-        let masked = usize::from(rates.attention > 0.0);
+        let (d, inner, heads) = (self.hidden_size, self.intermediate_size, self.num_attention_heads);
+        let scores = if has_scores { 4 * batch * heads * seq * seq } else { 0 };
         let dropped = if rates.hidden > 0.0 { 2 * d * e } else { 0 };
-        let per_token = 2 * d * 4 + (4 - half) * d * e + 3 * inner * 4 + dropped;
         Footprint {
             input: tokens * d * e,
-            kept: tokens * per_token + (2 + masked) * scores * 4 + half * scores * e,
-            forward: (3 * tokens * inner * 4).max(3 * scores * 4),
-            backward: (3 * tokens * inner * 4)
-                .max(((3 + half) * scores * 4).saturating_sub(3 * tokens * inner * 4))
-                + 2 * tokens * d * 4,
-            largest: (tokens * inner).max(scores) * 4,
+            kept: tokens * (6 * d * e + heads * 4 + inner * e + dropped),
+            forward: (tokens * (2 * inner + d) * 4).max(3 * scores),
+            backward: (tokens * (2 * inner + 2 * d) * 4).max(4 * scores),
+            largest: (tokens * inner * 4).max(scores),
         }
     }
 

@@ -115,6 +115,9 @@ pub struct Summary {
     pub tokens_per_s: f64,
     /// Median seconds per update.
     pub s_per_step_median: f64,
+    /// Seconds of every update.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub step_seconds: Vec<f64>,
     /// Peak memory of the process in MiB, where the operating system reports it.
     pub peak_mb: Option<f64>,
     /// Peak memory added by training in MiB: activations, gradients, optimizer.

@@ -27,7 +27,7 @@ use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
     Dtype, Footprint, LoadedModel, ModelConfig, NamedTensors, Roberta, RobertaConfig, Tokenizer,
     peft::PeftNames,
-    roberta::{DropoutRates, first_token},
+    roberta::{DropoutRates, select_rows},
 };
 use serde::Serialize;
 use std::path::Path;
@@ -188,7 +188,7 @@ impl<B: Kernels> Task<B> for ClassifierTask {
     }
 
     fn footprint(&self, config: &RobertaConfig, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
-        config.footprint(batch, seq, self.dropout(config), dtype)
+        config.footprint(batch, seq, self.dropout(config), dtype, !B::packs_rows(dtype.burn()))
     }
 
     fn init_head(
@@ -273,11 +273,11 @@ impl<B: Kernels> Classification<'_, B> {
     fn loss<A: AutodiffKernels>(
         &self,
         trainable: &Trainable<A>,
-        hidden: Tensor<A, 3>,
+        first_tokens: Tensor<A, 2>,
         targets: &[f64],
     ) -> Tensor<A, 1> {
         let head = trainable.head.as_ref().expect("a classifier has a head");
-        let outputs = head.forward(first_token(hidden));
+        let outputs = head.forward(first_tokens);
         if self.spec.is_regression() {
             let targets: Vec<f32> = targets.iter().map(|target| *target as f32).collect();
             let targets = TensorData::new(targets, outputs.dims());
@@ -302,16 +302,19 @@ impl<B: Kernels> Objective<B> for Classification<'_, B> {
         let sum = match &trainable.tuned {
             None => {
                 let first_layer = trainable.reft.first_layer();
-                let pass = self.model.training_pass(&batch.tokens, self.dropout, first_layer, gradients.seed);
+                let packing = Hook::<A>::packing(&trainable.reft);
+                let (tokens, seed) = (&batch.tokens, gradients.seed);
+                let pass = self.model.training_pass(tokens, self.dropout, first_layer, packing, seed);
+                let rows = pass.rows(&tokens.first_columns());
                 gradients.run(pass, |hidden| {
-                    let loss = self.loss(trainable, hidden, &batch.targets);
+                    let loss = self.loss(trainable, select_rows(hidden, &rows), &batch.targets);
                     (scalar_value(&loss), loss)
                 })
             }
             Some(tuned) => {
                 let model: Roberta<A> = tuned.model_in_training(self.model.config(), self.tensors);
-                let hidden = model.forward(&batch.tokens, self.dropout, &NoHook);
-                let loss = self.loss(trainable, hidden, &batch.targets);
+                let first_tokens = model.first_tokens(&batch.tokens, self.dropout, &NoHook);
+                let loss = self.loss(trainable, first_tokens, &batch.targets);
                 let sum = scalar_value(&loss);
                 gradients.backward(loss);
                 sum
@@ -326,9 +329,12 @@ impl<B: Kernels> Objective<B> for Classification<'_, B> {
         examples: &[&LabeledText],
         checkpointing: bool,
     ) -> u64 {
-        let config = self.model.config();
-        let seq = examples.iter().map(|example| example.n_tokens()).max().unwrap_or(0);
-        let block = config.footprint(examples.len(), seq, self.dropout, self.model.dtype());
+        let (config, dtype) = (self.model.config(), self.model.dtype());
+        let lengths = examples.iter().map(|example| example.n_tokens());
+        let block = match B::packs_rows(dtype.burn()) {
+            true => config.footprint(1, lengths.sum(), self.dropout, dtype, false),
+            false => config.footprint(examples.len(), lengths.max().unwrap_or(0), self.dropout, dtype, true),
+        };
         activation_bytes(block, trainable.n_taped(config.num_hidden_layers), checkpointing)
     }
 
@@ -365,7 +371,7 @@ pub fn predict<B: Kernels, H: Hook<B> + ?Sized>(
     for chunk in order.chunks(batch_size) {
         let members: Vec<&LabeledText> = chunk.iter().map(|idx| &examples[*idx]).collect();
         let batch = ClassifierBatch::new(&members);
-        let outputs = head.forward(first_token(model.forward(&batch.tokens, DropoutRates::OFF, &hook)));
+        let outputs = head.forward(model.first_tokens(&batch.tokens, DropoutRates::OFF, &hook));
         let [_, n_outputs] = outputs.dims();
         for (idx, row) in chunk.iter().zip(host_values(outputs).chunks(n_outputs)) {
             out[*idx] = row.to_vec();

@@ -14,19 +14,23 @@ use crate::{
     eval::{Answer, AnswerConfig, EvalError, answers, exact_match, likelihood},
     gradients::{GradientSum, scalar_value},
     loss::cross_entropy,
+    memory::available,
     objective::{Loss, Objective},
     observer::StopReason,
     recipe::Recipe,
     score::{Evaluation, Score},
+    train_config::{Reuse, TrainConfig},
     trainable::Trainable,
     workload::activation_bytes,
 };
 use burn::tensor::{DType, Tensor};
-use reft_core::{Hook, NoHook, Reft, host_values, to_dtype};
+use reft_core::{Hook, NoHook, Packing, Reft, host_values, to_dtype};
 use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
-    Dtype, Footprint, Llama, LlamaConfig, LoadedModel, NamedTensors, Tokenizer, peft::PeftNames,
+    Dtype, Footprint, Llama, LlamaConfig, LoadedModel, NamedTensors, Tokenizer, llama::ReusedStates,
+    peft::PeftNames,
 };
+use std::cell::RefCell;
 
 /// Rows with prompts and answers.
 #[derive(Debug)]
@@ -124,7 +128,7 @@ impl<B: Kernels> Task<B> for LanguageModelTask {
     }
 
     fn footprint(&self, config: &LlamaConfig, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
-        config.footprint(batch, seq, dtype)
+        config.footprint(batch, seq, dtype, !B::packs_rows(dtype.burn()))
     }
 
     fn evaluate_base(
@@ -158,7 +162,13 @@ impl<B: Kernels> Task<B> for LanguageModelTask {
         recipe: &Recipe,
         loaded: &'a LoadedModel<B, Llama<B>>,
     ) -> LanguageModeling<'a, B> {
-        LanguageModeling::new(&loaded.model, recipe.eval.batch_size).with_tensors(&loaded.tensors)
+        let objective =
+            LanguageModeling::new(&loaded.model, recipe.eval.batch_size).with_tensors(&loaded.tensors);
+        let config = loaded.model.config();
+        match recipe.reft_config(config.num_hidden_layers, config.hidden_size) {
+            Ok(reft) => objective.with_reuse(&recipe.train, reft.first_layer(), reft.packing()),
+            Err(_) => objective,
+        }
     }
 
     fn evaluate_result(
@@ -187,17 +197,36 @@ pub struct LanguageModeling<'a, B: Kernels> {
     model: &'a Llama<B>,
     tensors: Option<&'a NamedTensors<B>>,
     eval_batch_size: usize,
+    /// What training does not change.
+    reused: Option<RefCell<ReusedStates<B>>>,
 }
 
 impl<'a, B: Kernels> LanguageModeling<'a, B> {
     /// For interventions on a model; `eval_batch_size` is the number of rows per forward pass of an evaluation.
     pub fn new(model: &'a Llama<B>, eval_batch_size: usize) -> Self {
-        Self { model, tensors: None, eval_batch_size }
+        Self { model, tensors: None, eval_batch_size, reused: None }
     }
 
     /// The same for baselines, which need the model's tensors by name.
     pub fn with_tensors(self, tensors: &'a NamedTensors<B>) -> Self {
         Self { tensors: Some(tensors), ..self }
+    }
+
+    /// Keeps states that training does not change from one epoch to the next, if the settings of the training and the edits
+    /// allow it.
+    ///
+    /// These are the states below the first edited layer, and those before the first edited position.
+    pub fn with_reuse(self, train: &TrainConfig, first_layer: Option<usize>, packing: Packing) -> Self {
+        let Packing::Shared(positions) = packing else { return self };
+        let (prefix, _) = positions.map_or((0..0, 0..0), |positions| positions.of_prompt(usize::MAX));
+        let has_constant_states = first_layer.is_some_and(|layer| layer > 0) || prefix.is_empty();
+        let has_epochs = train.steps.is_some() || train.epochs > 1;
+        let is_on = B::packs_rows(self.model.dtype().burn())
+            && train.reuse == Reuse::Auto
+            && has_constant_states
+            && has_epochs;
+        let limit = available().unwrap_or(u64::MAX).div_euclid(2).min(train.reuse_memory << 20);
+        Self { reused: is_on.then(|| RefCell::new(ReusedStates::new(limit))), ..self }
     }
 
     fn tensors(&self) -> &'a NamedTensors<B> {
@@ -233,7 +262,14 @@ impl<B: Kernels> Objective<B> for LanguageModeling<'_, B> {
             None => {
                 let first_layer = trainable.reft.first_layer();
                 let packing = Hook::<A>::packing(&trainable.reft);
-                let pass = self.model.training_pass(&batch.tokens, first_layer, packing, gradients.seed);
+                let (tokens, seed) = (&batch.tokens, gradients.seed);
+                let pass = match &self.reused {
+                    None => self.model.training_pass(tokens, first_layer, packing, seed),
+                    Some(reused) => {
+                        let reused = &mut reused.borrow_mut();
+                        self.model.training_pass_reusing(tokens, first_layer, packing, reused, seed)
+                    }
+                };
                 let rows = pass.rows(&batch.label_rows);
                 gradients.run(pass, |hidden| {
                     let states = self.model.final_states_tracked(hidden, &rows);
@@ -266,9 +302,12 @@ impl<B: Kernels> Objective<B> for LanguageModeling<'_, B> {
         examples: &[&Example],
         checkpointing: bool,
     ) -> u64 {
-        let config = self.model.config();
-        let seq = examples.iter().map(|example| example.n_tokens()).max().unwrap_or(0);
-        let block = config.footprint(examples.len(), seq, self.model.dtype());
+        let (config, dtype) = (self.model.config(), self.model.dtype());
+        let lengths = examples.iter().map(|example| example.n_tokens());
+        let block = match B::packs_rows(dtype.burn()) {
+            true => config.footprint(1, lengths.sum(), dtype, false),
+            false => config.footprint(examples.len(), lengths.max().unwrap_or(0), dtype, true),
+        };
         activation_bytes(block, trainable.n_taped(config.num_hidden_layers), checkpointing)
     }
 
