@@ -109,7 +109,7 @@ impl SharedWork {
 }
 
 /// The checks of the self-test, each with the dtype that the device must support for it.
-const CHECKS: [(&str, &str); 15] = [
+const CHECKS: [(&str, &str); 23] = [
     ("forward", "f32"),
     ("gradient", "f32"),
     ("gradient, checkpointed", "f32"),
@@ -117,17 +117,25 @@ const CHECKS: [(&str, &str); 15] = [
     ("save and load", "f32"),
     ("record and load", "f32"),
     ("decoding with the KV cache", "f32"),
-    ("decoding matches the CPU", "f32"),
+    ("decoded tokens", "f32"),
     ("int8 weights", "f32"),
     ("int8 weights, gradient", "f32"),
     ("f16", "f16"),
     ("f16, gradient", "f16"),
     ("bf16", "bf16"),
     ("bf16, gradient", "bf16"),
+    ("kernels: normalization", "f32"),
+    ("kernels: activations", "f32"),
+    ("kernels: rotary embedding", "f32"),
+    ("kernels: attention", "f32"),
+    ("kernels: linear maps", "f32"),
+    ("kernels: quantized weights", "f32"),
+    ("kernels: loss", "f32"),
+    ("kernels: row edits", "f32"),
     ("adapter from the CPU", "f32"),
 ];
 
-/// The self-test: forward pass, gradients, twenty training steps, files, decoding with the cache, other precisions.
+/// The self-test: forward pass, gradients, twenty training steps, files, decoding with the cache, other precisions, kernels.
 fn self_test_trials(device: &Device, shared_work: &Arc<SharedWork>) -> Vec<Trial> {
     let trial = |name: &str, test: Body| {
         let (device, shared_work) = (device.clone(), shared_work.clone());

@@ -19,6 +19,7 @@
 mod attention;
 mod autodiff;
 mod default;
+mod deviation;
 mod dtype;
 mod kernels;
 mod rotary;
@@ -28,6 +29,7 @@ pub mod cpu;
 
 pub use attention::{AttentionInputs, AttentionSettings, Dropout, Heads, Mask, Segment, Spans, Text};
 pub use default::rows_of_logits;
+pub use deviation::deviations;
 pub use kernels::{AutodiffKernels, Kernels};
 pub use rotary::RotaryTable;
 

@@ -1,8 +1,9 @@
-//! Whether a device computes correctly: the embedded model on it, compared with the CPU.
+//! Whether a device computes correctly: the embedded model on it, compared with numbers that are stored beside the model,
+//! and its kernels, compared with plain operations.
 
 use crate::{
     data::{DataSet, Encoding, Example, LanguageModelBatch, Template, find_rows},
-    device::{Chosen, Device, OnDevice, on_chosen},
+    device::{Chosen, Device, DeviceKind, OnDevice, on_chosen},
     error::RunError,
     eval::{generate_all, likelihood},
     objective::step_gradients,
@@ -21,15 +22,19 @@ use burn::{
     record::{BinBytesRecorder, FullPrecisionSettings, Recorder},
     tensor::Tensor,
 };
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use reft_core::{Adapter, NoHook, Reft, ReftConfig, host_values};
-use reft_kernels::{AutodiffKernels, Kernels};
+use reft_kernels::{AutodiffKernels, Kernels, deviations};
 use reft_models::{Dtype, GenerateConfig, Llama, LoadedModel, Precision, Quant};
 use serde::{Deserialize, Serialize};
-use std::{marker::PhantomData, path::Path, sync::atomic::AtomicBool, time::Instant};
+use std::{collections::BTreeMap, marker::PhantomData, path::Path, sync::atomic::AtomicBool, time::Instant};
 
 /// The results of one device.
 #[derive(Debug, Clone)]
 pub struct Measured {
+    /// The kind of the device.
+    pub kind: DeviceKind,
     /// NLL of some rows with new interventions, in nats per token.
     pub nll: f64,
     /// The gradient of a batch with respect to every parameter of the interventions.
@@ -52,6 +57,8 @@ pub struct Measured {
     pub cache_agreement: f64,
     /// NLL of the rows with the adapter of `foreign`.
     pub foreign_nll: Option<f64>,
+    /// How far the kernels are from the same operations composed of plain ones, with their names.
+    pub kernels: Vec<(&'static str, f64)>,
     /// Seconds of the whole self-test.
     pub seconds: f64,
 }
@@ -75,7 +82,7 @@ pub struct Check {
     pub name: String,
     /// The verdict.
     pub verdict: Verdict,
-    /// The deviation from the CPU.
+    /// The deviation from what is expected.
     pub deviation: f64,
     /// The largest deviation that passes.
     pub tolerance: f64,
@@ -85,6 +92,8 @@ pub struct Check {
 
 const ROWS: usize = 8;
 const STEPS: usize = 20;
+/// Both sides compute in f32.
+const KERNEL_TOLERANCE: f64 = 1e-5;
 
 /// Runs the self-test on a device, and leaves its adapter in `folder`. With `foreign`, the adapter in that folder is
 /// evaluated on the device too.
@@ -166,6 +175,7 @@ impl OnDevice for SelfTest<'_> {
             other_precisions.push((precision, nll, gradient_of(&held.model, true)));
         }
         Ok(Measured {
+            kind: on.info.kind,
             nll,
             gradient,
             checkpointed,
@@ -177,6 +187,7 @@ impl OnDevice for SelfTest<'_> {
             tokens,
             cache_agreement,
             foreign_nll,
+            kernels: deviations::<A::InnerBackend>(device),
             seconds: begun.elapsed().as_secs_f64(),
         })
     }
@@ -214,8 +225,69 @@ fn flat_gradient<A: AutodiffKernels>(reft: &Reft<A>, grads: &GradientsParams) ->
     collect.1
 }
 
-/// Compares the results of a device with those of the CPU.
+/// The results that every device has to reach, stored beside the embedded model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Expected {
+    /// [`Measured::nll`].
+    pub nll: f64,
+    /// 64 sums of the numbers of [`Measured::gradient`] with random signs.
+    pub gradient: Vec<f32>,
+    /// [`Measured::losses`].
+    pub losses: Vec<f64>,
+    /// [`Measured::tokens`].
+    pub tokens: Vec<Vec<u32>>,
+    /// [`Measured::other_precisions`] by the name of the precision, with sums of the gradient as above.
+    pub other_precisions: BTreeMap<String, (f64, Vec<f32>)>,
+}
+
+impl Expected {
+    /// What is stored.
+    ///
+    /// # Panics
+    /// Never: a test reads it.
+    pub fn stored() -> Self {
+        serde_json::from_str(tiny::EXPECTED).expect("the stored numbers")
+    }
+
+    /// What a device has measured, in the form that is stored.
+    pub fn of(measured: &Measured) -> Self {
+        let other = |(precision, nll, gradient): &(Precision, f64, Vec<f32>)| {
+            (precision.to_string(), (*nll, sums(gradient)))
+        };
+        Self {
+            nll: measured.nll,
+            gradient: sums(&measured.gradient),
+            losses: measured.losses.clone(),
+            tokens: measured.tokens.clone(),
+            other_precisions: measured.other_precisions.iter().map(other).collect(),
+        }
+    }
+}
+
+/// Sums of the numbers with random signs, instead of thousands of numbers. The sums of two lists are as near to each other as
+/// the lists, relative to their size.
+fn sums(numbers: &[f32]) -> Vec<f32> {
+    let mut sums = [0.0; 64];
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    for number in numbers {
+        let signs: u64 = random.random();
+        for (idx, sum) in sums.iter_mut().enumerate() {
+            *sum += if signs >> idx & 1 == 1 { f64::from(*number) } else { -f64::from(*number) };
+        }
+    }
+    sums.map(|sum| sum as f32).to_vec()
+}
+
+/// Compares the results of a device with the stored ones, and the NLL with an adapter from the CPU with that of the CPU.
 pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
+    let expected = Expected::stored();
+    let wrong = match found.kind {
+        DeviceKind::Cpu => {
+            "report this with the name of the processor; until then use another device, such as ndarray"
+        }
+        _ => "update the driver; until then use another device",
+    };
+    const CLOSE: &str = "the device rounds differently; only compare results of the same device";
     let check = |name: &str, deviation: f64, tolerance: f64, hint: &str| {
         let verdict = match deviation {
             d if d <= tolerance => Verdict::Pass,
@@ -227,43 +299,44 @@ pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
     };
     let distance = |a: f64, b: f64| (a - b).abs();
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-    let relative = |found: &[f32], cpu: &[f32]| {
-        let difference = norm(&mut found.iter().zip(cpu).map(|(a, b)| f64::from(a - b)));
-        difference / norm(&mut cpu.iter().map(|x| f64::from(*x)))
+    let relative = |found: &[f32], expected: &[f32]| {
+        let difference = norm(&mut sums(found).iter().zip(expected).map(|(a, b)| f64::from(a - b)));
+        difference / norm(&mut expected.iter().map(|x| f64::from(*x)))
     };
-    let gradient = |found: &[f32]| relative(found, &cpu.gradient);
-    let losses = found.losses.iter().zip(&cpu.losses).map(|(a, b)| distance(*a, *b) / b).fold(0.0, f64::max);
-    let losses = if found.losses.len() == cpu.losses.len() { losses } else { f64::INFINITY };
-    let different = found.tokens.iter().zip(&cpu.tokens).filter(|(a, b)| a != b).count();
-    let different = different as f64 / cpu.tokens.len() as f64;
-    const WRONG: &str = "update the driver; until then use another device";
-    const CLOSE: &str = "the device rounds differently from the CPU; only compare results of the same device";
+    let losses = found.losses.iter().zip(&expected.losses).map(|(a, b)| distance(*a, *b) / b);
+    // `f64::max` ignores what is not a number.
+    let losses = losses.map(|loss| if loss.is_finite() { loss } else { f64::INFINITY }).fold(0.0, f64::max);
+    let losses = if found.losses.len() == expected.losses.len() { losses } else { f64::INFINITY };
+    let different = found.tokens.iter().zip(&expected.tokens).filter(|(a, b)| a != b).count();
+    let different = different as f64 / expected.tokens.len() as f64;
     let mut checks = vec![
-        check("forward", distance(found.nll, cpu.nll), 1e-3, WRONG),
-        check("gradient", gradient(&found.gradient), 1e-2, WRONG),
-        check("gradient, checkpointed", gradient(&found.checkpointed), 1e-2, WRONG),
+        check("forward", distance(found.nll, expected.nll), 1e-3, wrong),
+        check("gradient", relative(&found.gradient, &expected.gradient), 1e-2, wrong),
+        check("gradient, checkpointed", relative(&found.checkpointed, &expected.gradient), 1e-2, wrong),
         check("training", losses, 2e-2, CLOSE),
-        check("save and load", distance(found.loaded_nll, found.trained_nll), 1e-4, WRONG),
-        check("record and load", distance(found.recorded_nll, found.trained_nll), 1e-4, WRONG),
-        check("decoding with the KV cache", 1.0 - found.cache_agreement, 0.0, WRONG),
-        check("decoding matches the CPU", different, 0.25, CLOSE),
+        check("save and load", distance(found.loaded_nll, found.trained_nll), 1e-4, wrong),
+        check("record and load", distance(found.recorded_nll, found.trained_nll), 1e-4, wrong),
+        check("decoding with the KV cache", 1.0 - found.cache_agreement, 0.0, wrong),
+        check("decoded tokens", different, 0.25, CLOSE),
     ];
     for (precision, nll, gradient) in &found.other_precisions {
-        let of_cpu = cpu.other_precisions.iter().find(|(of_cpu, ..)| of_cpu == precision);
         let (name, tolerance, with_gradient, gradient_tolerance) = match precision {
             Precision { quant: Some(_), .. } => ("int8 weights", 1e-3, "int8 weights, gradient", 1e-2),
             Precision { dtype: Dtype::F16, .. } => ("f16", 1e-2, "f16, gradient", 3e-2),
             _ => ("bf16", 3e-2, "bf16, gradient", 1e-1),
         };
-        // The CPU supports them all, unless it is ndarray.
-        if let Some((_, nll_of_cpu, gradient_of_cpu)) = of_cpu {
-            checks.push(check(name, distance(*nll, *nll_of_cpu), tolerance, WRONG));
-            let deviation = relative(gradient, gradient_of_cpu);
-            checks.push(check(with_gradient, deviation, gradient_tolerance, WRONG));
+        if let Some((expected_nll, expected_gradient)) = expected.other_precisions.get(&precision.to_string())
+        {
+            checks.push(check(name, distance(*nll, *expected_nll), tolerance, wrong));
+            let deviation = relative(gradient, expected_gradient);
+            checks.push(check(with_gradient, deviation, gradient_tolerance, wrong));
         }
     }
+    for (operation, deviation) in &found.kernels {
+        checks.push(check(&format!("kernels: {operation}"), *deviation, KERNEL_TOLERANCE, wrong));
+    }
     if let Some(foreign) = found.foreign_nll {
-        checks.push(check("adapter from the CPU", distance(foreign, cpu.trained_nll), 1e-3, WRONG));
+        checks.push(check("adapter from the CPU", distance(foreign, cpu.trained_nll), 1e-3, wrong));
     }
     checks
 }

@@ -23,6 +23,9 @@ pub fn model() -> ModelFiles {
     ])
 }
 
+/// What a device has to compute with the model, see [`selftest`](crate::selftest).
+pub(crate) const EXPECTED: &str = include_str!("../assets/tiny/expected.json");
+
 /// The embedded data file `french-train` or `french-eval`.
 pub fn data(name: &str) -> Option<&'static str> {
     match name {

@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo run --release -p make-tiny            # about twenty minutes on two cores
 //! cargo run --release -p make-tiny -- 200     # fewer steps, to try a change
+//! UPDATE_EXPECTED=1 cargo test -p reft-train --features ndarray --test selftest    # then: what devices have to compute
 //! ```
 //!
 //! The model learns eight ways to answer a sentence, all but one requested by a word before it, as in

@@ -24,9 +24,9 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::product::{Matrix, MatrixMut, product};
 use super::simd::{self, Simd, WithSimd};
 use crate::attention::{Heads, Mask, Segment};
 
@@ -1106,69 +1106,6 @@ impl<'a> Rows<'a> {
         // initialised and that only this thread uses them.
         let out = unsafe { std::slice::from_raw_parts_mut(self.start.add(at), row.len()) };
         out.iter_mut().zip(row).for_each(|(y, x)| *y += x);
-    }
-}
-
-/// A matrix in a slice: element `(i, j)` is at `i · strides[0] + j · strides[1]`.
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    data: &'a [f32],
-    strides: [usize; 2],
-}
-
-/// A matrix like [`Matrix`] to write to.
-struct MatrixMut<'a> {
-    data: &'a mut [f32],
-    strides: [usize; 2],
-}
-
-impl<'a> Matrix<'a> {
-    fn transposed(self) -> Self {
-        let [rows, columns] = self.strides;
-        Self { data: self.data, strides: [columns, rows] }
-    }
-
-    /// The first numbers of a row, where these are side by side.
-    fn row(self, row: usize, n_columns: usize) -> &'a [f32] {
-        &self.data[row * self.strides[0]..][..n_columns]
-    }
-}
-
-/// `out ← factor · A B`, or `out ← out + factor · A B`, with `A: [m, k]`, `B: [k, n]` and
-/// `out: [m, n]`.
-fn product([m, n, k]: [usize; 3], factor: f32, a: Matrix<'_>, b: Matrix<'_>, out: MatrixMut<'_>, add: bool) {
-    let is_inside = |rows: usize, columns: usize, strides: [usize; 2], len: usize| {
-        rows == 0 || columns == 0 || (rows - 1) * strides[0] + (columns - 1) * strides[1] < len
-    };
-    assert!(is_inside(m, k, a.strides, a.data.len()));
-    assert!(is_inside(k, n, b.strides, b.data.len()));
-    assert!(is_inside(m, n, out.strides, out.data.len()));
-    let [out_row, out_column] = out.strides.map(|stride| stride as isize);
-    let [a_row, a_column] = a.strides.map(|stride| stride as isize);
-    let [b_row, b_column] = b.strides.map(|stride| stride as isize);
-    // SAFETY: all elements are inside of the slices, and the borrow of `out` is exclusive.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.data.as_mut_ptr(),
-            out_column,
-            out_row,
-            add,
-            a.data.as_ptr(),
-            a_column,
-            a_row,
-            b.data.as_ptr(),
-            b_column,
-            b_row,
-            1.0,
-            factor,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
     }
 }
 

@@ -9,10 +9,10 @@
 
 use std::ops::Range;
 
-use gemm::Parallelism;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::product::product_at;
 use super::simd::{Simd, WithSimd, dispatch};
 
 /// The matrix `W: [d_out, d_in]` of a linear map, row by row, in the form that it is stored in.
@@ -235,36 +235,28 @@ impl<'a> Product<'a> {
                 (terms.clone(), columns.clone())
             };
             let (w, stride) = self.weight.panel(rows_of_w, columns_of_w, self.d_in, buffer);
-            let (b_row, b_column) = if self.transposed { (1, stride) } else { (stride, 1) };
+            let strides = if self.transposed { [1, stride] } else { [stride, 1] };
             let a = &self.a[rows.start * depth..rows.end * depth];
             // SAFETY: the sizes and strides stay inside of the tile of `y`, of the rows of `a`
             // and of the panel of the matrix.
             unsafe {
-                gemm::gemm(
-                    rows.len(),
-                    columns.len(),
-                    terms.len(),
-                    y.at(rows.start * width + columns.start),
-                    1,
-                    width as isize,
+                product_at(
+                    [rows.len(), columns.len(), terms.len()],
+                    1.0,
+                    (a.as_ptr().wrapping_add(terms.start), [depth, 1]),
+                    (w.as_ptr(), strides),
+                    (y.at(rows.start * width + columns.start), [width, 1]),
                     add,
-                    a.as_ptr().wrapping_add(terms.start),
-                    1,
-                    depth as isize,
-                    w.as_ptr(),
-                    b_column as isize,
-                    b_row as isize,
-                    1.0,
-                    1.0,
-                    false,
-                    false,
-                    false,
-                    Parallelism::None,
                 );
             }
             add = true;
         }
     }
+}
+
+/// Whether rows of `d_in` weights can have blocks of this many weights.
+pub(super) fn is_block(block: usize, d_in: usize) -> bool {
+    block >= 16 && block.is_power_of_two() && d_in.is_multiple_of(block)
 }
 
 /// The size of the smallest equal parts of `n` items that are not larger than `most`, but a multiple
@@ -283,10 +275,7 @@ impl Weight<'_> {
     fn check(&self, d_in: usize, d_out: usize) {
         let n = d_in * d_out;
         let blocks = |scales: &[f32], block: usize| {
-            assert!(
-                block >= 16 && block.is_power_of_two() && d_in.is_multiple_of(block),
-                "a block has 16, 32, 64, … weights of one row"
-            );
+            assert!(is_block(block, d_in), "a block has 16, 32, 64, … weights of one row");
             assert_eq!(scales.len(), n / block, "there is one scale for each block");
         };
         let len = match *self {

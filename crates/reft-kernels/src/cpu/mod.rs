@@ -9,6 +9,7 @@ pub mod attention;
 pub mod linear;
 pub mod loss;
 pub mod norm;
+mod product;
 pub mod rotary;
 mod rows;
 pub mod simd;
@@ -59,7 +60,7 @@ fn contiguous(x: FlexTensor) -> FlexTensor {
     if x.layout().contiguous_offsets().is_some() { x } else { x.to_contiguous() }
 }
 
-fn matrix(values: Vec<f32>, shape: [usize; 2]) -> Tensor<Flex, 2> {
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<Flex, D> {
     Tensor::from_primitive(TensorPrimitive::Float(FlexTensor::from_data(TensorData::new(values, shape))))
 }
 
@@ -83,7 +84,8 @@ impl Frozen {
             }
             TensorPrimitive::QFloat(w) => {
                 let DType::QFloat(scheme) = w.dtype() else { return None };
-                let block = block_along_rows(scheme)?;
+                let [_, d_in] = w.tensor().layout().shape().dims();
+                let block = block_along_rows(scheme).filter(|block| linear::is_block(*block, d_in))?;
                 let is_plain = w.tensor().layout().contiguous_offsets().is_some();
                 is_plain.then_some(Self::Quantized { matrix: w, block })
             }
@@ -163,7 +165,7 @@ impl Kernels for Flex {
             return default::rms_norm(x, g, epsilon);
         }
         let [n, d] = x.dims();
-        matrix(norm::rms_norm(&Numbers::new(x), &Numbers::new(g), epsilon as f32, d), [n, d])
+        tensor(norm::rms_norm(&Numbers::new(x), &Numbers::new(g), epsilon as f32, d), [n, d])
     }
 
     fn rms_norm_backward(
@@ -177,7 +179,7 @@ impl Kernels for Flex {
         }
         let [n, d] = x.dims();
         let (x, g, grad) = (Numbers::new(x), Numbers::new(g), Numbers::new(grad).into_vec());
-        matrix(norm::rms_norm_backward(&x, &g, epsilon as f32, grad, d), [n, d])
+        tensor(norm::rms_norm_backward(&x, &g, epsilon as f32, grad, d), [n, d])
     }
 
     fn layer_norm(
@@ -191,7 +193,7 @@ impl Kernels for Flex {
         }
         let [n, d] = x.dims();
         let (x, g, b) = (Numbers::new(x), Numbers::new(g), Numbers::new(b));
-        matrix(norm::layer_norm(&x, &g, &b, epsilon as f32, d), [n, d])
+        tensor(norm::layer_norm(&x, &g, &b, epsilon as f32, d), [n, d])
     }
 
     fn layer_norm_backward(
@@ -205,7 +207,7 @@ impl Kernels for Flex {
         }
         let [n, d] = x.dims();
         let (x, g, grad) = (Numbers::new(x), Numbers::new(g), Numbers::new(grad).into_vec());
-        matrix(norm::layer_norm_backward(&x, &g, epsilon as f32, grad, d), [n, d])
+        tensor(norm::layer_norm_backward(&x, &g, epsilon as f32, grad, d), [n, d])
     }
 
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -213,7 +215,7 @@ impl Kernels for Flex {
             return default::swiglu(gate, up);
         }
         let shape = gate.dims();
-        matrix(activation::swiglu(&Numbers::new(gate), &Numbers::new(up)), shape)
+        tensor(activation::swiglu(&Numbers::new(gate), &Numbers::new(up)), shape)
     }
 
     fn swiglu_backward(
@@ -227,7 +229,7 @@ impl Kernels for Flex {
         let shape = gate.dims();
         let (gate, up) = (Numbers::new(gate).into_vec(), Numbers::new(up).into_vec());
         let (gate, up) = activation::swiglu_backward(gate, up, &Numbers::new(grad));
-        [matrix(gate, shape), matrix(up, shape)]
+        [tensor(gate, shape), tensor(up, shape)]
     }
 
     fn gelu(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -235,7 +237,7 @@ impl Kernels for Flex {
             return default::gelu(x);
         }
         let shape = x.dims();
-        matrix(activation::gelu(&Numbers::new(x)), shape)
+        tensor(activation::gelu(&Numbers::new(x)), shape)
     }
 
     fn gelu_backward(x: Tensor<Self, 2>, grad: Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -243,7 +245,7 @@ impl Kernels for Flex {
             return default::gelu_backward(x, grad);
         }
         let shape = x.dims();
-        matrix(activation::gelu_backward(&Numbers::new(x), Numbers::new(grad).into_vec()), shape)
+        tensor(activation::gelu_backward(&Numbers::new(x), Numbers::new(grad).into_vec()), shape)
     }
 
     fn rotary(x: Tensor<Self, 2>, table: &RotaryTable<Self>, inverse: bool) -> Tensor<Self, 2> {
@@ -254,7 +256,7 @@ impl Kernels for Flex {
         let (cos, sin) = (Numbers::new(table.cos.clone()), Numbers::new(table.sin.clone()));
         let mut x = Numbers::new(x).into_vec();
         rotary::rotary(&mut x, &cos, &sin, [width / (2 * half), 2 * half], inverse);
-        matrix(x, [n, width])
+        tensor(x, [n, width])
     }
 
     fn attention(inputs: AttentionInputs<Self>, settings: &AttentionSettings) -> Tensor<Self, 2> {
@@ -264,7 +266,7 @@ impl Kernels for Flex {
         let shape = inputs.queries.dims();
         let (numbers, spans) = (AttentionNumbers::new(inputs), &settings.spans);
         let inputs = numbers.inputs(settings);
-        matrix(attention::attention(inputs, spans.segments(), spans.mask(), dropout(settings), None), shape)
+        tensor(attention::attention(inputs, spans.segments(), spans.mask(), dropout(settings), None), shape)
     }
 
     fn attention_kept(
@@ -285,7 +287,7 @@ impl Kernels for Flex {
             dropout(settings),
             Some(&mut lse),
         );
-        (matrix(output, [n, width]), matrix(lse, [n, settings.heads.queries]))
+        (tensor(output, [n, width]), tensor(lse, [n, settings.heads.queries]))
     }
 
     fn attention_backward(
@@ -309,7 +311,7 @@ impl Kernels for Flex {
             &Numbers::new(lse),
             &Numbers::new(grad),
         );
-        [matrix(queries, query_shape), matrix(keys, key_shape), matrix(values, key_shape)]
+        [tensor(queries, query_shape), tensor(keys, key_shape), tensor(values, key_shape)]
     }
 
     fn linear(x: Tensor<Self, 2>, w: Tensor<Self, 2>, b: Option<Tensor<Self, 1>>) -> Tensor<Self, 2> {
@@ -319,7 +321,7 @@ impl Kernels for Flex {
         };
         let ([n, d_in], [d_out, _]) = (x.dims(), w.dims());
         let (x, b) = (Numbers::new(x), b.map(Numbers::new));
-        matrix(linear::linear(&x, frozen.weight(), b.as_deref(), [n, d_in, d_out]), [n, d_out])
+        tensor(linear::linear(&x, frozen.weight(), b.as_deref(), [n, d_in, d_out]), [n, d_out])
     }
 
     fn linear_backward(w: Tensor<Self, 2>, grad: Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -327,7 +329,7 @@ impl Kernels for Flex {
             return default::linear_backward(w, grad);
         };
         let ([n, d_out], [_, d_in]) = (grad.dims(), w.dims());
-        matrix(linear::linear_backward(&Numbers::new(grad), frozen.weight(), [n, d_in, d_out]), [n, d_in])
+        tensor(linear::linear_backward(&Numbers::new(grad), frozen.weight(), [n, d_in, d_out]), [n, d_in])
     }
 
     fn nll(
@@ -342,7 +344,7 @@ impl Kernels for Flex {
         let ([n, d], [vocab, _]) = (states.dims(), embedding.dims());
         let states = Numbers::new(states);
         let (values, gradient) = loss::nll(&states, frozen.weight(), labels, with_gradient, [d, vocab]);
-        (matrix(values, [1, n]).reshape([n]), gradient.map(|gradient| matrix(gradient, [n, d])))
+        (tensor(values, [n]), gradient.map(|gradient| tensor(gradient, [n, d])))
     }
 
     fn write_rows(target: Tensor<Self, 2>, rows: &[usize], values: Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -354,6 +356,6 @@ impl Kernels for Flex {
         for (row, values) in rows.iter().zip(values.chunks_exact(d)) {
             numbers[row * d..(row + 1) * d].copy_from_slice(values);
         }
-        matrix(numbers, [n, d])
+        tensor(numbers, [n, d])
     }
 }
