@@ -139,7 +139,7 @@ mod tests {
     fn hooks_of_the_same_positions_share_one_index() {
         let layout = BatchLayout::<Flex>::unpadded(2, 5, &Default::default());
         let positions = Positions::Ends { first: 1, last: 1 };
-        let index = |part| layout.prompt_index(positions, part).expect("rows").into_data();
+        let index = |part| layout.prompt_index(positions, part).expect("rows").into_data().convert::<i64>();
         for _ in 0..3 {
             assert_eq!(index(Part::Prefix).to_vec::<i64>().expect("integers"), [0, 5]);
         }
