@@ -85,7 +85,7 @@ impl OnDevice for &ChatArgs {
                 messages.pop();
                 continue;
             }
-            let config = self.sampling.config(&ready.loaded.stop_ids, self.model.seed);
+            let config = self.sampling.config(&ready.loaded, self.model.seed);
             let out = show_generated(&ready, prompt, &config)?;
             say!();
             let content = tokenizer.decode(&out.tokens)?;

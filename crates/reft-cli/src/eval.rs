@@ -2,6 +2,7 @@
 
 use crate::{
     model_args::{ModelArgs, Ready},
+    numbers,
     predict::{Classified, classify},
 };
 use anyhow::{Result, bail};
@@ -27,13 +28,13 @@ pub struct EvalArgs {
     #[arg(long)]
     data: String,
     /// Rows per forward pass
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 16, value_parser = numbers::positive, allow_negative_numbers = true)]
     batch_size: u32,
     /// Also generate answers greedily and count those that match exactly
     #[arg(long)]
     exact_match: bool,
     /// Maximum tokens of a generated answer
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = numbers::whole, allow_negative_numbers = true)]
     max_new_tokens: usize,
     /// Messages of a chat's assistant to judge: `last` or `all`
     #[arg(long, default_value = "last", value_parser = <TrainOn as std::str::FromStr>::from_str)]
@@ -104,14 +105,14 @@ impl EvalArgs {
         }
         likelihood.rows = by_row(&likelihood.rows, &set);
         set.notices.iter().for_each(|notice| note!("{notice}"));
-        let answers = || self.exact_match(&ready, &set.answered(&rows), &template);
+        let answers = || self.exact_match(&ready, &set.answered(&rows, &template), &template);
         let exact_match = self.exact_match.then(answers).transpose()?;
         Ok(LanguageModel {
             likelihood,
             exact_match,
             cut: set.n_cut,
             dropped: set.n_dropped,
-            skipped: set.skipped.len(),
+            skipped: set.skipped_rows.len(),
         })
     }
 

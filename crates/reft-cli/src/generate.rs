@@ -1,9 +1,12 @@
 //! `reft generate`: continue a prompt, or every prompt of a data file.
 
-use crate::model_args::{ModelArgs, Ready};
+use crate::{
+    model_args::{ModelArgs, Ready},
+    numbers,
+};
 use anyhow::Result;
 use clap::Args;
-use reft_models::{GenerateConfig, Generated, generate as continue_prompts};
+use reft_models::{GenerateConfig, Generated, Llama, LoadedModel, generate as continue_prompts};
 use reft_train::reft_kernels::{AutodiffKernels, Kernels};
 use reft_train::{
     Chosen, OnDevice,
@@ -18,35 +21,35 @@ use std::{io::Write, ops::ControlFlow, time::Instant};
 #[derive(Args)]
 pub struct SamplingArgs {
     /// Maximum number of new tokens
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = numbers::whole, allow_negative_numbers = true)]
     pub max_new_tokens: usize,
     /// Always choose the most likely token
     #[arg(long)]
     pub greedy: bool,
     /// Sampling temperature
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.7, value_parser = numbers::temperature, allow_negative_numbers = true)]
     pub temperature: f64,
     /// Sample from this many of the most likely tokens; 0 for all
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = numbers::whole, allow_negative_numbers = true)]
     pub top_k: usize,
     /// Sample from the smallest set of tokens whose total probability reaches this value
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, default_value_t = 0.95, value_parser = numbers::share, allow_negative_numbers = true)]
     pub top_p: f64,
-    /// Values above 1 make repetition less likely
-    #[arg(long, default_value_t = 1.0)]
-    pub repetition_penalty: f64,
+    /// Values above 1 make repetition less likely [default: the one of the model's generation_config.json, else 1]
+    #[arg(long, value_parser = numbers::factor, allow_negative_numbers = true)]
+    pub repetition_penalty: Option<f64>,
 }
 
 impl SamplingArgs {
-    pub fn config(&self, stop_ids: &[u32], seed: u64) -> GenerateConfig {
-        GenerateConfig::default()
+    pub fn config<B: Kernels>(&self, loaded: &LoadedModel<B, Llama<B>>, seed: u64) -> GenerateConfig {
+        loaded
+            .generate_config()
             .with_max_new_tokens(self.max_new_tokens)
             .with_temperature(if self.greedy { 0.0 } else { self.temperature })
             .with_top_k(self.top_k)
             .with_top_p(self.top_p)
-            .with_repetition_penalty(self.repetition_penalty)
+            .with_repetition_penalty(self.repetition_penalty.unwrap_or(loaded.repetition_penalty))
             .with_seed(seed)
-            .with_stop_ids(stop_ids.to_vec())
     }
 }
 
@@ -63,7 +66,7 @@ pub struct GenerateArgs {
     #[arg(long, conflicts_with = "prompt")]
     data: Option<String>,
     /// Prompts per batch
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 16, value_parser = numbers::positive, allow_negative_numbers = true)]
     batch_size: u32,
     /// Print JSON
     #[arg(long)]
@@ -110,7 +113,7 @@ impl OnDevice for &GenerateArgs {
 
 impl GenerateArgs {
     fn config<B: Kernels>(&self, ready: &Ready<B>) -> GenerateConfig {
-        self.sampling.config(&ready.loaded.stop_ids, self.model.seed)
+        self.sampling.config(&ready.loaded, self.model.seed)
     }
 
     fn one<B: Kernels>(&self, ready: &Ready<B>, prompt: &str) -> Result<()> {

@@ -12,6 +12,7 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod model_args;
+mod numbers;
 mod predict;
 mod train;
 

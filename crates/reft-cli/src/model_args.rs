@@ -1,5 +1,6 @@
 //! The arguments for model, adapter and device that several verbs share.
 
+use crate::numbers;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use reft_core::{Reft, adapter::CONFIG_FILE};
@@ -36,7 +37,7 @@ pub struct ModelArgs {
     #[arg(long)]
     pub template: Option<String>,
     /// Maximum tokens per row [default: the smaller of 512 and the model's context]
-    #[arg(long)]
+    #[arg(long, value_parser = numbers::whole, allow_negative_numbers = true)]
     pub max_length: Option<usize>,
     /// `auto`, `cpu`, `ndarray`, `wgpu`, `vulkan`, `metal` or `cuda`, with an optional index as in `cuda:1`; see `reft devices`
     #[arg(long, default_value = "auto")]
@@ -48,7 +49,7 @@ pub struct ModelArgs {
     #[arg(long, value_parser = parse_quant)]
     pub quant: Option<Choice<Quant>>,
     /// Random seed
-    #[arg(long, default_value_t = 42)]
+    #[arg(long, default_value_t = 42, value_parser = numbers::seed, allow_negative_numbers = true)]
     pub seed: u64,
 }
 
@@ -56,6 +57,13 @@ fn quant_of(quant: Option<String>, folder: &Path) -> Result<Option<Quant>> {
     let Some(quant) = quant else { return Ok(None) };
     let file = folder.join(CONFIG_FILE);
     parse_quant(&quant).map_err(|reason| anyhow!("{}: base_model.quant: {reason}", file.display()))
+}
+
+/// The model that is asked for.
+pub struct Request {
+    pub name: String,
+    pub revision: Option<String>,
+    pub precision: PrecisionRequest,
 }
 
 /// A language model, ready to use.
@@ -66,35 +74,39 @@ pub struct Ready<B: Kernels> {
 }
 
 impl ModelArgs {
-    /// The name of the requested model, or of the adapter's.
-    pub fn name(&self) -> Result<String> {
-        match (&self.model, &self.adapter) {
-            (Some(name), _) => Ok(name.clone()),
-            (None, Some(adapter)) => match AdapterFiles::find(adapter)?.base_model() {
-                Some(name) => Ok(name.into()),
-                None => bail!("{}: does not name its model; pass it with --model", adapter.display()),
+    /// What is requested of the model; what is not said is the adapter's.
+    pub fn request(&self, adapter: Option<&AdapterFiles>) -> Result<Request> {
+        let name = match (&self.model, adapter) {
+            (Some(name), _) => name.clone(),
+            (None, Some(files)) => match files.base_model() {
+                Some(name) => name.into(),
+                None => bail!("{}: does not name its model; pass it with --model", files.folder.display()),
             },
             (None, None) => bail!("no model given: pass --model or --adapter"),
-        }
-    }
-
-    /// The requested revision, or that of the adapter's model if this is the one that is used.
-    pub fn revision(&self) -> Result<Option<String>> {
-        match (&self.revision, &self.model, &self.adapter) {
-            (None, None, Some(adapter)) => Ok(AdapterFiles::find(adapter)?.revision().map(str::to_string)),
-            (revision, ..) => Ok(revision.clone()),
-        }
+        };
+        let revision = match (&self.revision, &self.model, adapter) {
+            (None, None, Some(files)) => files.revision().map(str::to_string),
+            (revision, ..) => revision.clone(),
+        };
+        let quant = match adapter {
+            Some(AdapterFiles { folder, kind: AdapterKind::Reft(config, _) }) => {
+                quant_of(config.base_model.quant.clone(), folder)?
+            }
+            _ => None,
+        };
+        let precision = PrecisionRequest { dtype: self.dtype, quant: self.quant.unwrap_or(quant) };
+        Ok(Request { name, revision, precision })
     }
 
     /// Says on standard error which model is about to be downloaded because the adapter names it.
-    pub fn announce_download(&self) -> Result<()> {
-        let (name, revision) = (self.name()?, self.revision()?);
+    pub fn announce_download(&self, request: &Request) {
+        let Request { name, revision, .. } = request;
         let is_named_by_adapter = self.model.is_none() && !name.starts_with(reft_train::tiny::PREFIX);
-        if is_named_by_adapter && reft_models::load::needs_download(&name, revision.as_deref()) {
-            let revision = revision.map_or(String::new(), |revision| format!(" (revision {revision})"));
+        if is_named_by_adapter && reft_models::load::needs_download(name, revision.as_deref()) {
+            let revision =
+                revision.as_ref().map_or(String::new(), |revision| format!(" (revision {revision})"));
             note!("the adapter was trained on {name}{revision}, which is downloaded from the Hub now");
         }
-        Ok(())
     }
 
     /// Adds to an error about a missing model that the adapter names it, as it was when the adapter was trained.
@@ -112,35 +124,20 @@ impl ModelArgs {
         if self.force { OtherWeights::Warn } else { OtherWeights::Refuse }
     }
 
-    /// The requested precision; the quantization is the adapter's unless requested otherwise.
-    pub fn precision(&self) -> Result<PrecisionRequest> {
-        let of_adapter = match &self.adapter {
-            Some(path) => {
-                let AdapterFiles { folder, kind } = AdapterFiles::find(path)?;
-                match kind {
-                    AdapterKind::Reft(config, _) => quant_of(config.base_model.quant, &folder)?,
-                    AdapterKind::Peft(_) => None,
-                }
-            }
-            None => None,
-        };
-        Ok(PrecisionRequest { dtype: self.dtype, quant: self.quant.unwrap_or(of_adapter) })
-    }
-
     /// Loads the language model and its adapter.
     pub fn load<B: Kernels>(&self, on: &Chosen<B::Device>) -> Result<Ready<B>> {
-        if let Some(folder) = &self.adapter {
-            check_generates(&AdapterFiles::find(folder)?)?;
-        }
-        let name = self.name()?;
-        self.announce_download()?;
+        let files = self.adapter.as_deref().map(AdapterFiles::find).transpose()?;
+        files.iter().try_for_each(check_generates)?;
+        let request = self.request(files.as_ref())?;
+        self.announce_download(&request);
+        let Request { name, revision, precision } = request;
         B::seed(&on.device, self.seed);
         let loaded: LoadedModel<B, Llama<B>> =
-            load_model(&name, self.revision()?.as_deref(), self.precision()?, on)
-                .map_err(|error| self.where_named(error))?;
+            load_model(&name, revision.as_deref(), precision, on).map_err(|error| self.where_named(error))?;
         let load = |folder| load_adapter(folder, &loaded, self.other_weights(), &on.device);
         let adapter = self.adapter.as_deref().map(load).transpose()?;
-        for warning in adapter.iter().flat_map(|adapter| &adapter.warnings) {
+        let of_adapter = adapter.iter().flat_map(|adapter| &adapter.warnings);
+        for warning in loaded.warnings.iter().chain(of_adapter) {
             warning!("{warning}");
         }
         let max_length = max_length(self.max_length, loaded.model.config().max_position_embeddings)?;

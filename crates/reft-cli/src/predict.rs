@@ -1,6 +1,9 @@
 //! `reft predict`: labels and probabilities, or numbers, for every row of a data file.
 
-use crate::model_args::ModelArgs;
+use crate::{
+    model_args::{ModelArgs, Request},
+    numbers,
+};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use reft_core::NoHook;
@@ -9,6 +12,7 @@ use reft_models::ModelConfig;
 use reft_train::reft_kernels::{AutodiffKernels, Kernels};
 use reft_train::{
     Chosen, OnDevice, TaskSpec,
+    adapter_files::AdapterFiles,
     data::{LabeledSet, OnBadRow, max_length},
     metrics::argmax,
     on_device,
@@ -32,7 +36,7 @@ pub struct PredictArgs {
     #[arg(long)]
     output: Option<PathBuf>,
     /// Rows per forward pass
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 32, value_parser = numbers::positive, allow_negative_numbers = true)]
     batch_size: u32,
     /// Predict nothing for rows that cannot be used, instead of refusing the file
     #[arg(long)]
@@ -56,12 +60,13 @@ pub fn classify<B: Kernels>(
     on: &Chosen<B::Device>,
 ) -> Result<Classified> {
     let Some(folder) = &model.adapter else { bail!("no classifier given: pass --adapter") };
-    let (name, revision) = (model.name()?, model.revision()?);
-    model.announce_download()?;
-    let (precision, other_weights) = (model.precision()?, model.other_weights());
+    let request = model.request(Some(&AdapterFiles::find(folder)?))?;
+    model.announce_download(&request);
+    let Request { name, revision, precision } = request;
+    let other_weights = model.other_weights();
     let classifier = load_classifier::<B>(folder, &name, revision.as_deref(), precision, other_weights, on)
         .map_err(|error| model.where_named(error))?;
-    for warning in &classifier.warnings {
+    for warning in classifier.loaded.warnings.iter().chain(&classifier.warnings) {
         warning!("{warning}");
     }
     let (loaded, spec) = (&classifier.loaded, classifier.spec);

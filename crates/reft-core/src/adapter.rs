@@ -16,7 +16,9 @@
 //! template of a language model or the labels of a classifier.
 
 use crate::{
-    files::{FileError, StrictTensors, TensorList, write_atomic, write_tensors},
+    files::{
+        FileError, StrictTensors, TensorList, check_json_text, plain_words, write_atomic, write_tensors,
+    },
     head::{Head, HeadConfig, HeadValues},
     hook::{Hook, Place},
     intervention::{Activation, InterventionError, Method},
@@ -293,8 +295,8 @@ fn typed<T: DeserializeOwned>(object: Metadata) -> Result<T, String> {
         parse(rest).map_err(|other| other.to_string()).err().is_none_or(|other| other != error)
     };
     Err(match object.keys().find(is_to_blame) {
-        Some(key) => format!("{key}: {error}"),
-        None => error,
+        Some(key) => format!("{key}: {}", plain_words(&error)),
+        None => plain_words(&error),
     })
 }
 
@@ -304,20 +306,22 @@ fn typed<T: DeserializeOwned>(object: Metadata) -> Result<T, String> {
 /// If it is missing, damaged or of a newer format.
 pub fn read_config(folder: &Path) -> Result<AdapterConfig, AdapterError> {
     let path = folder.join(CONFIG_FILE);
-    let text = fs::read_to_string(&path).map_err(FileError::io(&path))?;
+    let json = fs::read(&path).map_err(FileError::io(&path))?;
+    check_json_text(&json).map_err(|reason| FileError::Invalid { path: path.clone(), reason })?;
     let invalid = |reason: String| FileError::Invalid {
         path: path.clone(),
         reason: format!("not an adapter of this library: {reason}"),
     };
-    let object: Metadata = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+    let object: Metadata =
+        serde_json::from_slice(&json).map_err(|error| invalid(plain_words(&error.to_string())))?;
     // The version is checked first: a newer format may lack keys that this version expects.
     let version = object.get("format_version").and_then(Value::as_u64);
     if let Some(found) = version.filter(|version| *version > u64::from(FORMAT_VERSION)) {
         return Err(AdapterError::Version { path, found });
     }
     check_types(&object).map_err(invalid)?;
-    let config: AdapterConfig =
-        serde_json::from_value(Value::Object(object)).map_err(|error| invalid(error.to_string()))?;
+    let config: AdapterConfig = serde_json::from_value(Value::Object(object))
+        .map_err(|error| invalid(plain_words(&error.to_string())))?;
     config.check().map_err(|reason| FileError::Invalid { path: path.clone(), reason })?;
     Ok(config)
 }
@@ -344,7 +348,7 @@ fn check_types(object: &Metadata) -> Result<(), String> {
     ];
     for (key, check) in keys {
         if let Some(value) = object.get(key) {
-            check(value).map_err(|error| format!("{key}: {error}"))?;
+            check(value).map_err(|error| format!("{key}: {}", plain_words(&error.to_string())))?;
         }
     }
     Ok(())
@@ -486,7 +490,8 @@ mod tests {
         fs::write(&file, text.replace("\"rank\": 3", "\"rank\": \"3\"")).expect("written");
         assert_eq!(
             refusal(folder.path()),
-            "folder/adapter.json: not an adapter of this library: rank: invalid type: string \"3\", expected usize"
+            "folder/adapter.json: not an adapter of this library: rank: invalid type: string \"3\", expected a whole \
+             number from 0"
         );
         fs::write(&file, text.replace("\"alpaca\"", "[1]")).expect("written");
         let metadata = load(folder.path()).expect("other crates' keys").metadata;

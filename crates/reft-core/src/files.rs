@@ -45,6 +45,70 @@ impl FileError {
     }
 }
 
+/// Whether a file is a pointer of Git LFS in place of the file itself.
+pub fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"version https://git-lfs")
+}
+
+/// Says what a file is in place of JSON in UTF-8, if its first bytes show that.
+///
+/// # Errors
+/// What it is, and what to do.
+pub fn check_json_text(bytes: &[u8]) -> Result<(), String> {
+    let found = match bytes {
+        _ if is_lfs_pointer(bytes) => {
+            "is a pointer of Git LFS, not the file itself; run `git lfs pull` in its folder"
+        }
+        [0xef, 0xbb, 0xbf, ..] => "starts with a byte order mark; save it as UTF-8 without one",
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16; save it as UTF-8",
+        _ => match bytes.trim_ascii_start() {
+            [] => "is empty; copy or download it again",
+            [b'<', ..] => "is a web page, not the file itself; download it again",
+            _ => return Ok(()),
+        },
+    };
+    Err(format!("the file {found}"))
+}
+
+/// The message of a parser of JSON or TOML in words that do not come from Rust: `a whole number from 0` for `usize`.
+pub fn plain_words(message: &str) -> String {
+    const EXPECTED: &str = "expected ";
+    let mut parts = message.split(EXPECTED);
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |plain, part| {
+        let (word, rest) = plain_start(part);
+        plain + EXPECTED + &word + rest
+    })
+}
+
+/// The plain words for the type that a text begins with, and the rest of the text.
+fn plain_start(text: &str) -> (String, &str) {
+    let word_end =
+        |text: &str| text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
+    let (word, rest) = text.split_at(word_end(text));
+    let from_0 = |largest: u64| format!("a whole number from 0 to {largest}");
+    let plain = match word {
+        "u8" => from_0(u8::MAX.into()),
+        "u16" => from_0(u16::MAX.into()),
+        "u32" => from_0(u32::MAX.into()),
+        "u64" | "u128" | "usize" => "a whole number from 0".into(),
+        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => "a whole number".into(),
+        "f32" | "f64" => "a number".into(),
+        "struct" | "enum" => {
+            let name = rest.trim_start();
+            let plain = if word == "struct" { "a group of keys" } else { "text" };
+            return (plain.into(), &name[word_end(name)..]);
+        }
+        "a" => {
+            let known = [(" sequence", "a list"), (" boolean", "true or false"), (" map", "a group of keys")];
+            let known = known.iter().find_map(|(rust, plain)| Some((*plain, rest.strip_prefix(rust)?)));
+            return known.map_or((word.into(), rest), |(plain, rest)| (plain.into(), rest));
+        }
+        _ => word.into(),
+    };
+    (plain, rest)
+}
+
 /// Writes a file under a temporary name, flushes it and renames it, so that it is never half-written.
 ///
 /// # Errors
@@ -211,5 +275,50 @@ impl<'a> StrictTensors<'a> {
         } else {
             Err(FileError::Tensors { path: self.path.into(), problems: self.problems })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_have_no_names_of_rust_types() {
+        for (message, plain) in [
+            (
+                "invalid type: string \"3\", expected usize",
+                "invalid type: string \"3\", expected a whole number from 0",
+            ),
+            (
+                "integer `-1`, expected u8 at line 2",
+                "integer `-1`, expected a whole number from 0 to 255 at line 2",
+            ),
+            ("expected f64\n", "expected a number\n"),
+            ("expected i64, expected a sequence", "expected a whole number, expected a list"),
+            ("null, expected struct BaseModel at line 1", "null, expected a group of keys at line 1"),
+            ("expected a boolean", "expected true or false"),
+            ("expected struct", "expected a group of keys"),
+            ("expected usizes or `,`", "expected usizes or `,`"),
+            ("expected a string", "expected a string"),
+            ("nothing", "nothing"),
+        ] {
+            assert_eq!(plain_words(message), plain);
+        }
+        assert!(plain_words(&"expected struct é".repeat(100_000)).len() > 100_000);
+    }
+
+    #[test]
+    fn files_that_are_no_json_are_named() {
+        for (bytes, reason) in [
+            (&b"version https://git-lfs.github.com/spec/v1\n"[..], "is a pointer of Git LFS"),
+            (b"\xef\xbb\xbf{}", "starts with a byte order mark"),
+            (b"\xff\xfe{\0}\0", "is UTF-16"),
+            (b" \n", "is empty"),
+            (b"<!DOCTYPE html>", "is a web page"),
+        ] {
+            let found = check_json_text(bytes).expect_err("not JSON");
+            assert!(found.starts_with(&format!("the file {reason}")), "{found}");
+        }
+        check_json_text(b"{}").expect("JSON");
     }
 }

@@ -151,3 +151,22 @@ impl<B: Backend> BatchLayout<B> {
         (n_rows > 0).then(|| Tensor::from_data(TensorData::new(rows, [n_rows]), &self.device))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn_flex::Flex;
+
+    /// An index is uploaded to the device, which costs time.
+    #[test]
+    fn hooks_of_the_same_positions_share_one_index() {
+        let layout = BatchLayout::<Flex>::unpadded(2, 5, &Default::default());
+        let positions = Positions::Ends { first: 1, last: 1 };
+        let index = |part| layout.prompt_index(positions, part).expect("rows").into_data().convert::<i64>();
+        for _ in 0..3 {
+            assert_eq!(index(Part::Prefix).to_vec::<i64>().expect("integers"), [0, 5]);
+        }
+        index(Part::Suffix);
+        assert_eq!(layout.indices.borrow().len(), 2);
+    }
+}

@@ -1,7 +1,10 @@
 //! The tensors of an intervention in safetensors files, and files with a single intervention.
 
 use crate::{
-    files::{FileError, StrictTensors, TensorList, safetensors_bytes, safetensors_metadata, write_atomic},
+    files::{
+        FileError, StrictTensors, TensorList, plain_words, safetensors_bytes, safetensors_metadata,
+        write_atomic,
+    },
     intervention::{Intervention, InterventionConfig, InterventionError, Projection},
     orthogonal::Orthonormal,
     record::config_text,
@@ -130,8 +133,9 @@ fn read<B: Backend>(path: &Path, bytes: &[u8], device: &B::Device) -> Result<Int
     let invalid = |reason: String| FileError::Invalid { path: path.into(), reason };
     let config = safetensors_metadata(bytes, CONFIG_KEY)
         .ok_or_else(|| invalid("not an intervention of reft: no reft_intervention in its metadata".into()))?;
-    let config: InterventionConfig = serde_json::from_str(&config)
-        .map_err(|error| invalid(format!("reft_intervention in its metadata: {error}")))?;
+    let config: InterventionConfig = serde_json::from_str(&config).map_err(|error| {
+        invalid(format!("reft_intervention in its metadata: {}", plain_words(&error.to_string())))
+    })?;
     config.check().map_err(|reason| SavedError::Values { path: path.into(), reason })?;
     tensors.expect(shapes(&config, ""))?;
     let taken = take(&config, "", &mut tensors, device);

@@ -1,6 +1,6 @@
 //! Conversations and the chat templates that render them.
 
-use crate::{files::ModelFiles, hash};
+use crate::{files::ModelFiles, hash, keys::json_object};
 use reft_core::FileError;
 use reft_jinja::{DateTime, Error, Settings, Template, Undefined, Variable};
 use serde::{Deserialize, Serialize};
@@ -137,11 +137,8 @@ impl ChatTemplates {
         if sources.is_empty()
             && let Some(bytes) = files.read_optional("chat_template.json")?
         {
-            let invalid = |error: serde_json::Error| FileError::Invalid {
-                path: files.path("chat_template.json"),
-                reason: format!("invalid JSON: {error}"),
-            };
-            let json: Value = serde_json::from_slice(&bytes).map_err(invalid)?;
+            let json = json_object(&bytes)
+                .map_err(|reason| FileError::Invalid { path: files.path("chat_template.json"), reason })?;
             sources = named_sources(json.get("chat_template"));
         }
         if sources.is_empty() {

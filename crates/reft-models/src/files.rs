@@ -122,11 +122,6 @@ pub fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// Whether a file is a pointer of Git LFS in place of the file itself.
-pub fn is_lfs_pointer(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"version https://git-lfs")
-}
-
 /// A token id or a list of them: `eos_token_id` in `config.json` and `generation_config.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenIds {

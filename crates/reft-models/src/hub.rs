@@ -2,7 +2,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE` | the cache; `hub` in the folder of `HF_HOME` if unset |
+//! | `TRANSFORMERS_CACHE`, else `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE` | the cache; `hub` in the folder of `HF_HOME` if unset |
 //! | `HF_HOME` | `huggingface` in the folder of `XDG_CACHE_HOME` if unset, which is `~/.cache` if unset |
 //! | `HF_HUB_OFFLINE`, else `TRANSFORMERS_OFFLINE` | `1`, `on`, `yes` or `true`: use only the cache |
 //! | `HF_ENDPOINT` | URL of another server |
@@ -34,15 +34,20 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// Neither a folder nor a name on the Hub.
-    #[error("{name}: no such folder, and not a name on the Hub, which has the form `owner/model` or `model`")]
+    #[error(
+        "{name}: no such folder, and not a name on the Hub, which has the form `owner/model` or `model`{}",
+        hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"))
+    )]
     NotFound {
         /// The name.
         name: String,
+        /// What to write instead, if that can be told.
+        hint: Option<String>,
     },
     /// A file is not in the cache, and the Hub must not be used.
     #[error(
-        "{name}: no such folder, and {file} (revision {revision}) is not in the cache {}; unset HF_HUB_OFFLINE to \
-         download it, or give the path of a folder", cache.display()
+        "{name}: no such folder, and {file} (revision {revision}) is not in the cache {}; {reason}: unset it to \
+         download the file, or give the path of a folder", cache.display()
     )]
     Offline {
         /// The model.
@@ -53,6 +58,8 @@ pub enum HubError {
         revision: String,
         /// The cache.
         cache: PathBuf,
+        /// Why, as in [`Hub::offline`].
+        reason: String,
     },
     /// A download failed.
     #[error("{name}: cannot download {file} (revision {revision}): {reason}; {hint}")]
@@ -87,8 +94,8 @@ pub enum HubError {
 pub struct Hub {
     /// The cache folder.
     pub cache: PathBuf,
-    /// Use only the cache.
-    pub offline: bool,
+    /// Why only the cache is used, such as `HF_HUB_OFFLINE is "1"`; none if it is not so.
+    pub offline: Option<String>,
     /// URL of another server than huggingface.co.
     pub endpoint: Option<String>,
     /// Token for gated and private models.
@@ -111,7 +118,10 @@ impl Hub {
     /// server fails.
     pub fn download(&self, name: &str, revision: &str) -> Result<PathBuf, HubError> {
         let mut fetch = self.fetch(name, revision)?;
-        let config = fetch.required("config.json")?;
+        let config = match fetch.optional("config.json")? {
+            Some(config) => config,
+            None => return Err(fetch.no_config()),
+        };
         for file in [
             "tokenizer_config.json",
             "special_tokens_map.json",
@@ -149,7 +159,7 @@ impl Hub {
 
     fn fetch<'a>(&'a self, name: &'a str, revision: &'a str) -> Result<Fetch<'a>, HubError> {
         if !is_repository(name) {
-            return Err(HubError::NotFound { name: name.into() });
+            return Err(HubError::NotFound { name: name.into(), hint: instead(name) });
         }
         if !revision.split('/').all(is_plain) {
             let (what, found) = ("has no revision".into(), revision.into());
@@ -180,6 +190,33 @@ fn is_repository(name: &str) -> bool {
     safe && name.len() <= LONGEST && !name.contains("--") && !name.contains("..")
 }
 
+/// What to write in place of the address of a model on the Hub, or of a name with a revision.
+fn instead(name: &str) -> Option<String> {
+    let with = |model: &str, revision: Option<&str>| {
+        let revision = revision.filter(|revision| *revision != "main" && revision.split('/').all(is_plain));
+        let revision = revision.map_or(String::new(), |revision| format!(", with the revision `{revision}`"));
+        is_repository(model).then(|| format!("give `{model}`{revision}"))
+    };
+    if let Some((model, revision)) = name.split_once('@') {
+        return with(model, Some(revision));
+    }
+    let address = ["https://", "http://", "hf://"].into_iter().find_map(|scheme| name.strip_prefix(scheme));
+    let path = address.unwrap_or(name);
+    let path = ["huggingface.co/", "www.huggingface.co/", "hf.co/"]
+        .into_iter()
+        .find_map(|host| path.strip_prefix(host));
+    let path = path.or(name.strip_prefix("hf://"))?;
+    let path = path.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    // A page of a model: owner/model/tree/revision/…
+    let parts: Vec<&str> = path.split('/').collect();
+    match parts[..] {
+        [owner, model, "tree" | "blob" | "resolve" | "commit", revision, ..] => {
+            with(&format!("{owner}/{model}"), Some(revision))
+        }
+        _ => with(path, None),
+    }
+}
+
 /// The files that an index names; none if it is damaged, which is reported when the model is loaded.
 fn shards(index: &Path) -> BTreeSet<String> {
     let json = fs::read(index).unwrap_or_default();
@@ -206,13 +243,16 @@ impl Fetch<'_> {
     fn required(&mut self, file: &str) -> Result<PathBuf, HubError> {
         match self.optional(file)? {
             Some(path) => Ok(path),
-            None if self.hub.offline => Err(HubError::Offline {
-                name: self.name.into(),
-                file: file.into(),
-                revision: self.revision.into(),
-                cache: self.hub.cache.clone(),
-            }),
             None => {
+                if let Some(reason) = &self.hub.offline {
+                    return Err(HubError::Offline {
+                        name: self.name.into(),
+                        file: file.into(),
+                        revision: self.revision.into(),
+                        cache: self.hub.cache.clone(),
+                        reason: reason.clone(),
+                    });
+                }
                 let absent = "the model, the revision or this file does not exist";
                 let reason = self.unreachable.clone().unwrap_or_else(|| absent.into());
                 Err(self.failed(file, reason, "check the name and the network, or give the path of a folder"))
@@ -220,10 +260,26 @@ impl Fetch<'_> {
         }
     }
 
+    /// Why there is no `config.json`.
+    fn no_config(&mut self) -> HubError {
+        const FILE: &str = "config.json";
+        match self.optional("adapter_config.json") {
+            Ok(Some(_)) => self.failed(
+                FILE,
+                "it is an adapter of PEFT".into(),
+                "give its base model as the model, and a folder with the adapter's files as the adapter",
+            ),
+            _ => match self.required(FILE) {
+                Err(error) => error,
+                Ok(_) => self.failed(FILE, "the server has it only now".into(), "try again"),
+            },
+        }
+    }
+
     /// Fetches `tokenizer.json` into the folder of the model's other files.
     fn tokenizer(&mut self, folder: &Path) -> Result<(), HubError> {
         const FILE: &str = "tokenizer.json";
-        if self.hub.offline || self.optional(FILE)?.is_some() {
+        if self.hub.offline.is_some() || self.optional(FILE)?.is_some() {
             return self.required(FILE).map(drop);
         }
         for file in OTHER_FILES {
@@ -250,7 +306,7 @@ impl Fetch<'_> {
                 return Ok(None);
             }
         }
-        if self.hub.offline || self.unreachable.is_some() {
+        if self.hub.offline.is_some() || self.unreachable.is_some() {
             return Ok(None);
         }
         const ATTEMPTS: usize = 3;
@@ -355,10 +411,42 @@ mod tests {
         for file in ["config.json", "tokenizer.json", "model.safetensors"] {
             fs::write(snapshot.join(file), "{}").expect("written");
         }
-        let hub = Hub { cache: cache.path().into(), offline: true, endpoint: None, token: None };
+        let hub = Hub {
+            cache: cache.path().into(),
+            offline: Some("HF_HUB_OFFLINE is \"1\"".into()),
+            endpoint: None,
+            token: None,
+        };
         assert_eq!(hub.download("some/model", "0123abcd").expect("cached"), snapshot);
         for other in ["main", "../snapshots/0123abcd"] {
             hub.download("some/model", other).expect_err("not in the cache");
+        }
+    }
+
+    #[test]
+    fn addresses_and_revisions_are_answered_with_the_name() {
+        let hub = Hub { cache: "cache".into(), offline: None, endpoint: None, token: None };
+        let message = |name: &str| hub.download(name, "main").expect_err("no name").to_string();
+        let refused =
+            "no such folder, and not a name on the Hub, which has the form `owner/model` or `model`";
+        for (name, hint) in [
+            ("https://huggingface.co/some/model", "; give `some/model`"),
+            ("huggingface.co/some/model/", "; give `some/model`"),
+            ("http://hf.co/gpt2?x=1", "; give `gpt2`"),
+            ("hf://some/model", "; give `some/model`"),
+            ("https://huggingface.co/some/model/tree/main", "; give `some/model`"),
+            (
+                "https://huggingface.co/some/model/blob/v1.0/config.json",
+                "; give `some/model`, with the revision `v1.0`",
+            ),
+            ("some/model@0123abcd", "; give `some/model`, with the revision `0123abcd`"),
+            ("some/model@main", "; give `some/model`"),
+            ("https://example.com/some/model", ""),
+            ("./models/none", ""),
+            ("a/b/c", ""),
+            ("@", ""),
+        ] {
+            assert_eq!(message(name), format!("{name}: {refused}{hint}"));
         }
     }
 
@@ -372,7 +460,7 @@ mod tests {
         fs::create_dir_all(model.join("refs")).expect("created");
         fs::write(model.join("refs/main"), "0123abcd").expect("written");
         let endpoint = Some("http://127.0.0.1:9".to_string());
-        let hub = Hub { cache: cache.path().into(), offline: false, endpoint, token: None };
+        let hub = Hub { cache: cache.path().into(), offline: None, endpoint, token: None };
         for file in ["config.json", "tokenizer.json", "model.safetensors"] {
             hub.download("some/model", "main").expect_err("incomplete");
             fs::write(snapshot.join(file), "{}").expect("written");
@@ -399,7 +487,12 @@ mod tests {
             fs::write(snapshot.join(file), text).expect("written");
         }
         // Offline, a name that passes the check is an error of another kind.
-        let hub = Hub { cache: cache.path().into(), offline: true, endpoint: None, token: None };
+        let hub = Hub {
+            cache: cache.path().into(),
+            offline: Some("HF_HUB_OFFLINE is \"1\"".into()),
+            endpoint: None,
+            token: None,
+        };
         assert_eq!(
             hub.download("some/model", "main").expect_err("unsafe name").to_string(),
             "some/model: model.safetensors.index.json names the file \"../../../../../../pwned/evil.safetensors\"; \

@@ -1,6 +1,7 @@
 //! The values of a model's configuration, read by key; every problem is collected.
 
 use crate::files::TokenIds;
+use reft_core::files::check_json_text;
 use serde_json::{Map, Value};
 
 /// The largest size in a configuration, so that the product of two fits `u64`.
@@ -11,6 +12,7 @@ const MAX_SIZE: u64 = i32::MAX as u64;
 /// # Errors
 /// If it is damaged or another kind of value.
 pub(crate) fn json_object(json: &[u8]) -> Result<Map<String, Value>, String> {
+    check_json_text(json)?;
     match serde_json::from_slice(json) {
         Ok(Value::Object(values)) => Ok(values),
         Ok(other) => Err(format!("is {}, expected an object", shown(&other))),

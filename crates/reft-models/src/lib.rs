@@ -13,7 +13,7 @@
 //! let loaded: LoadedModel<Flex, Llama<Flex>> =
 //!     LoadedModel::load(&files, "my model", Precision::default(), &Default::default())?;
 //! let prompt = loaded.tokenizer.encode("Once upon a time")?;
-//! let config = GenerateConfig::default().with_stop_ids(loaded.stop_ids.clone());
+//! let config = loaded.generate_config();
 //! let out = generate(&loaded.model, &[prompt], &NoHook, &config, |_, _| ControlFlow::Continue(()))?;
 //! println!("{}", loaded.tokenizer.decode(&out[0].tokens)?);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

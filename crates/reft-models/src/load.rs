@@ -5,6 +5,7 @@ use crate::hub::HubError;
 use crate::{
     files::{ModelFiles, TokenIds},
     fingerprint,
+    generate::GenerateConfig,
     keys::{Keys, json_object},
     precision::{Dtype, Precision},
     quantized,
@@ -14,6 +15,7 @@ use crate::{
 };
 use burn::tensor::backend::Backend;
 use reft_core::{BaseModel, FileError, head::HeadValues};
+use serde_json::Value;
 use std::{collections::BTreeSet, path::Path};
 
 const CONFIG: &str = "config.json";
@@ -48,6 +50,10 @@ pub struct LoadedModel<B: Backend, M> {
     pub base: BaseModel,
     /// Token ids that end a generated text.
     pub stop_ids: Vec<u32>,
+    /// The penalty for repetition that `generation_config.json` asks for; 1 if it does not.
+    pub repetition_penalty: f64,
+    /// What a user should know about the files, a line each.
+    pub warnings: Vec<String>,
     files: ModelFiles,
 }
 
@@ -62,6 +68,10 @@ pub struct Checkpoint<C> {
     pub base: BaseModel,
     /// Token ids that end a generated text.
     pub stop_ids: Vec<u32>,
+    /// The penalty for repetition that `generation_config.json` asks for; 1 if it does not.
+    pub repetition_penalty: f64,
+    /// What a user should know about the files, a line each.
+    pub warnings: Vec<String>,
     head: Option<HeadValues>,
     files: ModelFiles,
     weights: Weights,
@@ -76,7 +86,9 @@ impl<C: ModelConfig> Checkpoint<C> {
         files: &ModelFiles,
         name: &str,
     ) -> Result<Self, LoadError> {
-        let config_json = files.read(CONFIG)?;
+        let Some(config_json) = files.read_optional(CONFIG)? else {
+            return Err(FileError::Invalid { path: files.path(CONFIG), reason: no_config(files) }.into());
+        };
         let refuse = |reason| FileError::Invalid { path: files.path(CONFIG), reason };
         if let Some(reason) = json_object(&config_json).ok().as_ref().and_then(quantized::by_config) {
             return Err(refuse(reason).into());
@@ -88,7 +100,8 @@ impl<C: ModelConfig> Checkpoint<C> {
         let head = weights.take_head();
         // Only after this is the number of blocks a size that the files hold.
         weights.check_blocks(config.n_layers()).map_err(refuse)?;
-        weights.check(M::tensors(&config))?;
+        let surplus = weights.check(M::tensors(&config))?;
+        let warnings = left_unused(files, &surplus).into_iter().collect();
         let tokenizer = Tokenizer::load(files)?;
         tokenizer.check_end_token(files, config.vocab_size())?;
         let (fingerprint, rounded) = fingerprint::of_model(&weights, &config.function());
@@ -101,10 +114,12 @@ impl<C: ModelConfig> Checkpoint<C> {
             ..BaseModel::new(name, fingerprint)
         };
         let mut stop_ids: BTreeSet<u32> = M::stop_ids(&config).into_iter().collect();
-        stop_ids.extend(generation_stop_ids(files, config.vocab_size())?);
+        let generation = Generation::read(files, config.vocab_size())?;
+        let repetition_penalty = generation.repetition_penalty;
+        stop_ids.extend(generation.stop_ids);
         stop_ids.extend(tokenizer.eos().map(|token| token.id));
         let (files, stop_ids) = (files.clone(), stop_ids.into_iter().collect());
-        Ok(Self { files, config, tokenizer, base, stop_ids, head, weights })
+        Ok(Self { files, config, tokenizer, base, stop_ids, repetition_penalty, warnings, head, weights })
     }
 
     /// Names and shapes of the tensors that the model will load.
@@ -126,16 +141,43 @@ impl<C: ModelConfig> Checkpoint<C> {
         precision: Precision,
         device: &B::Device,
     ) -> Result<LoadedModel<B, M>, LoadError> {
-        let Self { config, tokenizer, mut base, stop_ids, head, files, mut weights } = self;
+        let Self {
+            config,
+            tokenizer,
+            mut base,
+            stop_ids,
+            repetition_penalty,
+            warnings,
+            head,
+            files,
+            mut weights,
+        } = self;
         base.quant = precision.quant.map(|quant| quant.name().into());
         let mut tensors = NamedTensors::default();
         let model = M::from_source(&config, &mut tensors.record(weights.on::<B>(precision, device)));
         weights.finish()?;
-        Ok(LoadedModel { model, tensors, head, tokenizer, base, stop_ids, files })
+        Ok(LoadedModel {
+            model,
+            tensors,
+            head,
+            tokenizer,
+            base,
+            stop_ids,
+            repetition_penalty,
+            warnings,
+            files,
+        })
     }
 }
 
 impl<B: Backend, M> LoadedModel<B, M> {
+    /// Greedy generation with the ends and the penalty that the model's files ask for.
+    pub fn generate_config(&self) -> GenerateConfig {
+        GenerateConfig::default()
+            .with_stop_ids(self.stop_ids.clone())
+            .with_repetition_penalty(self.repetition_penalty)
+    }
+
     /// The model's `config.json`, read again.
     ///
     /// # Errors
@@ -171,18 +213,74 @@ impl<B: Backend, M: Pretrained<B>> LoadedModel<B, M> {
     }
 }
 
-/// The ids that end a text, from `generation_config.json`, if there is one.
-fn generation_stop_ids(files: &ModelFiles, vocab_size: usize) -> Result<Vec<u32>, FileError> {
-    const GENERATION: &str = "generation_config.json";
-    let Some(json) = files.read_optional(GENERATION)? else { return Ok(Vec::new()) };
-    let ids = json_object(&json).and_then(|values| {
-        let mut keys = Keys::new(&values, "");
-        let ids = keys.token_ids("eos_token_id", vocab_size);
-        if keys.problems.is_empty() { Ok(ids) } else { Err(keys.problems.join("; ")) }
-    });
-    match ids {
-        Ok(ids) => Ok(ids.as_ref().map(TokenIds::as_slice).unwrap_or_default().to_vec()),
-        Err(reason) => Err(FileError::Invalid { path: files.path(GENERATION), reason }),
+/// A warning about tensors that the model does not use, if there are any.
+fn left_unused(files: &ModelFiles, names: &[String]) -> Option<String> {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
+    let place = files.place();
+    (!names.is_empty()).then(|| format!("{place}: the model does not use these tensors: {shown}{more}"))
+}
+
+/// Why a folder has no configuration of a model, and what to do.
+fn no_config(files: &ModelFiles) -> String {
+    let names = files.names();
+    let has = |name: &str| names.iter().any(|found| found == name);
+    // The model of an adapter, by the keys of its own file.
+    let base = |file: &str, keys: &[&str]| {
+        let json = files.read_optional(file).ok().flatten()?;
+        let json: Value = serde_json::from_slice(&json).ok()?;
+        let value = keys.iter().try_fold(&json, |value, key| value.get(key))?;
+        value.as_str().map(str::to_string)
+    };
+    let adapter = |of: &str, base: Option<String>| {
+        let base = base.map_or("its base model".into(), |name| format!("its base model, {name},"));
+        format!(
+            "no such file; the folder is an adapter of {of}: give {base} as the model and this folder as the adapter"
+        )
+    };
+    if has("adapter_config.json") {
+        return adapter("PEFT", base("adapter_config.json", &["base_model_name_or_path"]));
+    }
+    if has(reft_core::adapter::CONFIG_FILE) {
+        return adapter("reft", base(reft_core::adapter::CONFIG_FILE, &["base_model", "name"]));
+    }
+    if has("recipe.toml") {
+        return "no such file; the folder is a run of reft: give its base model as the model and this folder as the adapter"
+            .into();
+    }
+    if let Some(last) = names.iter().rfind(|name| name.starts_with("checkpoint-")) {
+        return format!(
+            "no such file; the folder has checkpoints of a trainer: give one of them, such as {last}"
+        );
+    }
+    format!("no such file in the model's folder; found {}", files.listing())
+}
+
+/// What `generation_config.json` says, if there is one. As elsewhere, null is the absence of a key.
+struct Generation {
+    stop_ids: Vec<u32>,
+    repetition_penalty: f64,
+}
+
+impl Generation {
+    fn read(files: &ModelFiles, vocab_size: usize) -> Result<Self, FileError> {
+        const FILE: &str = "generation_config.json";
+        let Some(json) = files.read_optional(FILE)? else {
+            return Ok(Self { stop_ids: Vec::new(), repetition_penalty: 1.0 });
+        };
+        let read = json_object(&json).and_then(|values| {
+            let mut keys = Keys::new(&values, "");
+            let ids = keys.token_ids("eos_token_id", vocab_size);
+            let repetition_penalty = keys.positive("repetition_penalty").unwrap_or(1.0);
+            let stop_ids = ids.as_ref().map(TokenIds::as_slice).unwrap_or_default().to_vec();
+            if keys.problems.is_empty() {
+                Ok(Self { stop_ids, repetition_penalty })
+            } else {
+                Err(keys.problems.join("; "))
+            }
+        });
+        read.map_err(|reason| FileError::Invalid { path: files.path(FILE), reason })
     }
 }
 
@@ -214,11 +312,156 @@ pub fn needs_download(name: &str, revision: Option<&str>) -> bool {
     #[cfg(all(feature = "hub", not(target_arch = "wasm32")))]
     {
         let hub = crate::hub::Hub::from_env();
-        !Path::new(name).exists() && !hub.offline && !hub.has(name, revision.unwrap_or("main"))
+        !Path::new(name).exists() && hub.offline.is_none() && !hub.has(name, revision.unwrap_or("main"))
     }
     #[cfg(not(all(feature = "hub", not(target_arch = "wasm32"))))]
     {
         let _ = (name, revision);
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Llama;
+    use burn_flex::Flex;
+    use reft_core::files::write_tensors;
+    use std::fs;
+
+    const LLAMA: &str = r#"{"model_type": "llama", "hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "vocab_size": 5, "tie_word_embeddings": true, "eos_token_id": 2}"#;
+    const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4}, "unk_token": "a"}}"#;
+
+    /// Writes a small model and other files, which may replace its own.
+    fn write_model(folder: &Path, files: &[(&str, &str)], extra: &[&str]) {
+        let config = <Llama<Flex> as Pretrained<Flex>>::parse(LLAMA.as_bytes()).expect("valid");
+        let shapes = <Llama<Flex> as Pretrained<Flex>>::tensors(&config);
+        let shapes = shapes.chain(extra.iter().map(|name| (name.to_string(), vec![3])));
+        let tensors = shapes.map(|(name, shape)| (name, (shape.clone(), vec![0.5; shape.iter().product()])));
+        write_tensors(&folder.join("model.safetensors"), tensors.collect()).expect("written");
+        for (name, text) in [("config.json", LLAMA), ("tokenizer.json", TOKENIZER)].iter().chain(files) {
+            fs::write(folder.join(name), text).expect("written");
+        }
+    }
+
+    fn open(files: &[(&str, &str)], extra: &[&str]) -> Result<LoadedModel<Flex, Llama<Flex>>, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        write_model(folder.path(), files, extra);
+        let loaded = LoadedModel::load(
+            &ModelFiles::Folder(folder.path().into()),
+            "model",
+            Precision::default(),
+            &Default::default(),
+        );
+        let shown = folder.path().display().to_string();
+        let loaded = loaded.map_err(|error| error.to_string().replace(&shown, "folder"));
+        loaded.map(|mut loaded| {
+            loaded.warnings.iter_mut().for_each(|warning| *warning = warning.replace(&shown, "folder"));
+            loaded
+        })
+    }
+
+    #[test]
+    fn settings_of_the_generation_are_those_of_the_files() {
+        let settings = |json: &str| {
+            let loaded = open(&[("generation_config.json", json)], &[]).expect("loaded");
+            let config = loaded.generate_config();
+            (config.stop_ids, config.repetition_penalty)
+        };
+        for null in ["{}", r#"{"eos_token_id": null, "repetition_penalty": null}"#] {
+            assert_eq!(settings(null), (vec![2], 1.0), "{null}");
+        }
+        assert_eq!(settings(r#"{"eos_token_id": [3, null], "repetition_penalty": 1.3}"#), (vec![2, 3], 1.3));
+        for (json, reason) in [
+            (r#"{"repetition_penalty": 0}"#, "repetition_penalty is 0, expected a number above 0"),
+            (r#"{"repetition_penalty": "x"}"#, "repetition_penalty is \"x\", expected a number above 0"),
+            ("", "the file is empty; copy or download it again"),
+        ] {
+            let error = open(&[("generation_config.json", json)], &[]).expect_err("refused");
+            assert_eq!(error, format!("folder/generation_config.json: {reason}"));
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_is_no_json_is_named() {
+        for (json, reason) in [
+            ("", "the file is empty; copy or download it again"),
+            ("\u{feff}{}", "the file starts with a byte order mark; save it as UTF-8 without one"),
+            (
+                "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+                "the file is a pointer of Git LFS, not the file itself; run `git lfs pull` in its folder",
+            ),
+            ("<html>", "the file is a web page, not the file itself; download it again"),
+        ] {
+            let error = open(&[("config.json", json)], &[]).expect_err("refused");
+            assert_eq!(error, format!("folder/config.json: {reason}"));
+        }
+    }
+
+    #[test]
+    fn tensors_of_other_parts_are_a_warning() {
+        let warnings = |extra: &[&str]| open(&[], extra).expect("loaded").warnings;
+        assert_eq!(warnings(&[]), [""; 0]);
+        assert_eq!(
+            warnings(&["score.weight", "model.layers.1.mlp.up_proj.weight"]),
+            ["folder: the model does not use these tensors: model.layers.1.mlp.up_proj.weight, score.weight"]
+        );
+        let names = ["a.0", "a.1", "a.2", "a.3", "a.4", "a.5", "a.6"];
+        assert_eq!(
+            warnings(&names),
+            ["folder: the model does not use these tensors: a.0, a.1, a.2, a.3, a.4 and 2 more"]
+        );
+        // They are no part of what the model computes.
+        let fingerprint = |extra: &[&str]| open(&[], extra).expect("loaded").base.fingerprint;
+        assert_eq!(fingerprint(&["score.weight"]), fingerprint(&[]));
+    }
+
+    #[test]
+    fn the_commit_of_a_model_is_recorded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let snapshot = folder.path().join("models--some--model/snapshots/0123abcd");
+        fs::create_dir_all(&snapshot).expect("created");
+        write_model(&snapshot, &[], &[]);
+        let checkpoint = Checkpoint::open::<Flex, Llama<Flex>>(&ModelFiles::Folder(snapshot), "some/model");
+        assert_eq!(checkpoint.expect("opened").base.revision.as_deref(), Some("0123abcd"));
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_named() {
+        for (files, reason) in [
+            (
+                &[("adapter_config.json", r#"{"base_model_name_or_path": "some/base"}"#)][..],
+                "the folder is an adapter of PEFT: give its base model, some/base, as the model and this folder as the adapter",
+            ),
+            (
+                &[("adapter_config.json", "{")],
+                "the folder is an adapter of PEFT: give its base model as the model and this folder as the adapter",
+            ),
+            (
+                &[("adapter.json", r#"{"base_model": {"name": "some/base"}}"#)],
+                "the folder is an adapter of reft: give its base model, some/base, as the model and this folder as the adapter",
+            ),
+            (
+                &[("recipe.toml", "")],
+                "the folder is a run of reft: give its base model as the model and this folder as the adapter",
+            ),
+            (
+                &[("checkpoint-1", ""), ("checkpoint-2", "")],
+                "the folder has checkpoints of a trainer: give one of them, such as checkpoint-2",
+            ),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            for (name, text) in files {
+                fs::write(folder.path().join(name), text).expect("written");
+            }
+            let files = ModelFiles::Folder(folder.path().into());
+            let error =
+                Checkpoint::open::<Flex, Llama<Flex>>(&files, "model").expect_err("no model").to_string();
+            let error = error.replace(&folder.path().display().to_string(), "folder");
+            assert_eq!(error, format!("folder/config.json: no such file; {reason}"));
+        }
     }
 }

@@ -35,6 +35,37 @@ pub(crate) fn unwrapped(name: &str, prefixes: &[&str], roots: &[&str]) -> Option
     Some(parts.collect::<Vec<_>>().join("."))
 }
 
+/// The embeddings of tokens, of which every model has one: the end of their name, and the name by which the model asks for
+/// them.
+pub(crate) const EMBEDDINGS: [(&str, &str); 2] = [
+    ("embed_tokens.weight", "model.embed_tokens.weight"),
+    ("embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight"),
+];
+
+/// The name of a tensor without the prefix of its model in a larger one. A head is beside the model, so that its name has the
+/// prefix without its last part.
+pub(crate) fn without_outer<'a>(name: &'a str, prefix: &str) -> &'a str {
+    if let Some(rest) = name.strip_prefix(prefix) {
+        return rest;
+    }
+    let parent = prefix.trim_end_matches('.').rfind('.').map_or("", |at| &prefix[..=at]);
+    let is_head = |rest: &&str| rest.starts_with("lm_head.") || rest.starts_with("classifier.");
+    name.strip_prefix(parent).filter(is_head).unwrap_or(name)
+}
+
+/// The part of a model that a tensor belongs to: its block, or its module.
+pub(crate) fn part_of(name: &str) -> &str {
+    let mut end = 0;
+    for part in name.split('.') {
+        end += part.len();
+        if part.parse::<usize>().is_ok() {
+            return &name[..end];
+        }
+        end += 1;
+    }
+    name.rsplit_once('.').map_or(name, |(module, _)| module)
+}
+
 /// Whether a tensor is no weight of a model but a constant that old versions of transformers saved with it.
 pub(crate) fn is_constant(name: &str) -> bool {
     const CONSTANTS: [&str; 6] = [

@@ -1,9 +1,12 @@
 //! The safetensors files of a model, memory-mapped.
 
-use crate::files::{ModelFiles, is_lfs_pointer};
+use crate::files::ModelFiles;
 #[cfg(not(target_arch = "wasm32"))]
 use memmap2::Mmap;
-use reft_core::FileError;
+use reft_core::{
+    FileError,
+    files::{check_json_text, is_lfs_pointer, plain_words},
+};
 use safetensors::{
     SafeTensorError, SafeTensors,
     tensor::{Metadata, TensorInfo},
@@ -135,6 +138,17 @@ fn no_weights(files: &ModelFiles) -> String {
             "which has the tensor names of Mistral's own programs; download the model's files for transformers",
         );
     }
+    if let Some((name, variant)) = names.iter().find_map(|name| Some((name, variant(name)?))) {
+        let index = format!("model.safetensors.index.{variant}.json");
+        let (from, to) =
+            if names.contains(&index) { (index.as_str(), INDEX) } else { (name.as_str(), SINGLE) };
+        return other(
+            name,
+            &format!(
+                "the variant {variant:?} of the weights, which is not looked for; rename {from} to {to} to use it"
+            ),
+        );
+    }
     if let Some(name) = found(|name| name.ends_with(".safetensors")) {
         return other(name, &format!("and {INDEX}, which names the shards, is missing; download it"));
     }
@@ -153,6 +167,14 @@ fn no_weights(files: &ModelFiles) -> String {
         "no weights: expected {SINGLE} or {INDEX}, found {}; convert other formats with transformers' save_pretrained",
         files.listing()
     )
+}
+
+/// The variant that a file of weights is of, as transformers names them: `fp16` of `model.fp16.safetensors`, and of
+/// `model.fp16-00001-of-00002.safetensors`.
+fn variant(name: &str) -> Option<&str> {
+    let variant = name.strip_prefix("model.")?.strip_suffix(".safetensors")?;
+    let variant = variant.split_once('-').map_or(variant, |(variant, _)| variant);
+    (!variant.is_empty()).then_some(variant)
 }
 
 /// What is wrong with a file that is no safetensors file, and what to do.
@@ -182,10 +204,11 @@ fn damage(bytes: &[u8], error: &SafeTensorError) -> String {
 
 /// Tensor → file, from an index of shards.
 fn weight_map(json: &[u8]) -> Result<BTreeMap<String, String>, String> {
+    check_json_text(json)?;
     let value: Value = serde_json::from_slice(json).map_err(|error| format!("invalid JSON: {error}"))?;
     let map = value.get("weight_map").ok_or("has no weight_map")?;
-    let map: BTreeMap<String, String> =
-        serde_json::from_value(map.clone()).map_err(|error| format!("weight_map: {error}"))?;
+    let map: BTreeMap<String, String> = serde_json::from_value(map.clone())
+        .map_err(|error| format!("weight_map: {}", plain_words(&error.to_string())))?;
     // An index must not make us read files outside the model's folder.
     let outside =
         |file: &&String| file.is_empty() || file.contains(['/', '\\', ':']) || file.starts_with("..");
@@ -359,6 +382,12 @@ mod tests {
                 "and model.safetensors.index.json, which names the shards, is missing",
             ),
             ("tf_model.h5", "another format; convert it"),
+            (
+                "model.fp16.safetensors",
+                "the variant \"fp16\" of the weights, which is not looked for; rename model.fp16.safetensors to \
+                 model.safetensors to use it",
+            ),
+            ("model.bf16-00001-of-00002.safetensors", "the variant \"bf16\" of the weights, which is not"),
         ] {
             let folder = tempfile::tempdir().expect("a folder");
             fs::write(folder.path().join(file), "").expect("written");

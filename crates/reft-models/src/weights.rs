@@ -62,6 +62,9 @@ impl Weights {
 
     /// Changes the names to those by which a model asks for its tensors, and allows what it ignores to stay unused.
     pub(crate) fn adopt_names<B: Backend, M: Pretrained<B>>(&mut self, config: &M::Config) {
+        if let Some(prefix) = self.outer_prefix(|name| M::tensor_name(config, name)) {
+            self.rename(|name| names::without_outer(name, &prefix).into());
+        }
         self.rename(|name| M::tensor_name(config, name));
         if let Some((present, absent)) = M::stands_for(config)
             && !self.contains(absent)
@@ -69,6 +72,20 @@ impl Weights {
             self.rename(|name| if name == present { absent.into() } else { name.into() });
         }
         self.ignore(|name, weights| M::ignores(config, name, &|other| weights.contains(other)));
+    }
+
+    /// What precedes the names of the model in a file of a larger one, such as `language_model.model.` or `0.auto_model.`;
+    /// none if the model knows the names as they are.
+    fn outer_prefix(&self, known: impl Fn(&str) -> String) -> Option<String> {
+        names::EMBEDDINGS.iter().find_map(|(end, model_name)| {
+            let is_end = |name: &&String| {
+                name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            };
+            let mut found = self.index.keys().filter(is_end);
+            // Of two models in one file, none is meant.
+            let (name, None) = (found.next()?, found.next()) else { return None };
+            (known(name) != *model_name).then(|| name[..name.len() - end.len()].to_string())
+        })
     }
 
     /// Refuses files that some other program has quantized.
@@ -100,28 +117,37 @@ impl Weights {
         }
     }
 
-    /// Checks the names, shapes and dtypes of the tensors, before any of them is read.
+    /// Checks the names, shapes and dtypes of the tensors, before any of them is read. Returns the names of those of other
+    /// parts, such as a second head or further blocks, which are left unused, as transformers does.
     ///
     /// # Errors
-    /// If any is missing, unexpected, or has the wrong shape or dtype: the error lists all of them.
+    /// If any is missing, unexpected in a part that the model has, or of the wrong shape or dtype: the error lists all of
+    /// them.
     pub(crate) fn check(
-        &self,
+        &mut self,
         expected: impl Iterator<Item = (String, Vec<usize>)>,
-    ) -> Result<(), FileError> {
-        let mut unexpected: BTreeSet<&str> = self.unused.iter().map(String::as_str).collect();
+    ) -> Result<Vec<String>, FileError> {
         let expected: Vec<(String, Vec<usize>)> = expected.collect();
+        let mut unexpected = self.unused.clone();
+        let mut parts = BTreeSet::new();
         for (name, _) in &expected {
-            unexpected.remove(name.as_str());
+            unexpected.remove(name);
+            parts.insert(names::part_of(name));
         }
+        let is_of_model = |name: &String| {
+            let ends = name.match_indices('.').map(|(at, _)| at);
+            ends.into_iter().any(|end| parts.contains(&name[..end]))
+        };
         let matches = expected.iter().all(|(name, shape)| self.check_tensor(name, shape).is_ok());
-        if matches && unexpected.is_empty() && self.problems.is_empty() {
-            return Ok(());
+        if matches && self.problems.is_empty() && !unexpected.iter().any(is_of_model) {
+            self.unused.retain(|name| !unexpected.contains(name));
+            return Ok(unexpected.into_iter().collect());
         }
         // Only for a list of all problems are the values looked at here, too.
         let mut problems = self.problems.clone();
         problems.extend(expected.iter().filter_map(|(name, shape)| self.values(name, shape).err()));
         problems.extend(unexpected.iter().map(|name| format!("unexpected: {name}")));
-        self.report(problems)
+        self.report(problems).map(|()| Vec::new())
     }
 
     /// Whether a tensor with this name exists.
@@ -218,7 +244,15 @@ impl Weights {
     }
 
     fn check_tensor(&self, name: &str, shape: &[usize]) -> Result<(&Shard, &TensorInfo, Dtype), String> {
-        let (shard, info) = self.info(name).ok_or_else(|| format!("missing: {name} {shape:?}"))?;
+        let (shard, info) = self.info(name).ok_or_else(|| {
+            let hint = match name {
+                "lm_head.weight" => {
+                    "; if the output shares the embeddings, set tie_word_embeddings to true in config.json"
+                }
+                _ => "",
+            };
+            format!("missing: {name} {shape:?}{hint}")
+        })?;
         if info.shape != shape {
             return Err(format!("{name}: shape {:?}, expected {shape:?}", info.shape));
         }
@@ -453,7 +487,9 @@ mod tests {
         weights.adopt_names::<Flex, M>(&config);
         weights.take_head();
         match weights.check(M::tensors(&config)) {
-            Ok(()) => String::new(),
+            Ok(ignored) => {
+                ignored.iter().map(|name| format!("ignored: {name}")).collect::<Vec<_>>().join("; ")
+            }
             Err(error) => error.to_string().lines().skip(1).map(str::trim).collect::<Vec<_>>().join("; "),
         }
     }
@@ -491,9 +527,75 @@ mod tests {
             tensors.push(("lm_head.weight".into(), vec![5, 4], 2.0));
             assert_eq!(check::<Llama<Flex>>(LLAMA, &tensors), "", "{}", tensors[1].0);
         }
-        let others = renamed(&plain, |name| format!("transformer.{name}"));
+        let others = renamed(&plain, |name| name.replace("embed_tokens", "wte"));
+        assert_eq!(
+            check::<Llama<Flex>>(LLAMA, &others),
+            "missing: model.embed_tokens.weight [5, 4]; unexpected: model.wte.weight"
+        );
+    }
+
+    #[test]
+    fn a_model_within_a_larger_one_is_found() {
+        let untied = LLAMA.replace("true", "false");
+        let plain = tensors_of::<Llama<Flex>>(&untied);
+        for (prefix, head) in [
+            ("transformer.", "lm_head"),
+            ("transformer.", "transformer.lm_head"),
+            ("language_model.model.", "language_model.lm_head"),
+            ("model.language_model.", "lm_head"),
+        ] {
+            let mut tensors = renamed(&plain, |name| match name.strip_prefix("model.") {
+                Some(name) => format!("{prefix}{name}"),
+                None => name.replace("lm_head", head),
+            });
+            tensors.push(("vision_tower.layers.0.weight".into(), vec![1], 0.0));
+            assert_eq!(
+                check::<Llama<Flex>>(&untied, &tensors),
+                "ignored: vision_tower.layers.0.weight",
+                "{prefix}"
+            );
+        }
+        let config = r#"{"model_type": "bert", "hidden_size": 4, "intermediate_size": 6, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "vocab_size": 5, "max_position_embeddings": 8}"#;
+        let tensors = renamed(&tensors_of::<Roberta<Flex>>(config), |name| format!("0.auto_model.{name}"));
+        assert_eq!(check::<Roberta<Flex>>(config, &tensors), "");
+        // Two models: neither is taken.
+        let two: Vec<_> = ["a.", "b."]
+            .iter()
+            .flat_map(|prefix| renamed(&plain, |name| format!("{prefix}{name}")))
+            .collect();
         assert!(
-            check::<Llama<Flex>>(LLAMA, &others).starts_with("missing: model.embed_tokens.weight [5, 4]; ")
+            check::<Llama<Flex>>(&untied, &two).starts_with("missing: model.embed_tokens.weight [5, 4]; ")
+        );
+    }
+
+    #[test]
+    fn other_parts_are_left_unused_and_surplus_tensors_of_the_model_are_refused() {
+        let plain = tensors_of::<Llama<Flex>>(LLAMA);
+        let with = |name: &str| {
+            let mut tensors = plain.clone();
+            tensors.push((name.into(), vec![4], 1.0));
+            check::<Llama<Flex>>(LLAMA, &tensors)
+        };
+        for name in ["score.weight", "v_head.summary.weight", "model.layers.2.input_layernorm.weight"] {
+            assert_eq!(with(name), format!("ignored: {name}"));
+        }
+        for name in [
+            "model.layers.0.self_attn.q_norm.weight",
+            "model.layers.1.self_attn.q_proj.bias",
+            "model.norm.bias",
+        ] {
+            assert_eq!(with(name), format!("unexpected: {name}"));
+        }
+    }
+
+    #[test]
+    fn a_missing_output_says_how_it_may_be_tied() {
+        let untied = LLAMA.replace("true", "false");
+        assert_eq!(
+            check::<Llama<Flex>>(&untied, &tensors_of::<Llama<Flex>>(LLAMA)),
+            "missing: lm_head.weight [5, 4]; if the output shares the embeddings, set tie_word_embeddings to true in \
+             config.json"
         );
     }
 

@@ -162,7 +162,7 @@ fn model_files() -> BTreeMap<String, Vec<u8>> {
 /// An access to the server with a cache in a folder of a test.
 fn hub(server: &Server, folder: &Path) -> Hub {
     let endpoint = Some(format!("{}/", server.endpoint));
-    Hub { cache: folder.join("a/b/c/cache"), offline: false, endpoint, token: None }
+    Hub { cache: folder.join("a/b/c/cache"), offline: None, endpoint, token: None }
 }
 
 fn error(hub: &Hub, name: &str, revision: &str) -> String {
@@ -221,7 +221,7 @@ fn a_sharded_model_is_downloaded_once_and_then_works_offline() {
     assert!(hub.has("some/model", "main") && !hub.has("other/model", "main") && !hub.has("../x", "main"));
     assert_eq!(hub.download("some/model", "main").expect("cached"), model);
     assert_eq!(hub.download("some/model", COMMIT).expect("cached"), model);
-    let offline = Hub { offline: true, ..hub };
+    let offline = Hub { offline: Some("HF_HUB_OFFLINE is \"1\"".into()), ..hub };
     assert_eq!(offline.download("some/model", "main").expect("cached"), model);
     assert_eq!(server.requests().len(), n_requests, "cached and absent files need no requests");
     assert_contained(folder.path(), "a good server");
@@ -256,12 +256,12 @@ fn all_files_are_of_one_commit() {
 #[test]
 fn a_model_that_is_not_cached_is_an_error_offline() {
     let (server, folder) = (serve_files(model_files()), tempfile::tempdir().expect("a folder"));
-    let hub = Hub { offline: true, ..hub(&server, folder.path()) };
+    let hub = Hub { offline: Some("HF_HUB_OFFLINE is \"1\"".into()), ..hub(&server, folder.path()) };
     assert_eq!(
         error(&hub, "some/model", "main"),
         format!(
-            "some/model: no such folder, and config.json (revision main) is not in the cache {}; unset HF_HUB_OFFLINE \
-             to download it, or give the path of a folder",
+            "some/model: no such folder, and config.json (revision main) is not in the cache {}; HF_HUB_OFFLINE is \"1\": \
+             unset it to download the file, or give the path of a folder",
             hub.cache.display()
         )
     );
@@ -321,6 +321,17 @@ fn missing_models_and_revisions_are_errors() {
     assert_eq!(error(&hub(&server, folder.path()), "no/model", "main"), expected("no/model", "main"));
     let (server, folder) = (serve_files(model_files()), tempfile::tempdir().expect("a folder"));
     assert_eq!(error(&hub(&server, folder.path()), "some/model", "v9"), expected("some/model", "v9"));
+}
+
+#[test]
+fn an_adapter_in_place_of_a_model_is_named() {
+    let files = BTreeMap::from([("adapter_config.json".to_string(), b"{}".to_vec())]);
+    let (server, folder) = (serve_files(files), tempfile::tempdir().expect("a folder"));
+    assert_eq!(
+        error(&hub(&server, folder.path()), "some/model", "main"),
+        "some/model: cannot download config.json (revision main): it is an adapter of PEFT; give its base model as the \
+         model, and a folder with the adapter's files as the adapter"
+    );
 }
 
 #[test]
@@ -540,7 +551,7 @@ fn a_snapshot_may_be_a_link_stored_as_text() {
     fs::create_dir_all(copy.join("snapshots")).expect("created");
     fs::create_dir_all(copy.join("refs")).expect("created");
     fs::write(copy.join("refs/main"), "abc\n").expect("written");
-    let offline = Hub { offline: true, ..hub };
+    let offline = Hub { offline: Some("HF_HUB_OFFLINE is \"1\"".into()), ..hub };
     fs::write(copy.join("snapshots/abc"), format!("../../models--some--model/snapshots/{COMMIT}"))
         .expect("written");
     let linked = offline.download("copy", "main").expect("cached");
@@ -557,7 +568,7 @@ fn a_snapshot_may_be_a_link_stored_as_text() {
 fn a_ref_that_is_a_path_is_not_followed() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = serve_files(model_files());
-    let hub = Hub { offline: true, ..hub(&server, folder.path()) };
+    let hub = Hub { offline: Some("HF_HUB_OFFLINE is \"1\"".into()), ..hub(&server, folder.path()) };
     let repository = hub.cache.join("models--some--model");
     fs::create_dir_all(repository.join("refs")).expect("created");
     fs::create_dir_all(repository.join("snapshots")).expect("created");
@@ -571,7 +582,7 @@ fn a_ref_that_is_a_path_is_not_followed() {
 fn an_unreachable_server_is_an_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let endpoint = Some("http://127.0.0.1:1".into());
-    let hub = Hub { cache: folder.path().into(), offline: false, endpoint, token: None };
+    let hub = Hub { cache: folder.path().into(), offline: None, endpoint, token: None };
     // The middle of the message belongs to the operating system.
     let message = error(&hub, "some/model", "main");
     let begin = "some/model: cannot download config.json (revision main): \

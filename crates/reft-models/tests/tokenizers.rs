@@ -213,7 +213,10 @@ fn damaged_files_are_named_with_what_to_do() {
         message(&[("special_tokens_map.json", b"\xff\xfe{\0}\0")]),
         "F/special_tokens_map.json: the file is UTF-16; save it as UTF-8"
     );
-    assert_eq!(message(&[("added_tokens.json", b"")]), "F/added_tokens.json: the file is empty");
+    assert_eq!(
+        message(&[("added_tokens.json", b"")]),
+        "F/added_tokens.json: the file is empty; copy or download it again"
+    );
     assert_eq!(
         message(&[("added_tokens.json", b"{\"<new>\": -1}")]),
         "F/added_tokens.json: `<new>` is a number, expected a token id"

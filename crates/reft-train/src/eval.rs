@@ -1,7 +1,7 @@
 //! Evaluation of a language model: likelihood of reference answers, and generated answers.
 
 use crate::{
-    data::{DataError, Example, LanguageModelBatch, PromptLimit, Row, Template, Tokenized, answer},
+    data::{DataError, Example, LanguageModelBatch, PromptLimit, Row, Template, Tokenized, without_end},
     loss::nll,
 };
 use reft_core::{Hook, Reft};
@@ -121,8 +121,7 @@ pub fn answers<B: Kernels>(
         .iter()
         .map(|row| Ok(template.encode_prompt(row, tokenizer, PromptLimit::of(max_length))?.tokens))
         .collect::<Result<Vec<_>, DataError>>()?;
-    let greedy =
-        GenerateConfig::default().with_max_new_tokens(max_new_tokens).with_stop_ids(loaded.stop_ids.clone());
+    let greedy = loaded.generate_config().with_max_new_tokens(max_new_tokens);
     let generated = generate_all(model, &reft, &prompts, &greedy, batch_size)?;
     rows.iter()
         .zip(generated)
@@ -133,7 +132,9 @@ pub fn answers<B: Kernels>(
                 Some(text) => text.trim().to_string(),
                 None => template.prompt(row, tokenizer)?,
             };
-            Ok(Answer { prompt, found, expected: answer(row)? })
+            let expected = template.answer(row)?;
+            let end = tokenizer.eos().map_or("", |token| token.text.as_str());
+            Ok(Answer { prompt, found, expected: without_end(&expected, end).into() })
         })
         .collect()
 }

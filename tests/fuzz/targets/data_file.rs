@@ -10,7 +10,7 @@ use crate::support::{
 use reft_models::{ModelFiles, Tokenizer};
 use reft_train::{
     DataError, DataSet, Row, TaskSpec, Template,
-    data::{Encoding, OnBadRow, PromptLimit, TrainOn, answer, read_rows},
+    data::{Encoding, OnBadRow, PromptLimit, TrainOn, read_rows},
     tasks::read_task_rows,
 };
 use std::path::Path;
@@ -65,13 +65,13 @@ fn encode(rows: &[Row], tokenizer: &Tokenizer) {
             if let Ok(prompt) = template.encode_prompt(row, tokenizer, PromptLimit::of(MAX_LENGTH)) {
                 assert!(prompt.tokens.len() <= MAX_LENGTH);
             }
-            let _ = answer(row);
+            let _ = template.answer(row);
         }
         for (train_on, on_bad_row) in [(TrainOn::Last, OnBadRow::Error), (TrainOn::All, OnBadRow::Skip)] {
             let encoding = Encoding::new(&template, tokenizer, vocab, MAX_LENGTH);
             let encoding = encoding.with_train_on(train_on).with_on_bad_row(on_bad_row);
             let Ok(set) = DataSet::encode(rows, encoding, "data") else { continue };
-            assert!(set.row_of.iter().all(|row| *row < rows.len() && !set.skipped.contains(row)));
+            assert!(set.row_of.iter().all(|row| *row < rows.len() && !set.skipped_rows.contains(row)));
             for example in &set.examples {
                 assert!(example.prompt_len > 0 && example.prompt_len < example.tokens.len());
                 assert!(example.tokens.len() <= MAX_LENGTH);

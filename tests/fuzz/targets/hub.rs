@@ -60,7 +60,7 @@ fn download(endpoint: &str) {
     fs::create_dir_all(&cache).expect("created");
     fs::write(root.path().join("a/victim.txt"), "before").expect("written");
     let before = files(root.path(), &cache);
-    let hub = Hub { cache: cache.clone(), offline: false, endpoint: Some(endpoint.into()), token: Some("secret".into()) };
+    let hub = Hub { cache: cache.clone(), offline: None, endpoint: Some(endpoint.into()), token: Some("secret".into()) };
     match hub.download("some/model", "main") {
         Ok(folder) => assert!(folder.starts_with(&cache) && folder.join("config.json").is_file()),
         Err(error) => assert!(!error.to_string().contains("secret"), "{error}"),

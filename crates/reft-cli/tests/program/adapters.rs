@@ -274,6 +274,27 @@ fn a_model_that_is_gone_is_named_with_the_adapter() {
     said.check("models_that_are_gone", &[]);
 }
 
+#[test]
+fn a_download_that_an_adapter_asks_for_is_announced() {
+    let folder = workplace();
+    stdout(&short_run(folder.path(), &["run.name=r"]));
+    change_json(&folder.path().join("runs/r/adapter/adapter.json"), |config| {
+        config["base_model"]["name"] = "some/model".into();
+        config["base_model"]["revision"] = "0123abcd".into();
+    });
+    let args = ["generate", "--adapter", "runs/r", "--device", "cpu", "--prompt", "x"];
+    let mut command = command(folder.path(), &args);
+    // A port where nothing listens.
+    let command = command.env_remove("HF_HUB_OFFLINE").env("HF_ENDPOINT", "http://127.0.0.1:1");
+    let output = command.output().expect("the program starts");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    let announced = "note: the adapter was trained on some/model (revision 0123abcd), which is downloaded from the Hub now\n";
+    assert!(
+        said.starts_with(announced) && said.contains("\nerror: some/model: cannot download config.json"),
+        "{said}"
+    );
+}
+
 /// A classifier of PEFT on the encoder on which PEFT trained it.
 #[test]
 fn a_classifier_of_peft_predicts_with_its_head() {

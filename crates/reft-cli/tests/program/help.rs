@@ -25,6 +25,12 @@ fn unknown_words_are_refused() {
         &["generate", "--prompt", "x", "--dtype", "f64"],
         &["generate", "--prompt", "x", "--quant", "int5"],
         &["eval", "--model", "embedded:tiny", "--data", "embedded:french-eval", "--batch-size", "0"],
+        &["generate", "--prompt", "x", "--temperature", "-1"],
+        &["generate", "--prompt", "x", "--top-k", "-1"],
+        &["generate", "--prompt", "x", "--top-p", "2"],
+        &["generate", "--prompt", "x", "--repetition-penalty", "nan"],
+        &["generate", "--prompt", "x", "--max-new-tokens", "1.5"],
+        &["generate", "--prompt", "x", "--seed", "-1"],
         &["train", "recipe.toml", "--json"],
     ] {
         let output = reft(folder.path(), args);

@@ -61,6 +61,36 @@ fn timing_has_every_batch_and_step_and_changes_no_text() {
 }
 
 #[test]
+fn a_long_row_does_not_keep_answers_from_being_compared() {
+    let folder = workplace();
+    let rows = ["the old fox", &"fox ".repeat(400)].map(|text| json!({"instruction": text, "output": "x"}));
+    write_rows(folder.path(), "d.jsonl", &rows);
+    let args = ["--model", "embedded:tiny", "--exact-match", "--max-new-tokens", "2"];
+    let (report, _) = eval(folder.path(), &[&args[..], &["--template", "Q: {{ instruction }}\nA:"]].concat());
+    assert_eq!(
+        (report["exact_match"].as_f64(), report["dropped"].as_u64()),
+        (Some(0.0), Some(1)),
+        "{report}"
+    );
+}
+
+#[test]
+fn of_two_pairs_in_a_row_the_other_is_named() {
+    let folder = workplace();
+    let two =
+        json!({"prompt": "the old", "completion": "fox", "instruction": "a", "output": "the duck sings"});
+    write_rows(folder.path(), "d.jsonl", &[two]);
+    let likelihood = |args: &[&str]| {
+        let (report, notes) = eval(folder.path(), &[&["--model", "embedded:tiny"], args].concat());
+        (report["nll"].clone(), notes)
+    };
+    let (of_prompt, notes) = likelihood(&[]);
+    assert_eq!(notes, "note: d.jsonl: not used: instruction, output\n");
+    write_rows(folder.path(), "d.jsonl", &[json!({"prompt": "the old", "completion": "fox"})]);
+    assert_eq!(likelihood(&[]), (of_prompt, String::new()));
+}
+
+#[test]
 fn empty_answers_and_merged_tokens_are_counted() {
     let folder = workplace();
     let rows = ["", "the duck"].map(|output| json!({"instruction": "the old fox", "output": output}));

@@ -67,6 +67,15 @@ fn damaged_models_are_refused() {
         said.add(what, &generate_with(&model, at));
     }
     fs::remove_file(model.join("generation_config.json")).expect("removed");
+    fs::write(&config, "").expect("written");
+    said.add("an empty config.json", &generate_with(&model, at));
+    fs::remove_file(&config).expect("removed");
+    fs::write(model.join("adapter_config.json"), r#"{"base_model_name_or_path": "some/base"}"#)
+        .expect("written");
+    said.add("an adapter in place of a model", &generate_with(&model, at));
+    fs::remove_file(model.join("adapter_config.json")).expect("removed");
+    said.add("an address", &generate_with(Path::new("https://huggingface.co/some/model/tree/v1"), at));
+    fs::write(&config, &good).expect("written");
     change_json(&config, |config| config["hidden_act"] = "gelu".into());
     said.add("another activation", &generate_with(&model, at));
     said.add("a file instead of a folder", &generate_with(&file, at));

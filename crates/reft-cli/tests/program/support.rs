@@ -45,7 +45,10 @@ pub fn command(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(REFT);
     command.args(args).current_dir(folder);
     // Names of models are looked for in an empty cache, and nowhere else.
-    command.env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", folder.join("hub"));
+    command
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HF_HUB_CACHE", folder.join("hub"))
+        .env_remove("TRANSFORMERS_CACHE");
     command
 }
 

@@ -6,6 +6,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The cache folder. Those of transformers come first: transformers 4 passes them on to huggingface_hub.
+const CACHES: [&str; 5] = [
+    "TRANSFORMERS_CACHE",
+    "PYTORCH_TRANSFORMERS_CACHE",
+    "PYTORCH_PRETRAINED_BERT_CACHE",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+];
+
+/// Use only the cache.
+const OFFLINE: [&str; 2] = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"];
+
 impl Hub {
     /// Reads the environment variables, see the [module](super).
     pub fn from_env() -> Self {
@@ -24,12 +36,16 @@ impl Hub {
         let token_file = folder(&["HF_TOKEN_PATH"]).unwrap_or_else(|| home.join("token"));
         let token = first(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]);
         let token = token.or_else(|| fs::read_to_string(token_file).ok());
+        // The first variable that is set decides.
+        let offline = OFFLINE.iter().find_map(|name| Some((*name, first(&[name])?)));
+        // An unknown word counts as true, so that nothing is downloaded against somebody's will.
+        let is_true =
+            |value: &str| !matches!(value.trim().to_lowercase().as_str(), "0" | "false" | "no" | "off");
+        let offline = offline.filter(|(_, value)| is_true(value));
+        let offline = offline.map(|(name, value)| format!("{name} is {:?}", value.trim()));
         Self {
-            cache: folder(&["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"]).unwrap_or_else(|| home.join("hub")),
-            // An unknown word counts as true, so that nothing is downloaded against somebody's will.
-            offline: first(&["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]).is_some_and(|value| {
-                !matches!(value.trim().to_lowercase().as_str(), "0" | "false" | "no" | "off")
-            }),
+            cache: folder(&CACHES).unwrap_or_else(|| home.join("hub")),
+            offline,
             endpoint: first(&["HF_ENDPOINT"]).map(|url| url.trim().trim_end_matches('/').to_string()),
             token: token
                 .map(|token| token.split_whitespace().collect())
@@ -66,6 +82,9 @@ mod tests {
             ("HF_HOME", "~/hf", "/home/me/hf/hub"),
             ("HUGGINGFACE_HUB_CACHE", "/old", "/old"),
             ("HF_HUB_CACHE", "/new", "/new"),
+            ("PYTORCH_PRETRAINED_BERT_CACHE", "/bert", "/bert"),
+            ("PYTORCH_TRANSFORMERS_CACHE", "/pytorch", "/pytorch"),
+            ("TRANSFORMERS_CACHE", "/transformers", "/transformers"),
         ];
         let mut variables = vec![("HF_HUB_CACHE", " ")];
         assert_eq!(hub(&variables).cache, Path::new("/home/me/.cache/huggingface/hub"));
@@ -78,13 +97,14 @@ mod tests {
     #[test]
     fn offline_has_several_spellings() {
         for value in ["1", "ON", "on", "YES", "True"] {
-            assert!(hub(&[("HF_HUB_OFFLINE", value)]).offline, "{value}");
-            assert!(hub(&[("TRANSFORMERS_OFFLINE", value)]).offline, "{value}");
+            for name in ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
+                assert_eq!(hub(&[(name, value)]).offline, Some(format!("{name} is {value:?}")));
+            }
         }
         for value in ["0", "no", "FALSE", "off", ""] {
-            assert!(!hub(&[("HF_HUB_OFFLINE", value)]).offline, "{value}");
+            assert_eq!(hub(&[("HF_HUB_OFFLINE", value)]).offline, None, "{value}");
         }
-        assert!(!hub(&[("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")]).offline);
+        assert_eq!(hub(&[("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")]).offline, None);
     }
 
     #[test]

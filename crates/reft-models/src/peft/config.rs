@@ -1,7 +1,10 @@
 //! `adapter_config.json` of PEFT: the settings of LoRA, with the meaning that PEFT gives them.
 
 use fancy_regex::{Regex, RegexBuilder};
-use reft_core::FileError;
+use reft_core::{
+    FileError,
+    files::{check_json_text, plain_words},
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::{fs, path::Path};
@@ -171,7 +174,8 @@ impl PeftConfig {
     pub fn read(folder: &Path) -> Result<Self, FileError> {
         let path = folder.join(PEFT_CONFIG);
         let text = fs::read_to_string(&path).map_err(FileError::io(&path))?;
-        Self::parse(&text).map_err(|reason| FileError::Invalid { path, reason })
+        let config = check_json_text(text.as_bytes()).and_then(|()| Self::parse(&text));
+        config.map_err(|reason| FileError::Invalid { path, reason })
     }
 
     /// Parses the text of an `adapter_config.json`.
@@ -179,8 +183,8 @@ impl PeftConfig {
     /// # Errors
     /// A message that lists every key that cannot be used.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let map: Map<String, Value> =
-            serde_json::from_str(text).map_err(|error| format!("not a PEFT adapter: {error}"))?;
+        let map: Map<String, Value> = serde_json::from_str(text)
+            .map_err(|error| format!("not a PEFT adapter: {}", plain_words(&error.to_string())))?;
         let mut keys = Keys { map: &map, problems: Vec::new() };
         let kind: Option<String> = keys.get("peft_type", "a name");
         match kind.as_deref() {

@@ -19,7 +19,7 @@ use crate::{
 use burn::tensor::backend::Backend;
 use reft_core::{
     FileError, Head,
-    files::{StrictTensors, write_atomic, write_tensors},
+    files::{StrictTensors, check_json_text, plain_words, write_atomic, write_tensors},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -132,8 +132,12 @@ pub fn save<B: Backend>(
 pub fn read_lora_config(folder: &Path) -> Result<LoraConfig, FileError> {
     let path = folder.join(PEFT_CONFIG);
     let text = fs::read_to_string(&path).map_err(FileError::io(&path))?;
-    serde_json::from_str(&text)
-        .map_err(|error| FileError::Invalid { path, reason: format!("not a LoRA adapter: {error}") })
+    let config = check_json_text(text.as_bytes()).and_then(|()| {
+        let invalid =
+            |error: serde_json::Error| format!("not a LoRA adapter: {}", plain_words(&error.to_string()));
+        serde_json::from_str(&text).map_err(invalid)
+    });
+    config.map_err(|reason| FileError::Invalid { path, reason })
 }
 
 /// Loads weights that [`save`] wrote, except for the head, which is also in the adapter's own file.

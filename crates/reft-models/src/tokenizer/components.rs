@@ -8,7 +8,7 @@ use reft_core::FileError;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokenizers::{
-    NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
+    NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer, normalizers::Precompiled,
     pre_tokenizers::byte_level::ByteLevel,
 };
 
@@ -187,6 +187,85 @@ pub(super) fn check(tokenizer: &Tokenizer) -> Result<(), String> {
     Ok(())
 }
 
+/// Reports a normalizer whose table of characters its parser would panic at, or whose use would: all of the table that a text
+/// can reach must exist.
+///
+/// # Errors
+/// The reason.
+pub(super) fn check_normalizer(value: &Value) -> Result<(), String> {
+    for inner in value["normalizers"].as_array().into_iter().flatten() {
+        check_normalizer(inner)?;
+    }
+    if value["type"] != "Precompiled" {
+        return Ok(());
+    }
+    let damaged = || {
+        "the precompiled_charsmap of the normalizer is damaged; copy or download the file again".to_string()
+    };
+    serde_json::from_str::<Precompiled>(&value.to_string()).map_err(|_| damaged())?;
+    // Its parts are private.
+    let table = value["precompiled_charsmap"].as_str().and_then(base64);
+    table.filter(|table| is_complete(table)).map(drop).ok_or_else(damaged)
+}
+
+/// Whether every step through a table of characters stays inside of it. The table is that of SentencePiece: the size of a trie in
+/// bytes, its units ([Darts](https://github.com/s-yata/darts-clone)), and the texts that they point to.
+fn is_complete(table: &[u8]) -> bool {
+    let Some((size, rest)) = table.split_first_chunk::<4>() else { return false };
+    let Some((units, texts)) = rest.split_at_checked(u32::from_le_bytes(*size) as usize / 4 * 4) else {
+        return false;
+    };
+    let Ok(texts) = std::str::from_utf8(texts) else { return false };
+    let unit = |at: usize| {
+        let bytes = units.get(4 * at..)?.first_chunk::<4>()?;
+        Some(u32::from_le_bytes(*bytes) as usize)
+    };
+    let offset = |unit: usize| (unit >> 10) << ((unit & (1 << 9)) >> 6);
+    let Some(root) = unit(0) else { return false };
+    let mut is_known = vec![false; units.len() / 4];
+    let mut nodes = vec![offset(root)];
+    while let Some(node) = nodes.pop() {
+        for byte in 1..=255 {
+            let at = node ^ byte;
+            let Some(child) = unit(at) else { return false };
+            if child & (1 << 31 | 0xff) != byte || std::mem::replace(&mut is_known[at], true) {
+                continue;
+            }
+            let next = at ^ offset(child);
+            let has_text = (child >> 8) & 1 == 1;
+            if has_text && !unit(next).is_some_and(|leaf| texts.is_char_boundary(leaf & !(1 << 31))) {
+                return false;
+            }
+            nodes.push(next);
+        }
+    }
+    true
+}
+
+/// The bytes of a text in base64.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let digit = |c: u8| match c {
+        b'A'..=b'Z' => Some(c - b'A'),
+        b'a'..=b'z' => Some(c - b'a' + 26),
+        b'0'..=b'9' => Some(c - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let mut bytes = Vec::new();
+    let (mut bits, mut n_bits) = (0u32, 0);
+    for c in text.trim_end_matches('=').bytes() {
+        bits = bits << 6 | u32::from(digit(c)?);
+        n_bits += 6;
+        if n_bits >= 8 {
+            n_bits -= 8;
+            bytes.push((bits >> n_bits) as u8);
+            bits &= (1 << n_bits) - 1;
+        }
+    }
+    Some(bytes)
+}
+
 fn check_lengths(value: &Value) -> Result<(), String> {
     for inner in value["pretokenizers"].as_array().into_iter().flatten() {
         check_lengths(inner)?;
@@ -228,4 +307,56 @@ fn to_json<T: serde::Serialize>(part: &T) -> Value {
 
 fn from_json<T: DeserializeOwned>(part: Value) -> Option<T> {
     serde_json::from_value(part).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table whose trie has one block of 256 units after the root, which gives `a` the text `A`.
+    fn table(change: impl FnOnce(&mut Vec<u32>)) -> Vec<u8> {
+        let mut units = vec![0u32; 512];
+        units[0] = 256 << 10;
+        let at = 256 + usize::from(b'a');
+        // The label with a text, and the offset to the unit 256 with the place of the text.
+        units[at] = u32::from(b'a') | 1 << 8 | (at as u32 ^ 256) << 10;
+        units[256] = 1 << 31;
+        change(&mut units);
+        let size = (4 * units.len() as u32).to_le_bytes();
+        let units = units.iter().flat_map(|unit| unit.to_le_bytes());
+        size.into_iter().chain(units).chain(*b"A\0").collect()
+    }
+
+    #[test]
+    fn tables_of_characters_that_lead_outside_are_refused() {
+        assert!(is_complete(&table(|_| ())));
+        for (case, change) in [
+            ("no units", (|units: &mut Vec<u32>| units.clear()) as fn(&mut Vec<u32>)),
+            ("half a block", |units| units.truncate(300)),
+            ("the root leads outside", |units| units[0] = 1 << 20 << 10),
+            ("a child leads outside", |units| units[256 + 97] |= 1 << 22),
+            ("a text is outside", |units| units[256] = 1 << 31 | 3),
+        ] {
+            assert!(!is_complete(&table(change)), "{case}");
+        }
+        assert!(!is_complete(b"") && !is_complete(&[255, 255, 255, 255, 0]));
+    }
+
+    #[test]
+    fn base64_is_decoded() {
+        assert_eq!(base64("aGVsbG8="), Some(b"hello".into()));
+        assert_eq!(base64("/+8="), Some(vec![255, 239]));
+        assert_eq!((base64(""), base64("a b")), (Some(Vec::new()), None));
+    }
+
+    #[test]
+    fn a_damaged_table_of_characters_is_an_error() {
+        for map in ["!", "AAAA", "", "//////8="] {
+            let value = json!({"type": "Sequence", "normalizers": [
+                {"type": "Precompiled", "precompiled_charsmap": map}]});
+            assert!(check_normalizer(&value).expect_err("damaged").contains("precompiled_charsmap"), "{map}");
+        }
+        check_normalizer(&json!({"type": "Precompiled"})).expect_err("absent");
+        check_normalizer(&json!({"type": "NFC"})).expect("another one");
+    }
 }

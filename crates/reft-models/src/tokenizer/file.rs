@@ -1,15 +1,14 @@
 //! `tokenizer.json`.
 
-use super::{
-    components,
-    json::{self, JsonFile},
-    special::SpecialToken,
-};
+use super::{components, json::JsonFile, special::SpecialToken};
 use crate::{
     files::{ModelFiles, TokenIds},
     keys::Keys,
 };
-use reft_core::FileError;
+use reft_core::{
+    FileError,
+    files::{check_json_text, plain_words},
+};
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{Encoding, Token, Tokenizer, TruncationDirection};
@@ -19,6 +18,11 @@ use tokenizers::{Encoding, Token, Tokenizer, TruncationDirection};
 struct Checked {
     #[serde(default)]
     added_tokens: Vec<Value>,
+    /// Its parser panics at every error of JSON.
+    #[serde(default, rename = "decoder")]
+    _decoder: Value,
+    #[serde(default)]
+    normalizer: Value,
     model: CheckedModel,
 }
 
@@ -33,7 +37,7 @@ struct CheckedModel {
 /// # Errors
 /// The reason why it cannot be used.
 pub(super) fn parse(json: &[u8]) -> Result<Tokenizer, String> {
-    json::check_encoding(json)?;
+    check_json_text(json)?;
     let unusable = |error: String| match serde_json::from_slice::<serde::de::IgnoredAny>(json) {
         Err(error) => format!("invalid JSON: {error}; the file may be incomplete, copy or download it again"),
         Ok(_) => format!(
@@ -41,8 +45,9 @@ pub(super) fn parse(json: &[u8]) -> Result<Tokenizer, String> {
              0.22, with which it can be saved again"
         ),
     };
-    let Checked { added_tokens, model } =
-        serde_json::from_slice(json).map_err(|error| unusable(error.to_string()))?;
+    let Checked { added_tokens, normalizer, model, .. } =
+        serde_json::from_slice(json).map_err(|error| unusable(plain_words(&error.to_string())))?;
+    components::check_normalizer(&normalizer)?;
     if let Some(prefix) = model.continuing_subword_prefix.as_str().filter(|prefix| !prefix.is_empty()) {
         check_merges(json, prefix)?;
     }

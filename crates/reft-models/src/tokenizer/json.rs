@@ -1,7 +1,7 @@
 //! The JSON files beside `tokenizer.json`, read strictly.
 
-use crate::files::{ModelFiles, is_lfs_pointer, kind_of};
-use reft_core::FileError;
+use crate::files::{ModelFiles, kind_of};
+use reft_core::{FileError, files::check_json_text};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ impl JsonFile {
         let path = files.path(name);
         let Some(bytes) = files.read_optional(name)? else { return Ok(Self { path, values: Map::new() }) };
         let invalid = |reason: String| FileError::Invalid { path: path.clone(), reason };
-        check_encoding(&bytes).map_err(invalid)?;
+        check_json_text(&bytes).map_err(invalid)?;
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(values)) => Ok(Self { path, values }),
             Ok(other) => Err(invalid(format!("expected a JSON object, found {}", kind_of(&other)))),
@@ -72,21 +72,4 @@ impl JsonFile {
     pub fn invalid(&self, reason: String) -> FileError {
         FileError::Invalid { path: self.path.clone(), reason }
     }
-}
-
-/// Reports the encodings of text that are not the UTF-8 of JSON files.
-///
-/// # Errors
-/// The reason why the file cannot be read.
-pub(super) fn check_encoding(bytes: &[u8]) -> Result<(), String> {
-    let found = match bytes {
-        _ if is_lfs_pointer(bytes) => {
-            "is a pointer of Git LFS, not the file itself; run `git lfs pull` in its folder"
-        }
-        [0xef, 0xbb, 0xbf, ..] => "starts with a byte order mark; save it as UTF-8 without one",
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16; save it as UTF-8",
-        [] => "is empty",
-        _ => return Ok(()),
-    };
-    Err(format!("the file {found}"))
 }

@@ -1,31 +1,16 @@
 //! Rows as conversations, in the layouts that chat data comes in.
 
 use super::{error::DataError, rows::Row};
+use reft_core::files::plain_words;
 use reft_models::{Chat, files::kind_of};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 /// The fields that hold a list of messages; the first one is OpenAI's, the others are ShareGPT's.
 const MESSAGE_LISTS: [&str; 3] = ["messages", "conversations", "conversation"];
 
-/// The fields of a row that a conversation is made of.
-pub(super) const CHAT_FIELDS: [&str; 15] = [
-    "messages",
-    "conversations",
-    "conversation",
-    "prompt",
-    "completion",
-    "instruction",
-    "input",
-    "output",
-    "system",
-    "history",
-    "tools",
-    "documents",
-    "chat_template_kwargs",
-    "weight",
-    "train",
-];
+/// The fields of a row that every conversation may have beside its messages.
+const CHAT_FIELDS: [&str; 4] = ["system", "tools", "documents", "chat_template_kwargs"];
 
 /// Which messages of the assistant are trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -54,6 +39,19 @@ impl std::str::FromStr for TrainOn {
 /// Whether the row holds a list of messages.
 pub(super) fn has_messages(row: &Row) -> bool {
     message_list(row).is_some() || matches!(row.fields.get("prompt"), Some(Value::Array(_)))
+}
+
+/// Whether a field has a part in the conversation of a row, if it has a list of messages.
+pub(super) fn is_of_messages(row: &Row, name: &str) -> bool {
+    match message_list(row) {
+        Some((key, _)) => name == key || CHAT_FIELDS.contains(&name),
+        None => matches!(name, "prompt" | "completion") || CHAT_FIELDS.contains(&name),
+    }
+}
+
+/// Whether a field has a part in the conversation of a row that has no list of messages, beside question, input and answer.
+pub(super) fn is_of_turns(name: &str) -> bool {
+    name == "history" || CHAT_FIELDS.contains(&name)
 }
 
 fn message_list(row: &Row) -> Option<(&'static str, &Value)> {
@@ -86,6 +84,8 @@ pub(super) fn conversation(row: &Row) -> Result<Chat, DataError> {
     }
     let variables = match row.fields.get("chat_template_kwargs") {
         None | Some(Value::Null) => Map::new(),
+        Some(Value::String(text)) if text.trim().is_empty() => Map::new(),
+        Some(Value::String(text)) => from_text(row, "chat_template_kwargs", text, "an object")?,
         Some(Value::Object(variables)) => variables.clone(),
         Some(other) => {
             return Err(
@@ -165,11 +165,8 @@ fn messages(row: &Row, key: &str, value: &Value) -> Result<Vec<Map<String, Value
     let parsed;
     let list = match value {
         Value::Array(list) => list,
-        // Tables hold lists as JSON text.
         Value::String(text) => {
-            parsed = serde_json::from_str::<Vec<Value>>(text).map_err(|error| {
-                row.error(format!("`{key}` is text, expected a list of messages: {error}"))
-            })?;
+            parsed = from_text::<Vec<Value>>(row, key, text, "a list of messages")?;
             &parsed
         }
         other => return Err(row.error(format!("`{key}` is {}, expected a list of messages", kind_of(other)))),
@@ -191,12 +188,37 @@ fn messages(row: &Row, key: &str, value: &Value) -> Result<Vec<Map<String, Value
         .collect()
 }
 
-/// A message with `role`, as it is; or one of ShareGPT with `from` and `value`.
+/// Fields that say something in place of the content of a message.
+const INSTEAD_OF_CONTENT: [&str; 8] = [
+    "tool_calls",
+    "function_call",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "tool_responses",
+    "refusal",
+    "audio",
+];
+
+/// A message with `role`, as it is; or one of ShareGPT with `from`. The text is in `content`, or in `value`.
 fn one_message(fields: &Map<String, Value>) -> Result<Map<String, Value>, String> {
+    let listed = || listing(&fields.keys().map(String::as_str).collect::<Vec<_>>());
+    let text_key = ["content", "value"].into_iter().find(|key| fields.contains_key(*key));
     match (fields.get("role"), fields.get("from")) {
         (Some(Value::String(_)), _) => {
-            return match fields.get("content") {
-                None | Some(Value::Null | Value::String(_) | Value::Array(_)) => Ok(fields.clone()),
+            let mut message = fields.clone();
+            match text_key {
+                Some("value") => {
+                    let value = message.remove("value").unwrap_or_default();
+                    message.insert("content".into(), value);
+                }
+                None if !INSTEAD_OF_CONTENT.iter().any(|key| fields.contains_key(*key)) => {
+                    return Err(format!("no `content`, found {}", listed()));
+                }
+                _ => {}
+            }
+            return match message.get("content") {
+                None | Some(Value::Null | Value::String(_) | Value::Array(_)) => Ok(message),
                 Some(other) => {
                     Err(format!("`content` is {}, expected text or a list of parts", kind_of(other)))
                 }
@@ -204,13 +226,10 @@ fn one_message(fields: &Map<String, Value>) -> Result<Map<String, Value>, String
         }
         (Some(other), _) => return Err(format!("`role` is {}, expected text", kind_of(other))),
         (None, Some(Value::String(_))) => {}
-        (None, _) => {
-            let keys: Vec<&str> = fields.keys().map(String::as_str).collect();
-            return Err(format!("no `role`, found {}", listing(&keys)));
-        }
+        (None, _) => return Err(format!("no `role`, found {}", listed())),
     }
     let from = fields["from"].as_str().unwrap_or_default();
-    let value = fields.get("value").filter(|value| !value.is_null());
+    let value = ["value", "content"].iter().find_map(|key| fields.get(*key).filter(|value| !value.is_null()));
     let value = value.ok_or_else(|| "no `value`".to_string())?;
     let role = match from {
         "system" => "system",
@@ -225,9 +244,30 @@ fn one_message(fields: &Map<String, Value>) -> Result<Map<String, Value>, String
         }
     };
     let mut message = message(role, value.clone());
-    let rest = fields.iter().filter(|(key, _)| !matches!(key.as_str(), "from" | "value"));
+    let rest = fields.iter().filter(|(key, _)| !matches!(key.as_str(), "from" | "value" | "content"));
     message.extend(rest.map(|(key, value)| (key.clone(), value.clone())));
     Ok(message)
+}
+
+/// A value that a table holds as JSON text; `expected` says what it is.
+fn from_text<T: DeserializeOwned>(row: &Row, key: &str, text: &str, expected: &str) -> Result<T, DataError> {
+    serde_json::from_str(text).map_err(|error| {
+        let reason = match is_python(text) {
+            true => {
+                "it is in the notation of Python; write the column with json.dumps, or the rows as JSON Lines"
+                    .into()
+            }
+            false => plain_words(&error.to_string()),
+        };
+        row.error(format!("`{key}` is text, expected {expected}: {reason}"))
+    })
+}
+
+/// Whether a text is a list or an object as Python prints it, which is what pandas writes into CSV.
+fn is_python(text: &str) -> bool {
+    let inner = text.trim_start_matches(|c: char| c.is_whitespace() || "[{(".contains(c));
+    let is_nested = inner.len() < text.trim_start().len();
+    is_nested && (inner.starts_with('\'') || inner.starts_with("array(") || inner.starts_with("None"))
 }
 
 /// The message of a `function_call`, whose value is a call, or a list of calls, as JSON text.
@@ -263,10 +303,8 @@ fn completion_messages(row: &Row, completion: &Value) -> Result<Vec<Map<String, 
 
 /// The conversation of `history` and `instruction` (or `prompt`) with `input`.
 fn turns_of_fields(row: &Row) -> Result<Vec<Map<String, Value>>, DataError> {
-    let question = match text_field(row, "instruction")? {
-        Some(instruction) => instruction,
-        None => text_field(row, "prompt")?.ok_or_else(|| no_prompt(row))?,
-    };
+    let question = first_given(row, ["instruction", "prompt"]).ok_or_else(|| no_prompt(row))?;
+    let question = text_field(row, question)?.unwrap_or_default();
     let content = match text_field(row, "input")?.filter(|input| !input.is_empty()) {
         Some(input) => format!("{question}\n\n{input}"),
         None => question,
@@ -281,10 +319,15 @@ fn turns_of_fields(row: &Row) -> Result<Vec<Map<String, Value>>, DataError> {
 
 /// The turns before the question, as LLaMA-Factory stores them: pairs of question and answer.
 pub(super) fn history(row: &Row) -> Result<Vec<(String, String)>, DataError> {
+    let parsed;
     let turns = match row.fields.get("history") {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Array(turns)) => turns,
-        Some(Value::String(text)) if text.is_empty() => return Ok(Vec::new()),
+        Some(Value::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
+        Some(Value::String(text)) => {
+            parsed = from_text::<Vec<Value>>(row, "history", text, "a list")?;
+            &parsed
+        }
         Some(other) => return Err(row.error(format!("`history` is {}, expected a list", kind_of(other)))),
     };
     let pair = |turn: &Value| match turn.as_array().map(Vec::as_slice) {
@@ -301,8 +344,7 @@ fn list_field(row: &Row, key: &str) -> Result<Option<Value>, DataError> {
     let value = match row.fields.get(key) {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
-        Some(Value::String(text)) => serde_json::from_str(text)
-            .map_err(|error| row.error(format!("`{key}` is text, expected a list: {error}")))?,
+        Some(Value::String(text)) => from_text(row, key, text, "a list")?,
         Some(value) => value.clone(),
     };
     match value {
@@ -322,7 +364,20 @@ pub(super) fn text_field(row: &Row, key: &str) -> Result<Option<String>, DataErr
     }
 }
 
+/// The first of some fields that has a value and is not empty, or that has a value.
+pub(super) fn first_given<'a>(row: &Row, keys: [&'a str; 2]) -> Option<&'a str> {
+    let is_given = |key: &&str| row.fields.get(*key).is_some_and(|value| !value.is_null());
+    let is_empty = |key: &&str| row.fields.get(*key).and_then(Value::as_str) == Some("");
+    let given = keys.into_iter().filter(is_given);
+    given.clone().find(|key| !is_empty(key)).or(given.clone().next())
+}
+
 pub(super) fn no_prompt(row: &Row) -> DataError {
+    let fields = MESSAGE_LISTS.iter().chain(&["prompt", "instruction"]);
+    let mut null = fields.filter(|key| row.fields.get(**key).is_some_and(Value::is_null));
+    if let Some(key) = null.next() {
+        return row.error(format!("no prompt: `{key}` is null"));
+    }
     let keys: Vec<&str> = row.fields.keys().map(String::as_str).collect();
     row.error(format!("no prompt: expected `instruction`, `prompt` or `messages`, found {}", listing(&keys)))
 }
@@ -364,12 +419,17 @@ mod tests {
             json!({"prompt": [{"role": "system", "content": "S"}, user], "completion": [answer]}),
             json!({"prompt": [user], "completion": answer, "system": "S"}),
             json!({"prompt": [user], "completion": "yo", "system": "S"}),
+            json!({"messages": [{"role": "user", "value": "hi"}, {"role": "assistant", "value": "yo"}], "system": "S"}),
+            json!({"messages": [{"from": "human", "content": "hi"}, {"from": "gpt", "content": "yo"}], "system": "S"}),
         ] {
             assert_eq!(roles_and_texts(value.clone()), expected, "{value}");
         }
-        let with_history = json!({"instruction": "hi", "history": [["a", "b"]], "system": "S", "input": ""});
-        let texts: Vec<String> = roles_and_texts(with_history).into_iter().map(|(_, text)| text).collect();
-        assert_eq!(texts, ["S", "a", "b", "hi"]);
+        for history in [json!([["a", "b"]]), json!("[[\"a\", \"b\"]]")] {
+            let with_history = json!({"instruction": "hi", "history": history, "system": "S", "input": ""});
+            let texts: Vec<String> =
+                roles_and_texts(with_history).into_iter().map(|(_, text)| text).collect();
+            assert_eq!(texts, ["S", "a", "b", "hi"]);
+        }
     }
 
     #[test]
@@ -391,6 +451,28 @@ mod tests {
         assert_eq!(role(&chat.messages[1]), "tool");
     }
 
+    /// What pandas writes into CSV.
+    #[test]
+    fn the_notation_of_python_is_named() {
+        let advice =
+            "it is in the notation of Python; write the column with json.dumps, or the rows as JSON Lines";
+        for text in ["[{'role': 'user', 'content': 'hi'}]", " [{'role'", "[array(['a'])]", "[None]"] {
+            assert_eq!(
+                error(json!({"messages": text})),
+                format!("d.json, line 1: `messages` is text, expected a list of messages: {advice}")
+            );
+        }
+        for (key, expected) in
+            [("history", "a list"), ("tools", "a list"), ("chat_template_kwargs", "an object")]
+        {
+            assert_eq!(
+                error(json!({"instruction": "x", key: "[['a', 'b']]"})),
+                format!("d.json, line 1: `{key}` is text, expected {expected}: {advice}")
+            );
+        }
+        assert!(!error(json!({"messages": "'quoted'"})).contains("Python"));
+    }
+
     #[test]
     fn malformed_conversations_are_errors_that_say_where() {
         assert_eq!(
@@ -406,6 +488,21 @@ mod tests {
             error(json!({"messages": [{"role": "user", "content": 5}]})),
             "d.json, line 1: `messages`, message 1: `content` is a number, expected text or a list of parts"
         );
+        for (message, found) in [
+            (json!({"role": "user"}), "role"),
+            (json!({"role": "user", "text": "x"}), "role, text"),
+            (json!({"role": "user", "parts": [{"text": "x"}]}), "role, parts"),
+        ] {
+            assert_eq!(
+                error(json!({"messages": [message]})),
+                format!("d.json, line 1: `messages`, message 1: no `content`, found {found}")
+            );
+        }
+        assert_eq!(
+            error(json!({"prompt": null, "completion": "x"})),
+            "d.json, line 1: no prompt: `prompt` is null"
+        );
+        assert_eq!(error(json!({"messages": null})), "d.json, line 1: no prompt: `messages` is null");
         assert_eq!(error(json!({"messages": []})), "d.json, line 1: `messages` is empty");
         assert_eq!(
             error(json!({"messages": "x"})),

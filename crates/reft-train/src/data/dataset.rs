@@ -7,7 +7,7 @@ use super::{
     error::DataError,
     notices::unused_fields,
     rows::Row,
-    template::{Template, answer},
+    template::Template,
 };
 use crate::count::count;
 use reft_models::Tokenizer;
@@ -103,7 +103,7 @@ pub struct DataSet {
     /// Number of chats that the template renders differently once they are answered.
     pub n_differing: usize,
     /// Row indices, in file order, of those that were skipped because they cannot be used.
-    pub skipped: Vec<usize>,
+    pub skipped_rows: Vec<usize>,
     /// What a user should know about the rows beside the counts of truncated and dropped ones, one line each.
     pub notices: Vec<String>,
 }
@@ -120,7 +120,7 @@ impl DataSet {
         for (idx, row) in rows.iter().enumerate() {
             let answers = row.readable().and_then(|row| template.encode_answered(row, tokenizer, train_on));
             let Some(answers) = bad.keep(answers)? else {
-                set.skipped.push(idx);
+                set.skipped_rows.push(idx);
                 continue;
             };
             for answered in answers {
@@ -134,17 +134,15 @@ impl DataSet {
         }
         set.notices = set.counted(template, file);
         set.notices.extend(bad.notice());
-        let used = template.fields();
-        set.notices.extend(unused_fields(file, rows, |name| used.contains(name)));
+        set.notices.extend(unused_fields(file, rows, |row, name| template.uses(row, name)));
         Ok(set)
     }
 
     /// The rows that a generated answer can be compared with: those that were not skipped and end with an answer.
-    pub fn answered(&self, rows: &[Row]) -> Vec<Row> {
-        let rows = rows
-            .iter()
-            .enumerate()
-            .filter(|(idx, row)| self.skipped.binary_search(idx).is_err() && answer(row).is_ok());
+    pub fn answered(&self, rows: &[Row], template: &Template) -> Vec<Row> {
+        let is_skipped = |idx: &usize| self.skipped_rows.binary_search(idx).is_ok();
+        let rows =
+            rows.iter().enumerate().filter(|(idx, row)| !is_skipped(idx) && template.answer(row).is_ok());
         rows.map(|(_, row)| row.clone()).collect()
     }
 
@@ -228,7 +226,7 @@ pub struct LabeledSet {
     /// Number of skipped rows that GLUE's files are known to have.
     pub n_malformed: usize,
     /// A line for display if other rows were skipped.
-    pub skipped: Option<String>,
+    pub skipped_notice: Option<String>,
 }
 
 impl LabeledSet {
@@ -236,7 +234,7 @@ impl LabeledSet {
     pub fn notices(&self, what: &str) -> Vec<String> {
         let empty =
             (self.n_empty > 0).then(|| format!("{what}: {} with an empty text", count(self.n_empty, "row")));
-        self.skipped.clone().into_iter().chain(empty).collect()
+        self.skipped_notice.clone().into_iter().chain(empty).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     conversation::{TrainOn, is_empty, text_of, trained_turns},
     error::DataError,
     rows::Row,
-    template::{Template, answer, answered_conversation},
+    template::Template,
 };
 use reft_models::{Chat, EncodedText, Tokenizer};
 use std::ops::Range;
@@ -117,7 +117,7 @@ impl Template {
         train_on: TrainOn,
     ) -> Result<Vec<EncodedAnswer>, DataError> {
         if *self == Template::Chat {
-            let chat = answered_conversation(row)?;
+            let chat = self.answered_conversation(row)?;
             let turns = trained_turns(row, &chat, train_on)?;
             let turns = turns.into_iter().map(|turn| {
                 let whole = answered_chat(row, &chat, turn, tokenizer)?;
@@ -126,15 +126,16 @@ impl Template {
             return turns.collect();
         }
         let prompt = self.prompt(row, tokenizer)?;
-        let answer = answer(row)?;
         let start = prompt.len();
         let eos = tokenizer.end_token().map_err(|error| row.tokenizer_error(error))?;
+        let answer = self.answer(row)?;
+        let answer = without_end(&answer, eos.text.as_str());
         let encode = |text: String| {
             let whole =
                 Whole { answer: start..text.len(), text, differs: false, is_empty: answer.is_empty() };
             self.encode_whole(row, whole, tokenizer)
         };
-        let text = prompt + &answer;
+        let text = prompt + answer;
         let mut encoded = encode(text.clone() + &eos.text)?;
         if encoded.tokens.last() != Some(&eos.id) {
             // The tokenizer does not find the end token in texts.
@@ -174,6 +175,11 @@ impl Template {
         }
         Ok(EncodedAnswer { tokens: ids, prompt_len: first, is_empty, is_merged, differs })
     }
+}
+
+/// An answer without the end token that it may end in, because one is added.
+pub(crate) fn without_end<'a>(answer: &'a str, end: &str) -> &'a str {
+    answer.strip_suffix(end).filter(|_| !end.is_empty()).unwrap_or(answer)
 }
 
 /// The tokens that lie within the last occurrence of `part`.
@@ -305,6 +311,23 @@ mod tests {
             assert_eq!(answer.is_merged, !answer.tokens.starts_with(&alone), "{end:?}");
             assert_eq!(answer.tokens.last(), t.eos().map(|eos| &eos.id));
         }
+    }
+
+    #[test]
+    fn an_answer_that_ends_in_the_end_token_does_not_get_a_second_one() {
+        let tokenizer = tokenizer("x");
+        let end = tokenizer.eos().expect("an end token").text.clone();
+        let encode = |answer: String| {
+            let row = row(json!({"prompt": "the old", "completion": answer}));
+            Template::Plain.encode_answered(&row, &tokenizer, TrainOn::Last).expect("encoded").remove(0)
+        };
+        for answer in ["fox", ""] {
+            assert_eq!(encode(format!("{answer}{end}")), encode(answer.into()));
+        }
+        let id = tokenizer.eos().map(|token| token.id);
+        assert_eq!(encode(end.clone()).tokens.iter().filter(|token| Some(**token) == id).count(), 1);
+        // One that somebody put in the middle stays.
+        assert_eq!(encode(format!("{end} fox")).tokens.iter().filter(|token| Some(**token) == id).count(), 2);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Files of other formats, recognized by how they begin.
 
-use reft_models::files::is_lfs_pointer;
+use reft_core::files::is_lfs_pointer;
 
 /// What a file is that cannot be read, and how it is converted.
 pub(super) fn foreign_format(bytes: &[u8], file: &str) -> Option<String> {

@@ -205,7 +205,7 @@ fn is_list_of_rows(value: &Value) -> bool {
 fn is_chat(value: &Value) -> bool {
     let is_message = |item: &Value| {
         let has = |name| item.get(name).is_some();
-        (has("role") && (has("content") || has("tool_calls"))) || (has("from") && has("value"))
+        (has("role") || has("from")) && ["content", "value", "tool_calls"].into_iter().any(has)
     };
     value.as_array().is_some_and(|list| list.iter().any(is_message))
 }

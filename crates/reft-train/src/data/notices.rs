@@ -7,15 +7,15 @@ use std::{
 };
 
 /// The fields that are ignored, as a line for display such as `data.jsonl: not used: id, source`; `is_used` tells which
-/// fields have an effect. Fields without a value in any row are left out.
-pub fn unused_fields(file: &str, rows: &[Row], is_used: impl Fn(&str) -> bool) -> Option<String> {
+/// fields of a row have an effect. Fields without a value in any row are left out.
+pub fn unused_fields(file: &str, rows: &[Row], is_used: impl Fn(&Row, &str) -> bool) -> Option<String> {
     const SHOWN: usize = 10;
     // The order in which they are met, which is that of the file's columns.
     let mut found: BTreeMap<&str, usize> = BTreeMap::new();
     for row in rows {
         for (name, value) in &row.fields {
             let is_empty = value.is_null() || value.as_str() == Some("");
-            if !is_empty && !found.contains_key(name.as_str()) && !is_used(name) {
+            if !is_empty && !found.contains_key(name.as_str()) && !is_used(row, name) {
                 found.insert(name, found.len());
             }
         }

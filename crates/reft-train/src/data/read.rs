@@ -140,6 +140,9 @@ pub(crate) enum Syntax {
 impl Syntax {
     /// The syntax that a text begins with; the file's extension decides where that leaves a choice.
     pub(crate) fn of(text: &str, file: &str) -> Self {
+        if let Some((separator, _)) = Separator::declared(text) {
+            return Syntax::Table(separator);
+        }
         let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
         let begins_as_json = text.trim_start().starts_with(['{', '[']);
         let is_json = match extension(file).as_str() {
@@ -214,6 +217,10 @@ mod tests {
             ("d", table),
             ("d.json", table),
             ("d.csv", b"prompt;completion\na;b\n"),
+            ("d.csv", b"sep=;\r\nprompt;completion\r\na;b\r\n"),
+            ("d.csv", b"\xef\xbb\xbf\"sep=|\"\nprompt|completion\na|b\n"),
+            ("d.tsv", b"SEP=,\nprompt,completion\na,b\n"),
+            ("d.csv", b"sep=\t\nprompt\tcompletion\na\tb\n"),
             ("d.csv", b"prompt\tcompletion\r\na\tb\r\n"),
             ("d.csv", b"prompt,completion\ra,b\r"),
             ("d.csv", b"\xef\xbb\xbfprompt,completion\na,b\n"),

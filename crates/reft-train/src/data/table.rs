@@ -73,6 +73,23 @@ impl Separator {
         if needed { Separator::QuotedTab } else { Separator::Tab }
     }
 
+    /// The separator that a table declares in its first line, `sep=;`, as Excel reads and writes it; also the length of that
+    /// line.
+    pub(super) fn declared(text: &str) -> Option<(Self, usize)> {
+        let start = text.len() - text.strip_prefix('\u{feff}').unwrap_or(text).len();
+        let line = text[start..].split(['\r', '\n']).next().unwrap_or_default();
+        let declaration = line.trim_matches(['"', ' ']);
+        let (key, char) = declaration.split_at_checked("sep=".len())?;
+        let separator = match char {
+            "," => Separator::Comma,
+            ";" => Separator::Semicolon,
+            "|" => Separator::Bar,
+            "\t" => Separator::QuotedTab,
+            _ => return None,
+        };
+        key.eq_ignore_ascii_case("sep=").then_some((separator, start + line.len()))
+    }
+
     fn byte(self) -> u8 {
         match self {
             Separator::Comma => b',',
@@ -108,6 +125,8 @@ pub(crate) fn table_rows(
     separator: Separator,
     columns: Option<&[&str]>,
 ) -> Result<Vec<Row>, DataError> {
+    // What is left of such a line is an empty one, so that the numbers of the others stay.
+    let text = Separator::declared(text).map_or(text, |(_, end)| &text[end..]);
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut records = match separator {
         Separator::Tab => tab_records(text),
@@ -224,6 +243,24 @@ mod tests {
 
     fn field(row: &Row, name: &str) -> String {
         row.fields[name].as_str().expect("text").into()
+    }
+
+    #[test]
+    fn a_declared_separator_is_no_row_and_keeps_the_numbers_of_lines() {
+        let declared = |text: &str| {
+            Separator::declared(text).map(|(separator, end)| (separator, text[end..].to_string()))
+        };
+        assert_eq!(declared("sep=;\na;b"), Some((Separator::Semicolon, "\na;b".into())));
+        for other in ["sep", "sep=", "sep=x\n", "a;b\nsep=;", "separator=;", "é=="] {
+            assert_eq!(declared(other), None, "{other}");
+        }
+        let rows = parse_table("sep=;\na;b\n1;2\n", "d.csv", Separator::Semicolon, None).expect("rows");
+        assert_eq!(
+            (rows.len(), rows[0].place.as_str(), field(&rows[0], "b")),
+            (1, "d.csv, line 3", "2".into())
+        );
+        let error = parse_table("sep=,\na,b\n1\n", "d.csv", Separator::Comma, None).expect_err("too few");
+        assert!(error.to_string().starts_with("d.csv, line 3: 1 field, expected 2"), "{error}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use super::{
     conversation::{
-        CHAT_FIELDS, conversation, has_messages, history, message, no_prompt, role, text_field, text_of,
+        conversation, first_given, has_messages, history, is_of_messages, is_of_turns, message, no_prompt,
+        role, text_field, text_of,
     },
     error::DataError,
     rows::Row,
@@ -17,9 +18,6 @@ const ALPACA: &str = "Below is an instruction that describes a task. Write a res
 const ALPACA_WITH_INPUT: &str = "Below is an instruction that describes a task, paired with an input that provides further \
                                  context. Write a response that appropriately completes the \
                                  request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n";
-
-/// The fields of an answer.
-const ANSWERS: [&str; 2] = ["output", "completion"];
 
 /// How a row becomes a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +37,8 @@ pub enum Template {
 pub struct CustomTemplate {
     text: String,
     compiled: Arc<reft_jinja::Template>,
+    /// The fields that it reads.
+    fields: Arc<BTreeSet<String>>,
 }
 
 impl PartialEq for CustomTemplate {
@@ -61,7 +61,8 @@ impl CustomTemplate {
     fn new(text: &str) -> Result<Self, DataError> {
         let compiled = reft_jinja::Template::compile(text, Self::SETTINGS)
             .map_err(|error| DataError::Template { template: text.into(), reason: error.to_string() })?;
-        Ok(Self { text: text.into(), compiled: compiled.into() })
+        let fields: BTreeSet<String> = compiled.variables().into_iter().map(String::from).collect();
+        Ok(Self { text: text.into(), compiled: compiled.into(), fields: fields.into() })
     }
 
     fn render(&self, row: &Row) -> Result<String, DataError> {
@@ -71,11 +72,6 @@ impl CustomTemplate {
             row.error(format!("cannot render the template: {error}; the fields are {}", fields.join(", ")))
         })?;
         Ok(rendered.text)
-    }
-
-    /// The fields that the template reads.
-    fn fields(&self) -> BTreeSet<String> {
-        self.compiled.variables().into_iter().map(String::from).collect()
     }
 }
 
@@ -108,7 +104,7 @@ impl Template {
         }
         Ok(match rows.iter().find(|row| row.readable().is_ok()) {
             Some(row) if has_messages(row) => Template::Chat,
-            Some(row) if row.fields.contains_key("prompt") => Template::Plain,
+            Some(row) if first_given(row, ["prompt", "instruction"]) == Some("prompt") => Template::Plain,
             _ => Template::Alpaca,
         })
     }
@@ -134,14 +130,81 @@ impl Template {
         Row::from_fields(fields, "the prompt")
     }
 
-    /// The fields of a row that this template, or the answer to it, is made of.
-    pub fn fields(&self) -> BTreeSet<String> {
-        let named: BTreeSet<String> = match self {
-            Template::Custom(template) => template.fields(),
-            Template::Chat => CHAT_FIELDS.map(String::from).into(),
-            Template::Alpaca | Template::Plain => ["instruction", "prompt", "input"].map(String::from).into(),
+    /// Whether a field of a row has a part in its prompt or its answer.
+    ///
+    /// Of two questions or two answers in a row, only one has.
+    pub fn uses(&self, row: &Row, name: &str) -> bool {
+        let is_answer = || self.answer_key(row) == Some(name);
+        match self {
+            Template::Custom(template) => template.fields.contains(name) || is_answer(),
+            Template::Chat if has_messages(row) => is_of_messages(row, name),
+            Template::Plain if self.question_key(row) == Some("prompt") => {
+                name == "prompt" || is_answer() || matches!(name, "system" | "history")
+            }
+            Template::Alpaca | Template::Plain | Template::Chat => {
+                let is_turn = if *self == Template::Chat {
+                    is_of_turns(name)
+                } else {
+                    matches!(name, "system" | "history")
+                };
+                name == "input" || is_turn || self.question_key(row) == Some(name) || is_answer()
+            }
+        }
+    }
+
+    /// The field with the question of a row without a list of messages.
+    fn question_key(&self, row: &Row) -> Option<&'static str> {
+        let keys = match self {
+            Template::Plain => ["prompt", "instruction"],
+            _ => ["instruction", "prompt"],
         };
-        named.into_iter().chain(ANSWERS.map(String::from)).collect()
+        first_given(row, keys)
+    }
+
+    /// The field with the answer of a row without a list of messages: `completion` answers `prompt`, `output` answers
+    /// `instruction`. Where one of them is absent or empty, it is the other.
+    fn answer_key(&self, row: &Row) -> Option<&'static str> {
+        let is_of_prompt = match self {
+            Template::Custom(template) => {
+                template.fields.contains("prompt") && !template.fields.contains("instruction")
+            }
+            _ => self.question_key(row) == Some("prompt"),
+        };
+        let keys = if is_of_prompt { ["completion", "output"] } else { ["output", "completion"] };
+        // Files that were written with a column for the answers have null where it is empty.
+        first_given(row, keys).or_else(|| keys.into_iter().find(|key| row.fields.contains_key(*key)))
+    }
+
+    /// The reference answer of a row, which may be empty.
+    ///
+    /// # Errors
+    /// If the row has none.
+    pub fn answer(&self, row: &Row) -> Result<String, DataError> {
+        if has_messages(row) {
+            let last = conversation(row)?.messages.pop().filter(|message| role(message) == "assistant");
+            return last
+                .as_ref()
+                .map(text_of)
+                .ok_or_else(|| row.error("no answer: the last message must be the assistant's"));
+        }
+        match self.answer_key(row) {
+            Some(key) => Ok(text_field(row, key)?.unwrap_or_default()),
+            None => Err(row.error(
+                "no answer: expected text in `output` or `completion`, or `messages` that end with the assistant's",
+            )),
+        }
+    }
+
+    /// The conversation of a row with its answer, which may be empty.
+    ///
+    /// # Errors
+    /// If the row has no prompt or no answer, or a message is malformed.
+    pub(super) fn answered_conversation(&self, row: &Row) -> Result<Chat, DataError> {
+        let mut chat = conversation(row)?;
+        if !has_messages(row) {
+            chat.messages.push(message("assistant", self.answer(row)?));
+        }
+        Ok(chat)
     }
 
     /// The prompt of a row.
@@ -186,16 +249,12 @@ impl Template {
             return Err(cannot_show("`history`"));
         }
         let input = text_field(row, "input")?.unwrap_or_default();
-        let prompt = text_field(row, "prompt")?;
-        let question = match (text_field(row, "instruction")?, &prompt) {
-            (Some(instruction), _) => instruction,
-            (None, Some(prompt)) => prompt.clone(),
-            (None, None) => return Err(no_prompt(row)),
-        };
-        Ok(match (self, prompt) {
-            (Template::Plain, Some(prompt)) => prompt,
-            (Template::Plain, None) if input.is_empty() => format!("{question}\n"),
-            (Template::Plain, None) => format!("{question}\n{input}\n"),
+        let key = self.question_key(row).ok_or_else(|| no_prompt(row))?;
+        let question = text_field(row, key)?.unwrap_or_default();
+        Ok(match self {
+            Template::Plain if key == "prompt" => question,
+            Template::Plain if input.is_empty() => format!("{question}\n"),
+            Template::Plain => format!("{question}\n{input}\n"),
             _ if input.is_empty() => ALPACA.replace("{instruction}", &question),
             // The placeholder keeps an `{input}` within the question as it is.
             _ => ALPACA_WITH_INPUT
@@ -216,44 +275,6 @@ fn open_conversation(row: &Row) -> Result<Chat, DataError> {
         return Err(row.error("no prompt: the only message is the assistant's"));
     }
     Ok(chat)
-}
-
-/// The conversation of a row with its answer, which may be empty.
-///
-/// # Errors
-/// If the row has no prompt or no answer, or a message is malformed.
-pub(super) fn answered_conversation(row: &Row) -> Result<Chat, DataError> {
-    let mut chat = conversation(row)?;
-    if !has_messages(row) {
-        chat.messages.push(message("assistant", answer(row)?));
-    }
-    Ok(chat)
-}
-
-/// The reference answer of a row, which may be empty.
-///
-/// # Errors
-/// If the row has none.
-pub fn answer(row: &Row) -> Result<String, DataError> {
-    if has_messages(row) {
-        let last = conversation(row)?.messages.pop().filter(|message| role(message) == "assistant");
-        return last
-            .as_ref()
-            .map(text_of)
-            .ok_or_else(|| row.error("no answer: the last message must be the assistant's"));
-    }
-    for key in ANSWERS {
-        if let Some(text) = text_field(row, key)? {
-            return Ok(text);
-        }
-    }
-    // Files that were written with a column for the answers have null where it is empty.
-    if ANSWERS.iter().any(|key| row.fields.contains_key(*key)) {
-        return Ok(String::new());
-    }
-    Err(row.error(
-        "no answer: expected text in `output` or `completion`, or `messages` that end with the assistant's",
-    ))
 }
 
 #[cfg(test)]
@@ -316,7 +337,7 @@ mod tests {
             "template \"alpacca\": expected `auto`, `alpaca`, `chat`, `plain`, or a text with `{{ field }}`"
         );
         assert_eq!(
-            answer(&row("{\"instruction\": \"x\"}")).expect_err("none").to_string(),
+            Template::Alpaca.answer(&row("{\"instruction\": \"x\"}")).expect_err("none").to_string(),
             "d.json, line 1: no answer: expected text in `output` or `completion`, or `messages` that end with the \
              assistant's"
         );
@@ -337,16 +358,74 @@ mod tests {
             "Below is an instruction that describes a task. Write a response that appropriately completes the \
              request.\n\n### Instruction:\nHi\n\n### Response:\n"
         );
-        assert_eq!(answer(&row("{\"output\": null}")).expect("empty"), "");
+        assert_eq!(Template::Alpaca.answer(&row("{\"output\": null}")).expect("empty"), "");
         let custom = Template::parse("Q: {{ instruction }}\nA:").expect("parsed");
         assert_eq!(custom.prompt(&with_input, &t).expect("rendered"), "Q: Add {input}.\nA:");
         let optional = Template::parse("{% if input %}\n{{ input }}\n{% endif %}\n{{ x | default('-') }}\n");
         let optional = optional.expect("parsed");
         assert_eq!(optional.prompt(&with_input, &t).expect("rendered"), "\n1 2\n\n-\n");
         assert_eq!(optional.prompt(&row("{\"y\": 1}"), &t).expect("rendered"), "\n-\n");
-        assert_eq!(optional.fields(), ["completion", "input", "output", "x"].map(String::from).into());
+        let used =
+            ["x", "input", "output", "instruction", "prompt"].map(|name| optional.uses(&with_input, name));
+        assert_eq!(used, [true, true, true, false, false]);
         assert_eq!(Template::Plain.prompt(&with_input, &t).expect("rendered"), "Add {input}.\n1 2\n");
         let rows = [row("{\"prompt\": \"p\", \"completion\": \"c\"}")];
         assert_eq!(Template::resolve("auto", &rows).expect("known"), Template::Plain);
+    }
+
+    /// `prompt` belongs to `completion`, and `instruction` to `output`.
+    #[test]
+    fn of_two_pairs_in_a_row_one_is_used_and_the_other_is_told() {
+        let t = tokenizer();
+        let two = row(
+            "{\"prompt\": \"p\", \"completion\": \"c\", \"instruction\": \"i\", \"output\": \"o\", \"input\": \"n\", \
+             \"history\": []}",
+        );
+        let custom = |text: &str| Template::parse(text).expect("parsed");
+        for (template, prompt, answer, unused) in [
+            (Template::Plain, Some("p"), "c", &["instruction", "output", "input"][..]),
+            (Template::Alpaca, None, "o", &["prompt", "completion"]),
+            (custom("{{ prompt }}:"), Some("p:"), "c", &["instruction", "output", "input", "history"]),
+            (custom("{{ instruction }}:"), Some("i:"), "o", &["prompt", "completion", "input", "history"]),
+        ] {
+            if let Some(prompt) = prompt {
+                assert_eq!(template.prompt(&two, &t).expect("rendered"), prompt);
+            }
+            assert_eq!(template.answer(&two).expect("answered"), answer);
+            let found: Vec<&str> =
+                two.fields.keys().map(String::as_str).filter(|name| !template.uses(&two, name)).collect();
+            assert_eq!(found, unused, "{}", template.text());
+        }
+        let chat: Vec<String> = Template::Chat
+            .answered_conversation(&two)
+            .expect("a conversation")
+            .messages
+            .iter()
+            .map(text_of)
+            .collect();
+        assert_eq!(chat, ["i\n\nn", "o"]);
+        // An empty column is none.
+        let half = row("{\"prompt\": \"p\", \"completion\": \"\", \"instruction\": \"\", \"output\": \"o\"}");
+        assert_eq!(Template::Alpaca.answer(&half).expect("answered"), "o");
+        assert!(Template::Alpaca.prompt(&half, &t).expect("rendered").contains("\np\n"));
+    }
+
+    #[test]
+    fn fields_beside_a_list_of_messages_are_told() {
+        let messages = "\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]";
+        let with = row(&format!(
+            "{{{messages}, \"output\": \"o\", \"system\": \"S\", \"weight\": 1, \"train\": true}}"
+        ));
+        let used = ["messages", "system", "tools", "output", "weight", "train"]
+            .map(|name| Template::Chat.uses(&with, name));
+        assert_eq!(used, [true, true, true, false, false, false]);
+    }
+
+    #[test]
+    fn null_is_no_prompt() {
+        let rows = [row("{\"prompt\": null, \"instruction\": \"x\", \"output\": \"y\"}")];
+        assert_eq!(Template::resolve("auto", &rows).expect("known"), Template::Alpaca);
+        let error = Template::Plain.prompt(&row("{\"prompt\": null, \"completion\": \"y\"}"), &tokenizer());
+        assert_eq!(error.expect_err("no prompt").to_string(), "d.json, line 1: no prompt: `prompt` is null");
     }
 }

@@ -1,6 +1,7 @@
 //! `key=value` overrides of a recipe, and suggestions for mistyped keys.
 
 use super::error::RecipeError;
+use reft_core::files::plain_words;
 use toml::{Table, Value};
 
 /// Other names for keys, as transformers' `TrainingArguments` spells them, and the name in a recipe.
@@ -107,7 +108,7 @@ fn remove(table: &mut Table, key: &str) {
 
 /// Adds "did you mean" to serde's message about an unknown key or value, which lists the known ones in backticks.
 pub(super) fn with_suggestion(message: &str) -> String {
-    let message = message.trim_end();
+    let message = &plain_words(message.trim_end());
     let Some(at) = message.find("unknown field `").or_else(|| message.find("unknown variant `")) else {
         return message.into();
     };

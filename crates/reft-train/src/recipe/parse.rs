@@ -6,6 +6,7 @@ use super::{
     overrides::{apply, with_suggestion},
     sections::Recipe,
 };
+use reft_core::files::plain_words;
 use std::{fs, path::Path};
 use toml::Table;
 
@@ -30,7 +31,7 @@ impl Recipe {
         let recipe = if overrides.is_empty() {
             toml::from_str::<Recipe>(text).map_err(|e| invalid(with_suggestion(&e.to_string())))?
         } else {
-            let mut table: Table = toml::from_str(text).map_err(|e| invalid(e.to_string()))?;
+            let mut table: Table = toml::from_str(text).map_err(|e| invalid(plain_words(&e.to_string())))?;
             for text in overrides {
                 apply(&mut table, text)?;
             }
@@ -93,6 +94,12 @@ mod tests {
         let recipe = parse(SMALL, &["data.task=classification", "data.text=[1, \"b\"]", "data.label=1"]);
         let data = recipe.expect("valid").data;
         assert_eq!((data.text, data.label), (Some(vec!["1".into(), "b".into()]), Some("1".into())));
+        // In a file, too, a text is a list of one.
+        let file =
+            SMALL.replace("[data]\n", "[data]\ntask = \"classification\"\ntext = \"a\"\ntest = \"t.csv\"\n");
+        let recipe = parse(&format!("{file}[lora]\ntargets = \"q_proj\"\n"), &[]).expect("valid");
+        assert_eq!((recipe.data.text, recipe.data.test), (Some(vec!["a".into()]), vec!["t.csv".into()]));
+        assert_eq!(recipe.lora.targets, ["q_proj"]);
         let targets =
             |text: &str| parse(SMALL, &[&format!("lora.targets={text}")]).expect("names").lora.targets;
         assert_eq!(targets("q_proj"), ["q_proj"]);
@@ -138,6 +145,25 @@ mod tests {
         }
         for change in ["lora.alpha=0", "reft.dropout=1", "lora.dropout=1", "train.lr=0", "head.lr=0"] {
             assert!(parse(SMALL, &[change]).is_err(), "{change}: nothing would be learned");
+        }
+    }
+
+    #[test]
+    fn values_of_other_kinds_are_refused_in_plain_words() {
+        for (line, expected) in [
+            ("[train]\nsteps = -1", "expected a whole number from 0"),
+            ("[train]\nlr = \"x\"", "expected a number"),
+            ("[train]\nbatch_size = 1.5", "expected a whole number from 0"),
+            ("[run.x]\n[train]\nseed = \"x\"", "expected"),
+            ("[lora]\ntargets = 3", "expected a text or a list of texts"),
+            ("[lora]\ntargets = [3]", "expected a string"),
+            ("[head]\nlr = []", "expected a number"),
+            ("[eval]\nexact_match = 1", "expected true or false"),
+        ] {
+            let error = parse(&format!("{SMALL}{line}\n"), &[]).expect_err(line);
+            assert!(error.contains(expected), "{error}");
+            let words = ["usize", "u32", "u64", "i64", "f64", "struct", "a sequence", "a boolean"];
+            assert!(words.iter().all(|word| !error.contains(&format!("expected {word}"))), "{error}");
         }
     }
 

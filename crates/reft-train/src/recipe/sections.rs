@@ -10,8 +10,9 @@ use reft_core::{Activation, Component, Init, Layers, Method, Positions};
 use reft_models::{Dtype, Quant};
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, Error as _, IntoDeserializer},
+    de::{DeserializeOwned, Error, IntoDeserializer, SeqAccess, Visitor},
 };
+use std::fmt::{self, Formatter};
 use toml::Value;
 
 /// A recipe: the model, what to train, the data, and the settings of the training loop.
@@ -117,6 +118,7 @@ pub struct LoraSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
     /// Name suffixes of the layers to adapt; every linear layer of attention and MLP if empty.
+    #[serde(deserialize_with = "texts")]
     pub targets: Vec<String>,
     /// Dropout on the input of an update, during training.
     pub dropout: f64,
@@ -150,10 +152,10 @@ pub struct DataSection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval: Option<String>,
     /// More files that a task is evaluated on once, at the end.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "texts")]
     pub test: Vec<String>,
     /// The text column of a task, or the two columns of a text pair.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_texts")]
     pub text: Option<Vec<String>>,
     /// The label column of a task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -257,6 +259,37 @@ fn dtype<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Dtype>, D:
 
 fn quant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Quant>, D::Error> {
     parse_quant(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// A list of texts, or a text for a list of one.
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Texts;
+
+    impl<'de> Visitor<'de> for Texts {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut Formatter) -> fmt::Result {
+            f.write_str("a text or a list of texts")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(vec![text.into()])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut texts = Vec::new();
+            while let Some(text) = list.next_element()? {
+                texts.push(text);
+            }
+            Ok(texts)
+        }
+    }
+
+    deserializer.deserialize_any(Texts)
+}
+
+fn some_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    texts(deserializer).map(Some)
 }
 
 fn layers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Layers, D::Error> {

@@ -96,6 +96,9 @@ fn run_task<A: AutodiffKernels, T: Task<A::InnerBackend>>(
     for notice in &data.notices {
         on_event(Event::Notice(notice));
     }
+    for warning in &checkpoint.warnings {
+        on_event(Event::Warning(warning));
+    }
     for warning in recipe.train.warnings(data.train.len()) {
         on_event(Event::Warning(&warning));
     }

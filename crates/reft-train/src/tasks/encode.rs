@@ -124,7 +124,7 @@ impl TaskSpec {
             return Err(first.error("no row of the file has all its texts"));
         }
         set.n_skipped = bad.finish(on_bad_row, rows.len())? + set.n_malformed;
-        set.skipped = bad.notice();
+        set.skipped_notice = bad.notice();
         Ok(set)
     }
 }

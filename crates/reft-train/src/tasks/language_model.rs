@@ -101,7 +101,7 @@ impl<B: Kernels> Task<B> for LanguageModelTask {
             }
             let mut set = DataSet::encode(rows, encoding, file)?;
             let (rows, cut, dropped, skipped) =
-                (set.examples.len(), set.n_cut, set.n_dropped, set.skipped.len());
+                (set.examples.len(), set.n_cut, set.n_dropped, set.skipped_rows.len());
             summaries.push(DataSummary { what, rows, cut, dropped, skipped });
             for notice in set.notices.drain(..) {
                 if !notices.contains(&notice) {
@@ -112,7 +112,7 @@ impl<B: Kernels> Task<B> for LanguageModelTask {
         };
         let train = encode("train", &self.train_rows, &data.train)?.examples;
         let held_out = encode("held out", &self.held_out_rows, data.eval.as_ref().unwrap_or(&data.train))?;
-        self.held_out_rows = held_out.answered(&self.held_out_rows);
+        self.held_out_rows = held_out.answered(&self.held_out_rows, &self.template);
         let held_out = held_out.examples;
         notices.extend(shared_rows(&train, &held_out));
         Ok(DataSets { train, held_out, summaries, notices, max_length })

@@ -190,8 +190,9 @@ impl TaskSpec {
 
     /// A line for display if the file has fields that are not used. GLUE's files are known to have them.
     pub fn unused_fields(&self, file: &str, rows: &[Row]) -> Option<String> {
-        let is_used =
-            |name: &str| self.config.label == name || self.config.text.iter().any(|text| text == name);
+        let is_used = |_: &Row, name: &str| {
+            self.config.label == name || self.config.text.iter().any(|text| text == name)
+        };
         if self.glue.is_some() { None } else { unused_fields(file, rows, is_used) }
     }
 
