@@ -11,22 +11,21 @@ use burn::{
     nn::{Linear, LinearConfig},
     optim::{AdamConfig, GradientsParams, Optimizer},
     record::{FullPrecisionSettings, NamedMpkFileRecorder},
-    tensor::{Distribution, Tensor, activation::relu},
+    tensor::{Distribution, Tensor, activation::relu, backend::Backend},
 };
 use burn_flex::Flex;
 use reft_core::{Intervention, LoreftConfig};
-use reft_train::reft_kernels::Kernels;
 
 type B = Autodiff<Flex>;
 
 #[derive(Module, Debug)]
-struct Mlp<B: Kernels> {
+struct Mlp<B: Backend> {
     first: Linear<B>,
     edit: Intervention<B>,
     second: Linear<B>,
 }
 
-impl<B: Kernels> Mlp<B> {
+impl<B: Backend> Mlp<B> {
     fn new(seed: u64, device: &B::Device) -> Self {
         Self {
             first: LinearConfig::new(8, 32).init(device).no_grad(),

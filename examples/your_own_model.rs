@@ -9,20 +9,20 @@ use burn::{
     tensor::{
         Int, Tensor,
         activation::{log_softmax, tanh},
+        backend::Backend,
     },
 };
 use burn_flex::Flex;
 use reft_core::{Adapter, BaseModel, BatchLayout, Hook, NoHook, Place, Reft, ReftConfig, Site};
-use reft_train::reft_kernels::Kernels;
 
 #[derive(Module, Debug)]
-struct MyModel<B: Kernels> {
+struct MyModel<B: Backend> {
     embedding: Embedding<B>,
     blocks: Vec<Linear<B>>,
     head: Linear<B>,
 }
 
-impl<B: Kernels> MyModel<B> {
+impl<B: Backend> MyModel<B> {
     fn new(device: &B::Device) -> Self {
         let block = || LinearConfig::new(32, 32).init(device);
         Self {

@@ -56,7 +56,8 @@ const LINEAR: [[usize; 3]; 8] = [
 
 impl<B: Kernels> Bench<B> {
     fn normalization(&self) -> f64 {
-        worst(SHAPES.map(|[n, d]| {
+        // In rows of one or two numbers, gradients cancel but for a last digit.
+        worst(SHAPES.into_iter().filter(|[_, d]| *d > 2).map(|[n, d]| {
             let [x, grad] = [1, 2].map(|seed| self.numbers([n, d], seed, 2.0));
             let [g, b] = [3, 4].map(|seed| self.numbers([1, d], seed, 2.0).reshape([d]));
             worst([

@@ -20,6 +20,11 @@ pub trait Kernels: Backend {
         false
     }
 
+    /// The largest number of states whose logits [`nll`](Self::nll) has in memory at the same time.
+    fn rows_of_logits(vocab: usize) -> usize {
+        default::rows_of_logits(vocab)
+    }
+
     /// `x / √(mean(x²) + ε) · g` for every row (Hugging Face's `LlamaRMSNorm`). The quotient is computed in f32.
     ///
     /// # Shapes

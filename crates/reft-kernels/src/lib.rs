@@ -28,7 +28,6 @@ mod rotary;
 pub mod cpu;
 
 pub use attention::{AttentionInputs, AttentionSettings, Dropout, Heads, Mask, Segment, Spans, Text};
-pub use default::rows_of_logits;
 pub use deviation::deviations;
 pub use kernels::{AutodiffKernels, Kernels};
 pub use rotary::RotaryTable;

@@ -77,6 +77,7 @@ pub use footprint::Footprint;
 pub use generate::{GenerateConfig, GenerateError, Generated, generate};
 pub use llama::{Llama, LlamaConfig};
 pub use load::{Checkpoint, LoadError, LoadedModel};
+pub use packed::n_packed;
 pub use pass::{Blocks, TrainingPass};
 pub use precision::{Dtype, Precision, Quant};
 pub use roberta::{DropoutRates, Roberta, RobertaConfig};

@@ -6,6 +6,11 @@ use reft_core::{BatchLayout, Packing, Positions};
 use reft_kernels::{Mask, Segment, Spans};
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
+/// Number of tokens that a training pass of a language model computes, where texts that begin alike share their states.
+pub fn n_packed(tokens: &TokenBatch, packing: Packing) -> usize {
+    PackedTokens::new(tokens, packing, Constants::Shared).map_or(tokens.ids.len(), |packed| packed.len())
+}
+
 /// The tokens of a batch, one text after the other.
 ///
 /// Texts share a token if everything up to it agrees: the tokens, and which of them are edited. Constant tokens, which no

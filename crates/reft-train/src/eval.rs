@@ -117,9 +117,15 @@ pub fn answers<B: Kernels>(
 ) -> Result<Vec<Answer>, EvalError> {
     let AnswerConfig { template, max_length, batch_size, max_new_tokens } = config;
     let tokenizer = &loaded.tokenizer;
+    let context = model.config().max_position_embeddings;
+    // An answer needs room in the context.
+    let limit = match max_length < context {
+        true => PromptLimit::of(max_length),
+        false => PromptLimit::of_context(context, max_new_tokens),
+    };
     let prompts = rows
         .iter()
-        .map(|row| Ok(template.encode_prompt(row, tokenizer, PromptLimit::of(max_length))?.tokens))
+        .map(|row| Ok(template.encode_prompt(row, tokenizer, limit)?.tokens))
         .collect::<Result<Vec<_>, DataError>>()?;
     let greedy = loaded.generate_config().with_max_new_tokens(max_new_tokens);
     let generated = generate_all(model, &reft, &prompts, &greedy, batch_size)?;

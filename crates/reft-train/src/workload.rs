@@ -5,7 +5,7 @@ use crate::{
     error::RunError,
     memory::{self, MemoryNeeds},
 };
-use reft_kernels::{Kernels, rows_of_logits};
+use reft_kernels::Kernels;
 use reft_models::{Dtype, Footprint, Precision, Quant, names::block_of};
 
 /// Memory that the allocator keeps after it was freed, as measured on small models.
@@ -58,6 +58,8 @@ pub struct Workload<'a> {
     pub batch: (usize, usize),
     /// Labels of that micro-batch whose logits are computed at a time, and logits per label; 0 for classifiers.
     pub logits: (usize, usize),
+    /// The largest number of rows whose logits exist at a time, given the number of logits per row.
+    pub rows_of_logits: fn(usize) -> usize,
     /// The evaluation of held-out rows.
     pub evaluation: EvaluationLoad,
     /// Number of trainable parameters.
@@ -78,6 +80,7 @@ impl<'a> Workload<'a> {
             batch_size: 1,
             batch: (0, 0),
             logits: (0, 0),
+            rows_of_logits: |_| 0,
             evaluation: EvaluationLoad::default(),
             parameters: 0,
             trains_weights: false,
@@ -145,7 +148,7 @@ impl<'a> Workload<'a> {
         let EvaluationLoad { rows, seq, labels, cache } = self.evaluation;
         let block = (self.footprint)(rows, seq, self.precision.dtype);
         let n_logits =
-            (rows * labels.max(1)).min(rows_of_logits(self.logits.1.max(1)).max(rows)) * self.logits.1;
+            (rows * labels.max(1)).min((self.rows_of_logits)(self.logits.1.max(1)).max(rows)) * self.logits.1;
         // The input and the output of a block, and either its transient tensors or the logits.
         (2 * block.input + block.forward.max(3 * 4 * n_logits)) as u64 + rows as u64 * cache
     }

@@ -83,7 +83,7 @@ fn a_dry_run_tells_the_memory_that_is_then_measured() {
     assert!((planned / measured - 1.0).abs() < 0.15, "planned {planned}, measured {measured}");
     let text = stdout(&short_run(folder.path(), &["run.name=other", "--dry-run"]));
     let machine = [
-        (r"(?m)^(program and data|peak) +[\d.]+ \w+$", "$1 [size]"),
+        (r"(?m)^(program and data|logits|evaluation|peak) +[\d.]+ \w+$", "$1 [size]"),
         (r"cpu has [\d.]+ \w+, [\d.]+ \w+ free now", "cpu has [size], [size] free now"),
     ];
     assert_snapshot("train_dry_run", folder.path(), &text, &machine);

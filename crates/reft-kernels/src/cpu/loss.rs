@@ -7,7 +7,7 @@ use super::simd::{Simd, WithSimd, dispatch, exp, map, max, sum};
 
 /// How many rows have logits at a time in each thread. Fewer rows take more time, because each slice
 /// reads the whole matrix; more take memory only.
-const ROWS: usize = 128;
+pub(super) const ROWS: usize = 128;
 
 /// Negative log-likelihoods of labels, `nll = ln Σⱼ e^(logitⱼ) − logit_label` for each row, with
 /// `logits = states Eᵀ`, and the gradient of each row by its state, `softmax(logits) E − E_label`.

@@ -160,6 +160,10 @@ impl Kernels for Flex {
         dtype == DType::F32
     }
 
+    fn rows_of_logits(_vocab: usize) -> usize {
+        loss::ROWS * rayon::current_num_threads()
+    }
+
     fn rms_norm(x: Tensor<Self, 2>, g: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
         if !(is_f32(&x) && is_f32(&g)) {
             return default::rms_norm(x, g, epsilon);

@@ -31,8 +31,8 @@ pub(crate) fn linear_backward<B: Backend>(w: Tensor<B, 2>, grad: Tensor<B, 2>) -
     grad.matmul(w)
 }
 
-/// The largest number of states whose logits [`nll`](crate::Kernels::nll) has in memory at the same time.
-pub fn rows_of_logits(vocab: usize) -> usize {
+/// The largest number of states whose logits `nll` has in memory at the same time.
+pub(crate) fn rows_of_logits(vocab: usize) -> usize {
     const MAX_LOGITS: usize = 1 << 24;
     (MAX_LOGITS / vocab.max(1)).max(16)
 }

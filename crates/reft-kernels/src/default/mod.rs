@@ -6,7 +6,6 @@ mod norm;
 mod pointwise;
 
 pub(crate) use attention::{attention, attention_backward};
-pub use linear::rows_of_logits;
-pub(crate) use linear::{linear, linear_backward, nll, write_rows};
+pub(crate) use linear::{linear, linear_backward, nll, rows_of_logits, write_rows};
 pub(crate) use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 pub(crate) use pointwise::{gelu, gelu_backward, rotary, swiglu, swiglu_backward};

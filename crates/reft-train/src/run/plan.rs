@@ -12,7 +12,7 @@ use crate::{
     train_config::TrainConfig,
     workload::{EvaluationLoad, Workload},
 };
-use reft_kernels::{Kernels, rows_of_logits};
+use reft_kernels::Kernels;
 use reft_models::{Checkpoint, Dtype, ModelConfig, Precision, TunedName};
 use serde::{Serialize, Serializer};
 
@@ -81,10 +81,21 @@ pub(super) fn plan<B: Kernels, T: Task<B>>(
     };
     let head = task.num_head_params(config);
     let footprint = |batch, seq, dtype: Dtype| task.footprint(config, batch, seq, dtype);
-    let largest =
-        largest_batch(&recipe.train, examples, |rows, seq| footprint(rows, seq, precision.dtype).kept);
+    let packs_rows = B::packs_rows(precision.dtype.burn());
+    let largest = largest_batch(&recipe.train, examples, |size| match packs_rows {
+        true => size.tokens,
+        false => footprint(size.rows, size.seq, precision.dtype).kept,
+    });
+    // Without padding, as if all rows had the same length.
+    let seq = match packs_rows {
+        true => {
+            let members: Vec<&T::Example> = largest.members.iter().map(|idx| &examples[*idx]).collect();
+            task.n_packed(&members, reft.packing()).div_ceil(largest.rows.max(1))
+        }
+        false => largest.seq,
+    };
     let n_logits = task.n_logits(config);
-    let slice = if n_logits > 0 { largest.labels.min(rows_of_logits(n_logits)) } else { 0 };
+    let slice = if n_logits > 0 { largest.labels.min(B::rows_of_logits(n_logits)) } else { 0 };
     let workload = Workload {
         tensors,
         precision,
@@ -92,8 +103,9 @@ pub(super) fn plan<B: Kernels, T: Task<B>>(
         taped,
         checkpointing: recipe.checkpointing(),
         batch_size: recipe.train.batch_size,
-        batch: (largest.rows, largest.seq),
+        batch: (largest.rows, seq),
         logits: (slice, n_logits),
+        rows_of_logits: B::rows_of_logits,
         evaluation: evaluation_load(recipe, task, config, precision.dtype, held_out),
         parameters: trainable + head,
         trains_weights: tuning.is_some(),
@@ -106,7 +118,7 @@ pub(super) fn plan<B: Kernels, T: Task<B>>(
         device: on.info.name.clone(),
         rows: examples.len(),
         steps: recipe.train.total_updates(examples.len()),
-        batch: workload.batch,
+        batch: (largest.rows, largest.seq),
         checkpointing: workload.checkpointing,
         trainable,
         head,
@@ -137,18 +149,21 @@ fn evaluation_load<B: Kernels, T: Task<B>>(
 }
 
 /// The size of a micro-batch.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct BatchSize {
+    members: Vec<usize>,
     rows: usize,
     seq: usize,
+    /// Without padding.
+    tokens: usize,
     labels: usize,
 }
 
-/// The micro-batch that keeps the most bytes, among those of the run (of its first epochs, if there are many).
+/// The largest micro-batch, among those of the run (of its first epochs, if there are many).
 fn largest_batch(
     train: &TrainConfig,
     examples: &[impl Tokenized],
-    bytes_kept: impl Fn(usize, usize) -> usize,
+    size_of: impl Fn(&BatchSize) -> usize,
 ) -> BatchSize {
     const MAX_EPOCHS: usize = 100;
     let updates_per_epoch = train.updates_per_epoch(examples.len());
@@ -160,8 +175,10 @@ fn largest_batch(
         BatchSize {
             rows: batch.len(),
             seq: of_batch().map(Tokenized::n_tokens).max().unwrap_or(0),
+            tokens: of_batch().map(Tokenized::n_tokens).sum(),
             labels: of_batch().map(Tokenized::n_labels).sum(),
+            members: batch,
         }
     });
-    sizes.max_by_key(|size| bytes_kept(size.rows, size.seq)).unwrap_or_default()
+    sizes.max_by_key(size_of).unwrap_or_default()
 }

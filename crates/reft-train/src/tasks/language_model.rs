@@ -28,7 +28,7 @@ use reft_core::{Hook, NoHook, Packing, Reft, host_values, to_dtype};
 use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
     Dtype, Footprint, Llama, LlamaConfig, LoadedModel, NamedTensors, Tokenizer, llama::ReusedStates,
-    peft::PeftNames,
+    n_packed, peft::PeftNames,
 };
 use std::cell::RefCell;
 
@@ -129,6 +129,10 @@ impl<B: Kernels> Task<B> for LanguageModelTask {
 
     fn footprint(&self, config: &LlamaConfig, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
         config.footprint(batch, seq, dtype, !B::packs_rows(dtype.burn()))
+    }
+
+    fn n_packed(&self, examples: &[&Example], packing: Packing) -> usize {
+        n_packed(&LanguageModelBatch::new(examples).tokens, packing)
     }
 
     fn evaluate_base(

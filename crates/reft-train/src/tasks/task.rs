@@ -11,7 +11,7 @@ use crate::{
     score::{Evaluation, Score},
     trainable::Trainable,
 };
-use reft_core::Head;
+use reft_core::{Head, Packing};
 use reft_kernels::Kernels;
 use reft_models::{Dtype, Footprint, LoadedModel, Pretrained, Tokenizer, peft::PeftNames};
 
@@ -67,6 +67,11 @@ pub trait Task<B: Kernels>: Sized {
     /// Bytes of the KV cache for one token, for tasks that generate answers.
     fn cache_bytes(&self, _config: &ConfigOf<B, Self>, _dtype: Dtype) -> u64 {
         0
+    }
+
+    /// Number of tokens that a training pass without padding computes.
+    fn n_packed(&self, examples: &[&Self::Example], _packing: Packing) -> usize {
+        examples.iter().map(|example| example.n_tokens()).sum()
     }
 
     /// Memory of one block in a training pass.
