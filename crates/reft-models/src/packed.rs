@@ -216,6 +216,7 @@ fn ranges(rows: &[usize]) -> Vec<Range<usize>> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
     use crate::batch::Padding;

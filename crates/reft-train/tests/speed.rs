@@ -1,5 +1,7 @@
 //! How fast rows of a language model become tokens: `cargo test -p reft-train --test speed -- --ignored --nocapture`.
 
+#![allow(clippy::print_stdout)]
+
 use reft_models::Tokenizer;
 use reft_train::{
     DataSet, Row, Template,

@@ -1,5 +1,7 @@
 //! The operations of every backend, beside the same ones composed of Burn's plain operations.
 
+#![allow(clippy::single_range_in_vec_init)]
+
 mod operations;
 
 use burn::tensor::backend::BackendTypes;

@@ -715,6 +715,7 @@ pub fn write_rows<A: AutodiffKernels>(device: &A::Device) {
 }
 
 /// The name of each test, and the test.
+#[allow(clippy::type_complexity)]
 pub fn all<A: AutodiffKernels>() -> Vec<(&'static str, fn(&A::Device))> {
     vec![
         ("rms_norm", rms_norm::<A>),
