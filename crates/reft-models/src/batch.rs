@@ -63,8 +63,8 @@ impl TokenBatch {
     /// Where the tokens are, for hooks.
     pub fn layout<B: Backend>(&self, device: &B::Device) -> BatchLayout<B> {
         let rows = self.positions.chunks(self.seq.max(1)).zip(&self.prompt_lens).map(|(row, prompt_len)| {
-            let start = row.iter().take_while(|position| position.is_none()).count();
-            let len = row.iter().flatten().count();
+            let Range { start, end } = filled(row);
+            let len = end - start;
             let position = row.get(start).copied().flatten().unwrap_or(0);
             RowLayout { start, len, prompt_len: *prompt_len, position }
         });
@@ -98,8 +98,7 @@ impl TokenBatch {
 
     /// The span of each row's prompt, its first `lens[row]` tokens, in the padded row.
     pub fn prompt_spans(&self, lens: &[usize]) -> Vec<PromptSpan> {
-        let starts =
-            self.positions.chunks(self.seq.max(1)).map(|row| row.iter().take_while(|p| p.is_none()).count());
+        let starts = self.positions.chunks(self.seq.max(1)).map(|row| filled(row).start);
         starts.zip(lens).map(|(start, len)| PromptSpan { start, len: *len }).collect()
     }
 

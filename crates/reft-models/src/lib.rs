@@ -60,6 +60,7 @@ pub mod precision;
 mod quantized;
 pub mod roberta;
 pub mod rope;
+mod rows;
 mod shards;
 pub mod source;
 pub mod tokenizer;

@@ -18,9 +18,10 @@ use crate::{
     pass::{Blocks, TrainingPass},
     precision::Dtype,
     rope::Rope,
+    rows::{rows_of, select_rows},
     source::{Pretrained, TensorSource},
 };
-use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{Tensor, backend::Backend};
 use reft_core::{BatchLayout, Component, Hook, NoHook, Packing, Place, Site, hook::check_sites};
 use reft_kernels::{
     AttentionInputs, AttentionSettings, AutodiffKernels, Heads, Kernels, Mask, RotaryTable, Spans,
@@ -288,7 +289,7 @@ impl<B: Kernels> Llama<B> {
     pub fn head(&self, states: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.head {
             Some(head) => head.forward(states),
-            None => states.matmul(self.embedding.clone().transpose()),
+            None => Kernels::linear(states, self.embedding.clone(), None),
         }
     }
 
@@ -300,9 +301,7 @@ impl<B: Kernels> Llama<B> {
     /// # Shapes
     /// - output `[n, d_model]`
     fn embed(&self, ids: &[u32]) -> Tensor<B, 2> {
-        let index: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
-        let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [ids.len()]), &self.device());
-        self.embedding.clone().select(0, index)
+        rows_of(self.embedding.clone(), ids.iter().map(|id| *id as usize))
     }
 
     /// # Shapes
@@ -319,11 +318,15 @@ impl<B: Kernels> Llama<B> {
         }
     }
 
-    /// The masks of blocks without and with a sliding window.
-    fn masks(&self) -> [Mask; 2] {
+    /// The spans of blocks without and with a sliding window: the same if no block has one.
+    fn spans(&self, of: impl Fn(Mask) -> Arc<Spans>) -> [Arc<Spans>; 2] {
+        let spans = of(Mask::CAUSAL);
         let windowed = self.blocks.iter().position(|block| block.windowed);
-        let window = windowed.and_then(|layer| self.config.window(layer));
-        [Mask::CAUSAL, Mask { window, ..Mask::CAUSAL }]
+        let window_spans = match windowed.and_then(|layer| self.config.window(layer)) {
+            Some(window) => of(Mask { window: Some(window), ..Mask::CAUSAL }),
+            None => spans.clone(),
+        };
+        [spans, window_spans]
     }
 
     fn rotary(&self, positions: &[usize]) -> RotaryTable<B> {
@@ -331,7 +334,7 @@ impl<B: Kernels> Llama<B> {
     }
 
     fn packed_context(&self, tokens: &TokenBatch, packed: &PackedTokens) -> BatchContext<B> {
-        let [spans, window_spans] = self.masks().map(|mask| packed.spans(mask));
+        let [spans, window_spans] = self.spans(|mask| packed.spans(mask));
         let layout = packed.layout(tokens, 0, &self.device());
         BatchContext {
             rotary: self.rotary(&packed.positions),
@@ -346,9 +349,9 @@ impl<B: Kernels> Llama<B> {
         let [spans, window_spans] = match cache {
             Some(cache) => {
                 cache.enter(tokens);
-                self.masks().map(|mask| cache.spans(tokens.seq, mask))
+                self.spans(|mask| cache.spans(tokens.seq, mask))
             }
-            None => self.masks().map(|mask| tokens.spans(mask)),
+            None => self.spans(|mask| tokens.spans(mask)),
         };
         let rotary = self.rotary(&tokens.rotary_positions());
         let layout = tokens.layout(&self.device());
@@ -456,7 +459,7 @@ impl<B: Kernels> Llama<B> {
         let EnteringStates { active, constant } = states;
         let active: Tensor<B, 3> = active.unsqueeze();
         let device = Tensor::<A, 3>::from_inner(active.clone()).device();
-        let [spans, window_spans] = self.masks().map(|mask| packed.active_spans(mask));
+        let [spans, window_spans] = self.spans(|mask| packed.active_spans(mask));
         let context = BatchContext {
             rotary: self.rotary(&packed.positions[packed.n_constant..]).on_tape(),
             spans,
@@ -487,7 +490,7 @@ impl<B: Kernels> Llama<B> {
             return Vec::new();
         }
         let mut hidden = entering.narrow(1, 0, n);
-        let [spans, window_spans] = self.masks().map(|mask| packed.constant_spans(mask));
+        let [spans, window_spans] = self.spans(|mask| packed.constant_spans(mask));
         let rotary = self.rotary(&packed.positions[..n]);
         let layout = BatchLayout::unpadded(1, n, &self.device());
         let context = BatchContext { rotary, spans, window_spans, layout, constant: Vec::new() };
@@ -604,8 +607,5 @@ impl<B: Kernels> Pretrained<B> for Llama<B> {
 
 /// Some rows of the flattened batch, normalized.
 fn normalized_rows<B: Kernels>(norm: &RmsNorm<B>, hidden: Tensor<B, 3>, rows: &[usize]) -> Tensor<B, 2> {
-    let [batch, seq, d_model] = hidden.dims();
-    let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-    let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [rows.len()]), &hidden.device());
-    norm.forward(hidden.reshape([batch * seq, d_model]).select(0, index))
+    norm.forward(select_rows(hidden, rows))
 }

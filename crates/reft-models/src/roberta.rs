@@ -12,15 +12,17 @@ use crate::{
     norm::LayerNorm,
     pass::{Blocks, TrainingPass},
     precision::Dtype,
+    rows::rows_of,
     source::{Pretrained, TensorSource},
 };
-use burn::tensor::{Distribution, Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{Distribution, Tensor, backend::Backend};
 use reft_core::{BatchLayout, Component, Hook, NoHook, Packing, Place, Site, hook::check_sites, host_values};
 use reft_kernels::{
     AttentionInputs, AttentionSettings, AutodiffKernels, Dropout, Heads, Kernels, Mask, Segment, Spans,
 };
 use std::{ops::Range, sync::Arc};
 
+pub use crate::rows::select_rows;
 pub use config::{DropoutRates, RobertaConfig};
 
 /// One transformer block: `h ← norm(h + attention(h))`, then `h ← norm(h + mlp(h))`.
@@ -340,33 +342,31 @@ impl<B: Kernels> Roberta<B> {
     /// - output `[batch, seq, d_model]`, or `[1, tokens, d_model]` of packed tokens
     fn embed(&self, arranged: &Arranged, tokens: &TokenBatch, rates: DropoutRates) -> Tensor<B, 3> {
         let Arranged { cells, shape: [batch, seq], .. } = arranged;
-        let look_up = |table: &Tensor<B, 2>, row_of: &dyn Fn(usize) -> i64| {
-            let rows: Vec<i64> = cells.iter().map(|cell| row_of(*cell)).collect();
-            let rows = TensorData::new(rows, [cells.len()]);
-            table.clone().select(0, Tensor::<B, 1, Int>::from_data(rows, &self.device()))
+        let look_up = |table: &Tensor<B, 2>, row_of: &dyn Fn(usize) -> usize| {
+            rows_of(table.clone(), cells.iter().map(|cell| row_of(*cell)))
         };
-        let words = look_up(&self.words, &|cell| i64::from(tokens.ids[cell]));
+        let words = look_up(&self.words, &|cell| tokens.ids[cell] as usize);
         let position_ids = self.position_ids(tokens);
         let positions = look_up(&self.positions, &|cell| position_ids[cell]);
         // A pair's second text has type 1, which RoBERTa's embedding does not have.
         let n_types = self.config.type_vocab_size as u32;
         let type_of = |cell: usize| tokens.types.get(cell).copied().filter(|t| *t < n_types).unwrap_or(0);
-        let types = look_up(&self.types, &|cell| i64::from(type_of(cell)));
+        let types = look_up(&self.types, &|cell| type_of(cell) as usize);
         let hidden = self.norm.forward(words + positions + types);
         dropout(hidden, rates.hidden).reshape([*batch, *seq, self.config.hidden_size])
     }
 
     /// BERT counts positions from 0. RoBERTa counts them from `pad_token_id + 1` and skips padding, which has the
     /// position `pad_token_id` (Hugging Face's `create_position_ids_from_input_ids`).
-    fn position_ids(&self, tokens: &TokenBatch) -> Vec<i64> {
+    fn position_ids(&self, tokens: &TokenBatch) -> Vec<usize> {
         let pad = (!self.config.is_bert()).then_some(self.config.pad_token_id);
         let mut ids = Vec::with_capacity(tokens.ids.len());
         for row in 0..tokens.batch {
-            let mut next = self.config.first_position() as i64;
+            let mut next = self.config.first_position();
             for idx in row * tokens.seq..(row + 1) * tokens.seq {
                 let counts = tokens.positions[idx].is_some() && pad != Some(tokens.ids[idx]);
-                ids.push(if counts { next } else { i64::from(pad.unwrap_or(0)) });
-                next += i64::from(counts);
+                ids.push(if counts { next } else { pad.unwrap_or(0) as usize });
+                next += usize::from(counts);
             }
         }
         ids
@@ -447,15 +447,4 @@ impl Arranged {
             None => cells.to_vec(),
         }
     }
-}
-
-/// Some rows of flattened states.
-///
-/// # Shapes
-/// - hidden `[batch, seq, d_model]`, rows `n` of `batch · seq`; output `[n, d_model]`
-pub fn select_rows<B: Backend>(hidden: Tensor<B, 3>, rows: &[usize]) -> Tensor<B, 2> {
-    let [batch, seq, d_model] = hidden.dims();
-    let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-    let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [rows.len()]), &hidden.device());
-    hidden.reshape([batch * seq, d_model]).select(0, index)
 }

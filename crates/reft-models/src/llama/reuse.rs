@@ -3,8 +3,9 @@
 use crate::{
     batch::{Padding, TokenBatch},
     packed::PackedTokens,
+    rows::rows_of,
 };
-use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{Tensor, backend::Backend};
 use std::collections::HashMap;
 
 /// Keys and values, `[tokens, d_kv]` each.
@@ -25,11 +26,7 @@ impl<B: Backend> EnteringStates<B> {
         let (constant, active): (Vec<usize>, Vec<usize>) =
             packed.rows_of(text, seq).into_iter().partition(|row| *row < packed.n_constant);
         let active: Vec<usize> = active.into_iter().map(|row| row - packed.n_constant).collect();
-        let take = |x: &Tensor<B, 2>, rows: &[usize]| {
-            let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-            let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [rows.len()]), &x.device());
-            x.clone().select(0, index)
-        };
+        let take = |x: &Tensor<B, 2>, rows: &[usize]| rows_of(x.clone(), rows.iter().copied());
         let constant = match constant.is_empty() {
             true => Vec::new(),
             false => self.constant.iter().map(|(k, v)| (take(k, &constant), take(v, &constant))).collect(),
