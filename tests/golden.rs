@@ -210,7 +210,7 @@ fn gradients<B: Kernels>(case: Case<B>) {
         let objective = LanguageModeling::new(&case.loaded.model, 4);
         let step = step_gradients(&objective, &reft.clone().into(), &[examples], false, 0);
         let n_labels = step.loss.labels as f64;
-        let deviation = (step.loss.sum / n_labels - number(&expected["batch_loss"])).abs();
+        let deviation = (step.loss.sum() / n_labels - number(&expected["batch_loss"])).abs();
         assert!(deviation < NLL_TOLERANCE, "{kind}: the loss deviates by {deviation}");
 
         let mut worst = 0f64;

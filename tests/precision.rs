@@ -74,7 +74,7 @@ fn precisions<B: CpuBackend>() -> Vec<Precision> {
     let quants: Vec<Option<Quant>> =
         std::iter::once(None).chain(B::QUANTS.iter().copied().map(Some)).collect();
     let of_dtype =
-        |dtype: &Dtype| quants.iter().map(|quant| Precision { dtype: *dtype, quant: *quant }).collect();
+        |dtype: &Dtype| quants.iter().map(|quant| Precision { quant: *quant, ..Precision::new(*dtype) }).collect();
     B::DTYPES.iter().flat_map(|dtype| -> Vec<Precision> { of_dtype(dtype) }).collect()
 }
 
@@ -96,7 +96,7 @@ fn unsupported_precisions_are_errors<B: CpuBackend>() {
     for dtype in Dtype::ALL {
         assert_eq!(dtype.is_supported::<B>(&Default::default()), B::DTYPES.contains(&dtype), "{dtype}");
         match resolve(dtype, None) {
-            Ok(precision) => assert_eq!(precision, Precision { dtype, quant: None }),
+            Ok(precision) => assert_eq!(precision, Precision::new(dtype)),
             Err(error) => assert_eq!(
                 error.to_string(),
                 format!("dtype {dtype}: not supported by {}; available: auto, {}", B::NAME, known.join(", "))
@@ -107,7 +107,7 @@ fn unsupported_precisions_are_errors<B: CpuBackend>() {
     for quant in [Quant::Int8, Quant::Int4] {
         assert_eq!(quant.is_supported::<B>(&Default::default()), B::QUANTS.contains(&quant), "{quant}");
         match resolve(Dtype::F32, Some(quant)) {
-            Ok(precision) => assert_eq!(precision, Precision { dtype: Dtype::F32, quant: Some(quant) }),
+            Ok(precision) => assert_eq!(precision, Precision { quant: Some(quant), ..Precision::default() }),
             Err(error) => assert_eq!(
                 error.to_string(),
                 format!(
@@ -202,7 +202,7 @@ fn assert_same<B: Kernels>(
     checkpointed: &StepGradients<B>,
     what: &str,
 ) {
-    assert!((plain.loss.sum - checkpointed.loss.sum).abs() / plain.loss.sum < 1e-5, "{what}: loss");
+    assert!((plain.loss.sum() - checkpointed.loss.sum()).abs() / plain.loss.sum() < 1e-5, "{what}: loss");
     let [a, b] = [plain, checkpointed].map(|step| gradient(trainable, &step.grads).concat());
     let error = relative_error(&b, &a);
     println!("{what}: gradients deviate by {error:.1e}");

@@ -176,6 +176,10 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         B::packs_rows(dtype)
     }
 
+    fn widens(stored: DType, states: DType) -> bool {
+        B::widens(stored, states)
+    }
+
     fn rows_of_logits(vocab: usize) -> usize {
         B::rows_of_logits(vocab)
     }
@@ -253,8 +257,11 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     }
 
     fn linear(x: Tracked<B, C, 2>, w: Tracked<B, C, 2>, b: Option<Tracked<B, C, 1>>) -> Tracked<B, C, 2> {
-        if is_tracked(&w) || b.as_ref().is_some_and(is_tracked) {
+        if is_tracked(&w) {
             return default::linear(x, w, b);
+        }
+        if let Some(b) = b.clone().filter(is_tracked) {
+            return Kernels::linear(x, w, None) + b.unsqueeze();
         }
         let (w, b) = (w.inner(), b.map(Tensor::inner));
         unary_step(Linear, x, |_| w.clone(), |x| Kernels::linear(x, w.clone(), b))

@@ -20,6 +20,12 @@ pub trait Kernels: Backend {
         false
     }
 
+    /// Whether products widen weights of the dtype `stored` to that of the states as they read them, so that weights in half
+    /// precision can stay as they are, and states still be f32.
+    fn widens(_stored: DType, _states: DType) -> bool {
+        false
+    }
+
     /// The largest number of states whose logits [`nll`](Self::nll) has in memory at the same time.
     fn rows_of_logits(vocab: usize) -> usize {
         default::rows_of_logits(vocab)

@@ -1,7 +1,7 @@
 //! Rows of tokens, padded to a batch.
 
 use burn::tensor::backend::Backend;
-use reft_core::{BatchLayout, PromptSpan, RowLayout};
+use reft_core::{BatchLayout, RowLayout};
 use reft_kernels::{Mask, Spans, Text};
 use std::{ops::Range, sync::Arc};
 
@@ -96,12 +96,6 @@ impl TokenBatch {
         }
     }
 
-    /// The span of each row's prompt, its first `lens[row]` tokens, in the padded row.
-    pub fn prompt_spans(&self, lens: &[usize]) -> Vec<PromptSpan> {
-        let starts = self.positions.chunks(self.seq.max(1)).map(|row| filled(row).start);
-        starts.zip(lens).map(|(start, len)| PromptSpan { start, len: *len }).collect()
-    }
-
     /// The first column of each row, in the flattened batch: the first token, if padding is on the right.
     pub fn first_columns(&self) -> Vec<usize> {
         (0..self.batch).map(|row| row * self.seq).collect()
@@ -156,7 +150,5 @@ mod tests {
         let left = TokenBatch::new(&rows, Padding::Left);
         assert_eq!(left.ids, [5, 6, 7, 0, 0, 8]);
         assert_eq!(left.rotary_positions(), [0, 1, 2, 0, 0, 0]);
-        assert_eq!(left.prompt_spans(&[2, 1])[1], PromptSpan { start: 2, len: 1 });
-        assert_eq!(right.prompt_spans(&[2, 1])[1], PromptSpan { start: 0, len: 1 });
     }
 }

@@ -1,8 +1,11 @@
 //! The KV cache: keys and values of the tokens that a model has already read.
 
-use crate::batch::{TokenBatch, filled};
+use crate::{
+    batch::{TokenBatch, filled},
+    packed::{PackedTokens, ranges},
+};
 use burn::tensor::{Tensor, backend::Backend};
-use reft_kernels::{Kernels, Mask, Spans, Text};
+use reft_kernels::{Kernels, Mask, Segment, Spans, Text};
 use std::{ops::Range, sync::Arc};
 
 /// Keys and values of every layer, with a fixed capacity.
@@ -11,16 +14,30 @@ use std::{ops::Range, sync::Arc};
 /// positions, so padding may be on either side.
 #[derive(Debug)]
 pub struct KvCache<B: Backend> {
-    layers: Vec<Option<(Tensor<B, 2>, Tensor<B, 2>)>>,
+    layers: Vec<Option<KeysValues<B>>>,
     /// Position of the token in each slot, `[batch][slot]`.
     slots: Vec<Vec<Option<usize>>>,
     capacity: usize,
+    prompts: Option<PackedPrompts<B>>,
+}
+
+/// Keys and values, `[n, d_kv]` each.
+pub(crate) type KeysValues<B> = (Tensor<B, 2>, Tensor<B, 2>);
+
+/// Prompts that are not in slots: without padding, and with beginnings that several of them share.
+#[derive(Debug)]
+struct PackedPrompts<B: Backend> {
+    /// `None` until the layer has read the prompts.
+    layers: Vec<Option<KeysValues<B>>>,
+    /// The rows of each prompt, in the order of its tokens.
+    rows: Vec<Vec<Range<usize>>>,
+    n_rows: usize,
 }
 
 impl<B: Kernels> KvCache<B> {
     /// An empty cache for `n_layers` layers and up to `capacity` tokens per row.
     pub fn new(n_layers: usize, capacity: usize) -> Self {
-        Self { layers: vec![None; n_layers], slots: Vec::new(), capacity }
+        Self { layers: vec![None; n_layers], slots: Vec::new(), capacity, prompts: None }
     }
 
     /// Number of slots in use.
@@ -31,6 +48,20 @@ impl<B: Kernels> KvCache<B> {
     /// Whether no slot is in use.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Makes the next pass that of packed prompts, which take no slots.
+    ///
+    /// # Panics
+    /// If tokens have been read already.
+    pub(crate) fn enter_packed(&mut self, tokens: &TokenBatch, packed: &PackedTokens) {
+        assert!(self.is_empty() && self.prompts.is_none(), "prompts come first");
+        self.capacity = self.capacity.saturating_sub(tokens.seq);
+        self.prompts = Some(PackedPrompts {
+            layers: vec![None; self.layers.len()],
+            rows: (0..tokens.batch).map(|text| ranges(&packed.rows_of(text, tokens.seq))).collect(),
+            n_rows: packed.len(),
+        });
     }
 
     /// Adds slots for a new batch of tokens.
@@ -52,19 +83,39 @@ impl<B: Kernels> KvCache<B> {
             let tokens = filled(&slots[first..]);
             Text { queries: tokens, keys: runs(slots) }
         });
-        Spans::grid(&texts.collect::<Vec<_>>(), [seq, self.capacity], mask)
+        let Some(prompts) = &self.prompts else {
+            return Spans::grid(&texts.collect::<Vec<_>>(), [seq, self.capacity], mask);
+        };
+        let segments = texts.enumerate().map(|(idx, Text { queries, keys })| {
+            let queries = idx * seq + queries.start..idx * seq + queries.end;
+            let first = prompts.n_rows + idx * self.capacity;
+            let own = keys.into_iter().map(|keys| first + keys.start..first + keys.end);
+            let keys: Vec<_> = prompts.rows[idx].iter().cloned().chain(own).collect();
+            let n_keys: usize = keys.iter().map(Range::len).sum();
+            Segment { offset: n_keys - queries.len(), queries, keys }
+        });
+        Spans::packed(segments.collect(), self.slots.len() * seq, mask)
     }
 
-    /// Appends the keys and values of the tokens entered last, and returns those of all slots, used or not.
+    /// Appends the keys and values of the tokens entered last. Returns those of all slots, used or not, and those of packed
+    /// prompts, which [`spans`](Self::spans) counts before them.
     ///
     /// # Shapes
-    /// - keys, values `[batch · seq, d_kv]`; output `[batch · capacity, d_kv]`
+    /// - keys, values `[batch · seq, d_kv]`; output `[batch · capacity, d_kv]`, and `[prompt tokens, d_kv]`
     pub(crate) fn append(
         &mut self,
         layer: usize,
         keys: Tensor<B, 2>,
         values: Tensor<B, 2>,
-    ) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    ) -> (KeysValues<B>, Option<KeysValues<B>>) {
+        let mut past = None;
+        if let Some(prompts) = &mut self.prompts {
+            if prompts.layers[layer].is_none() {
+                prompts.layers[layer] = Some((keys.clone(), values.clone()));
+                return ((keys, values), None);
+            }
+            past.clone_from(&prompts.layers[layer]);
+        }
         let [n, d_kv] = keys.dims();
         let (batch, len) = (self.slots.len(), self.len());
         let seq = n / batch;
@@ -77,7 +128,7 @@ impl<B: Kernels> KvCache<B> {
         let all =
             (Kernels::write_rows(all_keys, &rows, keys), Kernels::write_rows(all_values, &rows, values));
         self.layers[layer] = Some(all.clone());
-        all
+        (all, past)
     }
 }
 

@@ -218,15 +218,11 @@ pub fn generate<B: Kernels, H: Hook<B> + ?Sized>(
     }
     let tokens = TokenBatch::new(prompts, config.padding);
     let lens: Vec<usize> = prompts.iter().map(Vec::len).collect();
-    let spans = tokens.prompt_spans(&lens);
     // A row ends when it fills the context, the shortest prompt last.
     let most_new = context - lens.iter().min().copied().unwrap_or(0);
     let capacity = tokens.seq + config.max_new_tokens.min(most_new);
     let mut cache = KvCache::new(model.config().num_hidden_layers, capacity);
-    let hidden = model.forward(&tokens, Some(&mut cache), hook);
-    let last_tokens: Vec<usize> =
-        spans.iter().enumerate().map(|(idx, span)| idx * tokens.seq + span.start + span.len - 1).collect();
-    let mut logits = model.logits(hidden, &last_tokens);
+    let mut logits = model.head(model.read_prompts(&tokens, &mut cache, hook));
     let all_rows: Vec<usize> = (0..rows.len()).collect();
     for step in 0..config.max_new_tokens {
         let next = choose(logits, &mut rows, config)?;

@@ -9,7 +9,7 @@ mod windows;
 
 use crate::{
     batch::TokenBatch,
-    cache::KvCache,
+    cache::{KeysValues, KvCache},
     frozen::{Frozen, frozen},
     linear::Linear,
     names::{is_constant, unwrapped},
@@ -22,13 +22,13 @@ use crate::{
     source::{Pretrained, TensorSource},
 };
 use burn::tensor::{Tensor, backend::Backend};
-use reft_core::{BatchLayout, Component, Hook, NoHook, Packing, Place, Site, hook::check_sites};
+use reft_core::{BatchLayout, Component, Hook, NoHook, Packing, Place, Site, hook::check_sites, to_dtype};
 use reft_kernels::{
     AttentionInputs, AttentionSettings, AutodiffKernels, Heads, Kernels, Mask, RotaryTable, Spans,
 };
 use std::{ops::Range, sync::Arc};
 
-use reuse::{EnteringStates, KeysValues};
+use reuse::EnteringStates;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -97,13 +97,12 @@ impl<B: Kernels> Block<B> {
         let attn_input = self.attention_norm.forward(hidden.clone()).reshape([batch * seq, d_model]);
         let queries = self.queries(attn_input.clone(), &context.rotary);
         let (keys, values) = self.keys_values(attn_input, &context.rotary);
-        let (keys, values) = match cache {
+        let ((keys, values), past) = match cache {
             Some(cache) => cache.append(layer, keys, values),
-            None => (keys, values),
+            None => ((keys, values), context.constant.get(layer).cloned().flatten()),
         };
         let spans = if self.windowed { &context.window_spans } else { &context.spans };
         let settings = AttentionSettings { heads: self.heads, spans: spans.clone(), dropout: None };
-        let past = context.constant.get(layer).cloned().flatten();
         let attended = Kernels::attention(AttentionInputs { queries, keys, values, past }, &settings);
         let attn_output = as_batch(self.o.forward(attended));
         let hidden = hidden + hook.edit(&at(Component::AttentionOutput), attn_output);
@@ -211,7 +210,7 @@ impl<B: Kernels> Llama<B> {
 
     /// The dtype of the hidden states.
     pub fn dtype(&self) -> Dtype {
-        Dtype::of(self.embedding.dtype())
+        Dtype::of(self.norm.weight.dtype())
     }
 
     /// The device of the weights.
@@ -266,6 +265,35 @@ impl<B: Kernels> Llama<B> {
         self.final_states(hidden, &rows.iter().filter_map(|row| places[*row]).collect::<Vec<_>>())
     }
 
+    /// Reads prompts into an empty cache and returns the normalized final state of the last token of each.
+    ///
+    /// Does no work for padding, and computes and holds equal beginnings of prompts once, where backend and hook allow it.
+    ///
+    /// # Shapes
+    /// - output `[batch, d_model]`
+    ///
+    /// # Panics
+    /// If the hook needs a layer that the model does not have, see [`check_sites`], or a prompt is empty.
+    pub fn read_prompts<H: Hook<B> + ?Sized>(
+        &self,
+        prompts: &TokenBatch,
+        cache: &mut KvCache<B>,
+        hook: &H,
+    ) -> Tensor<B, 2> {
+        check_sites(hook, self.blocks.len()).unwrap_or_else(|error| panic!("{error}"));
+        let last = |row: usize| (row * prompts.seq..(row + 1) * prompts.seq).rfind(|at| prompts.positions[*at].is_some());
+        let last_tokens: Vec<usize> =
+            (0..prompts.batch).map(|row| last(row).expect("a prompt has tokens")).collect();
+        let Some(packed) = self.pack(prompts, hook.packing(), Constants::None) else {
+            return self.final_states(self.forward(prompts, Some(cache), hook), &last_tokens);
+        };
+        let context = self.packed_context(prompts, &packed);
+        cache.enter_packed(prompts, &packed);
+        let hidden = self.run(0..self.blocks.len(), self.embed_packed(&packed), &context, Some(cache), hook);
+        let places = packed.places_from(0);
+        self.final_states(hidden, &last_tokens.iter().filter_map(|row| places[*row]).collect::<Vec<_>>())
+    }
+
     /// The logits of some rows of the flattened batch.
     ///
     /// # Shapes
@@ -301,7 +329,7 @@ impl<B: Kernels> Llama<B> {
     /// # Shapes
     /// - output `[n, d_model]`
     fn embed(&self, ids: &[u32]) -> Tensor<B, 2> {
-        rows_of(self.embedding.clone(), ids.iter().map(|id| *id as usize))
+        to_dtype(rows_of(self.embedding.clone(), ids.iter().map(|id| *id as usize)), self.norm.weight.dtype())
     }
 
     /// # Shapes
@@ -311,7 +339,7 @@ impl<B: Kernels> Llama<B> {
     }
 
     fn pack(&self, tokens: &TokenBatch, packing: Packing, constants: Constants) -> Option<PackedTokens> {
-        if B::packs_rows(self.embedding.dtype()) {
+        if B::packs_rows(self.norm.weight.dtype()) {
             PackedTokens::new(tokens, packing, constants)
         } else {
             None
@@ -330,7 +358,7 @@ impl<B: Kernels> Llama<B> {
     }
 
     fn rotary(&self, positions: &[usize]) -> RotaryTable<B> {
-        self.rope.table(positions, self.embedding.dtype(), &self.device())
+        self.rope.table(positions, self.norm.weight.dtype(), &self.device())
     }
 
     fn packed_context(&self, tokens: &TokenBatch, packed: &PackedTokens) -> BatchContext<B> {

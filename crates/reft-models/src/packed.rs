@@ -204,7 +204,7 @@ impl PackedTokens {
 }
 
 /// Ascending numbers as ranges.
-fn ranges(rows: &[usize]) -> Vec<Range<usize>> {
+pub(crate) fn ranges(rows: &[usize]) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for row in rows {
         match ranges.last_mut() {

@@ -180,13 +180,21 @@ impl fmt::Display for Quant {
 /// The precision of a frozen model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Precision {
-    /// Its dtype.
+    /// The dtype in which it computes, and in which its norms and biases are stored.
     pub dtype: Dtype,
+    /// The dtype in which its matrices stay if they are so in the files; others are stored in `dtype`. If it is not `dtype`,
+    /// the backend must widen them as it reads them ([`Kernels::widens`](reft_kernels::Kernels::widens)).
+    pub matrices: Dtype,
     /// The quantization of the linear maps within its blocks, if any.
     pub quant: Option<Quant>,
 }
 
 impl Precision {
+    /// Everything in one dtype.
+    pub fn new(dtype: Dtype) -> Self {
+        Self { dtype, matrices: dtype, quant: None }
+    }
+
     /// The quantization of a tensor: linear maps within the blocks are quantized, if a block size divides their rows.
     pub fn quant_of(&self, name: &str, shape: &[usize]) -> Option<Quant> {
         let quant = self.quant?;
@@ -209,6 +217,7 @@ impl Precision {
                 let weights = if quant == Quant::Int4 && packs_int4 { n / 2 } else { n };
                 weights + 4 * scales
             }
+            (None, [_, _]) => n * self.matrices.size(),
             _ => n * self.dtype.size(),
         }
     }
@@ -218,6 +227,7 @@ impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.quant {
             Some(quant) => write!(f, "{quant} weights, {}", self.dtype),
+            None if self.matrices != self.dtype => write!(f, "{} weights, {}", self.matrices, self.dtype),
             None => write!(f, "{}", self.dtype),
         }
     }

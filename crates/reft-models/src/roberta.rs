@@ -16,7 +16,7 @@ use crate::{
     source::{Pretrained, TensorSource},
 };
 use burn::tensor::{Distribution, Tensor, backend::Backend};
-use reft_core::{BatchLayout, Component, Hook, NoHook, Packing, Place, Site, hook::check_sites, host_values};
+use reft_core::{BatchLayout, Component, Hook, NoHook, Packing, Place, Site, hook::check_sites, host_values, to_dtype};
 use reft_kernels::{
     AttentionInputs, AttentionSettings, AutodiffKernels, Dropout, Heads, Kernels, Mask, Segment, Spans,
 };
@@ -220,7 +220,7 @@ impl<B: Kernels> Roberta<B> {
 
     /// The dtype of the hidden states.
     pub fn dtype(&self) -> Dtype {
-        Dtype::of(self.words.dtype())
+        Dtype::of(self.norm.weight.dtype())
     }
 
     /// The device of the weights.
@@ -298,7 +298,7 @@ impl<B: Kernels> Roberta<B> {
     }
 
     fn arrange(&self, tokens: &TokenBatch, packing: Packing) -> Arranged {
-        let is_packed = packing != Packing::Grid && B::packs_rows(self.words.dtype());
+        let is_packed = packing != Packing::Grid && B::packs_rows(self.norm.weight.dtype());
         if is_packed { Arranged::packed(tokens) } else { Arranged::grid(tokens) }
     }
 
@@ -343,7 +343,8 @@ impl<B: Kernels> Roberta<B> {
     fn embed(&self, arranged: &Arranged, tokens: &TokenBatch, rates: DropoutRates) -> Tensor<B, 3> {
         let Arranged { cells, shape: [batch, seq], .. } = arranged;
         let look_up = |table: &Tensor<B, 2>, row_of: &dyn Fn(usize) -> usize| {
-            rows_of(table.clone(), cells.iter().map(|cell| row_of(*cell)))
+            let rows = rows_of(table.clone(), cells.iter().map(|cell| row_of(*cell)));
+            to_dtype(rows, self.norm.weight.dtype())
         };
         let words = look_up(&self.words, &|cell| tokens.ids[cell] as usize);
         let position_ids = self.position_ids(tokens);

@@ -1,7 +1,7 @@
 //! A model as a function of named tensors: where a model gets its tensors, and what it tells about itself.
 
 use crate::{linear::Linear, precision::is_quantized};
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{DType, Tensor, backend::Backend};
 use std::collections::BTreeMap;
 
 /// Sizes that every model's configuration has.
@@ -109,6 +109,12 @@ impl<B: Backend> NamedTensors<B> {
     /// The flattened tensor with this name, unless it is quantized.
     pub(crate) fn flat(&self, name: &str) -> Option<&Tensor<B, 1>> {
         self.0.get(name)?.1.as_ref()
+    }
+
+    /// The dtype in which the model computes: that of its vectors.
+    pub(crate) fn dtype(&self) -> DType {
+        let vector = self.0.values().find(|(shape, _)| shape.len() == 1);
+        vector.and_then(|(_, flat)| flat.as_ref()).map_or(DType::F32, |flat| flat.dtype())
     }
 
     /// Whether any tensor is quantized.

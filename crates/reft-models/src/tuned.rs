@@ -325,11 +325,13 @@ impl<B: Backend, C: Backend, F: Fn(Tensor<C, 1>) -> Tensor<B, 1>> TensorSource<B
     for TunedSource<'_, B, C, F>
 {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
-        let frozen = self.base.flat(name).expect("recorded when the model was loaded, and not quantized");
         let flat = match self.tuned.get(name) {
             // Trained in f32, used in the dtype of the model.
-            Some(trained) => to_dtype(trained.val(), frozen.dtype()),
-            None => (self.convert)(frozen.clone()),
+            Some(trained) => to_dtype(trained.val(), self.base.dtype()),
+            None => {
+                let frozen = self.base.flat(name);
+                (self.convert)(frozen.expect("recorded when the model was loaded, and not quantized").clone())
+            }
         };
         flat.reshape(shape)
     }

@@ -342,7 +342,10 @@ impl<B: Backend> DeviceSource<'_, B> {
 
 impl<B: Backend> TensorSource<B> for DeviceSource<'_, B> {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
-        self.load(name, shape, |values, Precision { dtype, .. }, device| {
+        let stored = self.weights.info(name).and_then(|(_, info)| model_dtype(info));
+        let stays = D == 2 && stored == Some(self.precision.matrices);
+        self.load(name, shape, |values, Precision { dtype, matrices, .. }, device| {
+            let dtype = if stays { matrices } else { dtype };
             let too_large = values.iter().filter(|x| dtype == Dtype::F16 && x.abs() > 65504.0).count();
             if too_large > 0 {
                 return Err(format!(
@@ -463,7 +466,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         write(folder.path(), SINGLE, &[("a", &[3], vec![1.0, 7e4, -7e4])]);
         let mut weights = open(folder.path()).expect("opened");
-        let precision = Precision { dtype: Dtype::F16, quant: None };
+        let precision = Precision::new(Dtype::F16);
         weights.on::<Flex>(precision, &Default::default()).take("a", [3]);
         assert_eq!(
             message(weights.finish(), folder.path()),

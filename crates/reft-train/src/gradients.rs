@@ -6,7 +6,7 @@ use burn::{
     optim::{GradientsAccumulator, GradientsParams},
     tensor::Tensor,
 };
-use reft_kernels::{AutodiffKernels, Kernels};
+use reft_kernels::AutodiffKernels;
 use reft_models::{Blocks, TrainingPass};
 
 /// Sums the gradients of an update's micro-batches.
@@ -87,12 +87,6 @@ impl<'a, A: AutodiffKernels> GradientSum<'a, A> {
         }
         (self.sums.grads(), self.basis_grads)
     }
-}
-
-/// The value of a one-element tensor.
-pub(crate) fn scalar_value<B: Kernels>(scalar: &Tensor<B, 1>) -> f64 {
-    let data = scalar.clone().into_data().convert::<f64>();
-    data.as_slice::<f64>().map_or(f64::NAN, |values| values[0])
 }
 
 /// Moves the gradients of a submodule out of those of the whole module.

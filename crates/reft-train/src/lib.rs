@@ -90,4 +90,4 @@ pub use score::Score;
 pub use tasks::{Classification, LanguageModeling, TaskSpec};
 pub use train_config::TrainConfig;
 pub use trainable::Trainable;
-pub use trainer::{TrainOutcome, train};
+pub use trainer::{TrainOutcome, train, train_async};

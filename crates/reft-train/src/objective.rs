@@ -4,17 +4,25 @@ use crate::{data::Tokenized, gradients::GradientSum, score::Evaluation, trainabl
 use burn::{optim::GradientsParams, tensor::Tensor};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use reft_core::host_values;
 use reft_kernels::{AutodiffKernels, Kernels};
 
-/// The loss of a micro-batch.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Loss {
-    /// Sum over the labels.
-    pub sum: f64,
+/// The loss of a micro-batch, or of several.
+#[derive(Debug, Clone)]
+pub struct Loss<B: Kernels> {
+    /// Numbers that add up to the sum of the loss over the labels. They are on the device until somebody reads them.
+    pub terms: Vec<Tensor<B, 1>>,
     /// Number of labels: answer tokens, or rows.
     pub labels: usize,
     /// Number of tokens, without padding.
     pub tokens: usize,
+}
+
+impl<B: Kernels> Loss<B> {
+    /// The sum over the labels, read from the device.
+    pub fn sum(&self) -> f64 {
+        self.terms.iter().flat_map(|terms| host_values(terms.clone())).map(f64::from).sum()
+    }
 }
 
 /// What is optimized, on a frozen model.
@@ -27,7 +35,7 @@ pub trait Objective<B: Kernels> {
         &self,
         examples: &[&Self::Example],
         gradients: &mut GradientSum<A>,
-    ) -> Loss;
+    ) -> Loss<B>;
 
     /// An estimate of the bytes that [`backward`](Self::backward) needs for activations.
     fn activation_bytes<C: Kernels>(
@@ -49,7 +57,7 @@ pub struct StepGradients<B: Kernels> {
     /// Gradients of the summed loss with respect to `Pᵀ` itself, `[d, r]` for each intervention that edited a row.
     pub basis_grads: Vec<Option<Tensor<B, 2>>>,
     /// The loss, summed over the micro-batches.
-    pub loss: Loss,
+    pub loss: Loss<B>,
 }
 
 /// Runs forward and backward passes over the micro-batches of one update.
@@ -68,11 +76,11 @@ pub fn step_gradients<A: AutodiffKernels, O: Objective<A::InnerBackend>>(
         bases.iter().map(|basis| Tensor::from_inner(basis.clone().inner()).require_grad()).collect();
     let mut gradients = GradientSum::new(trainable, &leaves, checkpointing);
     let mut seeds = ChaCha8Rng::seed_from_u64(seed);
-    let mut total = Loss::default();
+    let mut total = Loss { terms: Vec::new(), labels: 0, tokens: 0 };
     for examples in micro_batches {
         gradients.seed = seeds.next_u64();
         let loss = objective.backward(examples, &mut gradients);
-        total.sum += loss.sum;
+        total.terms.extend(loss.terms);
         total.labels += loss.labels;
         total.tokens += loss.tokens;
     }

@@ -65,27 +65,23 @@ pub fn adamw(weight_decay: f64) -> AdamWConfig {
 /// Scales all gradients by `scale`, then clips their global norm to `clip` (`torch.nn.utils.clip_grad_norm_`); a `clip` of
 /// 0 disables clipping.
 ///
-/// Returns the gradients and the norm before clipping.
+/// Returns the gradients and the norm before clipping, `[1]`. Nothing is read from the device.
 pub fn scale_and_clip<B: AutodiffKernels, M: AutodiffModule<B>>(
     grads: GradientsParams,
     module: &M,
     scale: f64,
     clip: f64,
-) -> (GradientsParams, f64) {
+) -> (GradientsParams, Tensor<B::InnerBackend, 1>) {
     let mut squares = SquaredNorms { grads: &grads, sums: Vec::<Tensor<B::InnerBackend, 1>>::new() };
     module.visit(&mut squares);
-    // One transfer from the device for all parameters.
-    let sums = match squares.sums {
-        sums if sums.is_empty() => Vec::new(),
-        sums => Tensor::cat(sums, 0).into_data().convert::<f64>().to_vec::<f64>().unwrap_or(vec![f64::NAN]),
-    };
-    let norm = sums.iter().sum::<f64>().sqrt() * scale;
-    // PyTorch adds 1e-6 to the norm.
-    let factor = if clip > 0.0 { scale * (clip / (norm + 1e-6)).min(1.0) } else { scale };
-    if factor == 1.0 {
-        return (grads, norm);
+    if squares.sums.is_empty() {
+        let device = module.devices().into_iter().next().unwrap_or_default();
+        return (grads, Tensor::zeros([1], &device));
     }
-    let mut scaled = Scaled { from: grads, to: GradientsParams::new(), factor };
+    let norm = Tensor::cat(squares.sums, 0).sum().sqrt().mul_scalar(scale);
+    // PyTorch adds 1e-6 to the norm.
+    let clipping = (clip > 0.0).then(|| (norm.clone() + 1e-6).recip().mul_scalar(clip).clamp_max(1.0));
+    let mut scaled = Scaled { from: grads, to: GradientsParams::new(), scale, clipping };
     module.visit(&mut scaled);
     (scaled.to, norm)
 }
@@ -103,16 +99,23 @@ impl<B: AutodiffKernels> ModuleVisitor<B> for SquaredNorms<'_, B::InnerBackend> 
     }
 }
 
-struct Scaled {
+struct Scaled<C: Kernels> {
     from: GradientsParams,
     to: GradientsParams,
-    factor: f64,
+    scale: f64,
+    /// A further factor, `[1]`.
+    clipping: Option<Tensor<C, 1>>,
 }
 
-impl<B: AutodiffKernels> ModuleVisitor<B> for Scaled {
+impl<B: AutodiffKernels> ModuleVisitor<B> for Scaled<B::InnerBackend> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(grad) = self.from.remove::<B::InnerBackend, D>(param.id) {
-            self.to.register(param.id, grad * self.factor);
+            let factor = self.clipping.clone().map(|factor| to_dtype(factor.mul_scalar(self.scale), grad.dtype()));
+            let scaled = match factor {
+                Some(factor) => grad * factor.reshape([1; D]),
+                None => grad * self.scale,
+            };
+            self.to.register(param.id, scaled);
         }
     }
 }
@@ -120,6 +123,8 @@ impl<B: AutodiffKernels> ModuleVisitor<B> for Scaled {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(feature = "flex")]
+    use reft_core::host_values;
 
     #[test]
     fn schedules_whose_updates_all_have_the_rate_0_are_recognized() {
@@ -155,7 +160,7 @@ mod tests {
         let clipped = |scale, clip| {
             let (grads, norm) = scale_and_clip(grads(), &module, scale, clip);
             let a: Tensor<burn_flex::Flex, 1> = grads.get(module.a.id).expect("a gradient");
-            (a.into_data().to_vec::<f32>().expect("f32")[1], norm)
+            (host_values(a)[1], host_values(norm)[0])
         };
         assert_eq!(clipped(0.5, 0.0), (1.0, 1.5));
         let (second, norm) = clipped(1.0, 1.5);

@@ -3,7 +3,7 @@
 use crate::{
     checkpoint::{Best, History, TrainState},
     data::Tokenized,
-    device::catch_panic,
+    device::{catch_panic, catch_panic_async},
     memory::{available, peak_mb},
     objective::{Loss, Objective, step_gradients},
     observer::{Observer, StepReport, StopReason, TrainError},
@@ -12,7 +12,11 @@ use crate::{
     train_config::TrainConfig,
     trainable::Trainable,
 };
-use burn::{module::AutodiffModule, optim::GradientsParams};
+use burn::{
+    module::AutodiffModule,
+    optim::GradientsParams,
+    tensor::{Tensor, try_read_sync},
+};
 use rand::RngCore;
 use reft_kernels::{AutodiffKernels, Kernels};
 use std::{
@@ -39,7 +43,27 @@ pub struct TrainOutcome<B: Kernels> {
 /// Trains interventions or a baseline, and a head if there is one, on a frozen model.
 ///
 /// Stops early, keeping the parameters so far, when `interrupted` becomes true.
+///
+/// # Panics
+/// On WebGPU in a browser, where nothing may wait: use [`train_async`].
 pub fn train<A: AutodiffKernels, O: Objective<A::InnerBackend>>(
+    objective: &O,
+    trainable: Trainable<A::InnerBackend>,
+    examples: &[O::Example],
+    held_out: &[O::Example],
+    config: &TrainConfig,
+    observer: &mut impl Observer<A::InnerBackend>,
+    interrupted: &AtomicBool,
+) -> TrainOutcome<A::InnerBackend> {
+    let training =
+        train_async::<A, O>(objective, trainable, examples, held_out, config, observer, interrupted);
+    try_read_sync(training).expect("this platform can wait for the device; use `train_async` where it cannot")
+}
+
+/// [`train`], which waits for the device once per update: for the loss and the norm of the gradients.
+///
+/// Evaluations of held-out rows still block.
+pub async fn train_async<A: AutodiffKernels, O: Objective<A::InnerBackend>>(
     objective: &O,
     trainable: Trainable<A::InnerBackend>,
     examples: &[O::Example],
@@ -51,7 +75,7 @@ pub fn train<A: AutodiffKernels, O: Objective<A::InnerBackend>>(
     let lengths = examples.iter().map(Tokenized::n_tokens).collect();
     let mut state = TrainState::<A>::new(trainable, lengths, config);
     let mut trainer = Trainer::new(objective, examples, held_out, config, observer);
-    let stop = trainer.run(&mut state, interrupted);
+    let stop = trainer.run(&mut state, interrupted).await;
     let steps = state.step;
     let (trainable, evaluation, history) = state.into_kept();
     TrainOutcome { trainable, evaluation, stop, steps, history }
@@ -76,20 +100,38 @@ struct Trainer<'a, O: Objective<B>, B: Kernels, V> {
 /// What was measured since the last log line.
 #[derive(Default)]
 struct Window {
-    loss: Loss,
+    loss_sum: f64,
+    labels: usize,
+    tokens: usize,
     seconds: f64,
 }
 
-/// Loss and scaled, clipped gradients of one update.
-struct Update {
-    loss: Loss,
+/// Loss and scaled, clipped gradients of one update, on the device.
+struct Update<B: Kernels> {
+    loss: Loss<B>,
     grads: GradientsParams,
+    /// `[1]`
+    grad_norm: Tensor<B, 1>,
+}
+
+/// The numbers of an update that are read from the device.
+struct Measured {
+    loss_sum: f64,
     grad_norm: f64,
 }
 
-impl Update {
-    fn mean_loss(&self) -> f64 {
-        self.loss.sum / self.loss.labels as f64
+impl<B: Kernels> Update<B> {
+    /// Reads the loss and the norm of the gradients in one transfer.
+    ///
+    /// # Errors
+    /// What the device says, if it failed.
+    async fn measured(&self) -> Result<Measured, String> {
+        let mut numbers = self.loss.terms.clone();
+        numbers.push(self.grad_norm.clone());
+        let data = Tensor::cat(numbers, 0).into_data_async().await.map_err(|error| error.to_string())?;
+        let numbers = data.convert::<f64>().to_vec::<f64>().expect("converted to f64");
+        let (grad_norm, terms) = numbers.split_last().expect("the norm is among them");
+        Ok(Measured { loss_sum: terms.iter().sum(), grad_norm: *grad_norm })
     }
 }
 
@@ -119,12 +161,12 @@ impl<'a, O: Objective<B>, B: Kernels, V: Observer<B>> Trainer<'a, O, B, V> {
     }
 
     /// Updates until the end, an interruption, early stopping or an error; then evaluates what was not evaluated yet.
-    fn run<A: AutodiffKernels<InnerBackend = B>>(
+    async fn run<A: AutodiffKernels<InnerBackend = B>>(
         &mut self,
         state: &mut TrainState<A>,
         interrupted: &AtomicBool,
     ) -> Result<StopReason, TrainError> {
-        let stop = self.update_until_stopped(state, interrupted);
+        let stop = self.update_until_stopped(state, interrupted).await;
         // An evaluation would need the memory or the device that has just failed.
         let can_evaluate = !matches!(stop, Err(TrainError::OutOfMemory { .. } | TrainError::Device { .. }));
         if can_evaluate && state.step > 0 && state.last_evaluation != Some(state.step) {
@@ -133,7 +175,7 @@ impl<'a, O: Objective<B>, B: Kernels, V: Observer<B>> Trainer<'a, O, B, V> {
         stop
     }
 
-    fn update_until_stopped<A: AutodiffKernels<InnerBackend = B>>(
+    async fn update_until_stopped<A: AutodiffKernels<InnerBackend = B>>(
         &mut self,
         state: &mut TrainState<A>,
         interrupted: &AtomicBool,
@@ -143,7 +185,7 @@ impl<'a, O: Objective<B>, B: Kernels, V: Observer<B>> Trainer<'a, O, B, V> {
             if interrupted.load(Ordering::Relaxed) {
                 return Ok(StopReason::Interrupted);
             }
-            self.step(state)?;
+            self.step(state).await?;
             let out_of_patience = patience > 0 && state.evaluations_without_improvement >= patience;
             if out_of_patience && state.step < self.schedule.total_steps {
                 return Ok(StopReason::NoLongerBetter);
@@ -153,22 +195,22 @@ impl<'a, O: Objective<B>, B: Kernels, V: Observer<B>> Trainer<'a, O, B, V> {
     }
 
     /// One update, with the log line, the saved parameters and the evaluation that are due after it.
-    fn step<A: AutodiffKernels<InnerBackend = B>>(
+    async fn step<A: AutodiffKernels<InnerBackend = B>>(
         &mut self,
         state: &mut TrainState<A>,
     ) -> Result<(), TrainError> {
         let started = Instant::now();
-        let update = self.compute_update(state)?;
-        let (lr, mean_loss, grad_norm, loss) =
-            (self.schedule.lr(state.step), update.mean_loss(), update.grad_norm, update.loss);
+        let (update, Measured { loss_sum, grad_norm }) = self.compute_update(state).await?;
+        let Loss { labels, tokens, .. } = update.loss;
+        let lr = self.schedule.lr(state.step);
         let head_lr = self.config.head_lr.map(|head_lr| lr * head_lr / self.config.lr);
         state.update(update.grads, lr, head_lr);
         let seconds = started.elapsed().as_secs_f64();
-        state.history.losses.push(mean_loss);
+        state.history.losses.push(loss_sum / labels as f64);
         state.history.step_seconds.push(seconds);
-        state.history.tokens += loss.tokens;
-        state.history.label_tokens += loss.labels;
-        self.since_report.add(loss, seconds);
+        state.history.tokens += tokens;
+        state.history.label_tokens += labels;
+        self.since_report.add(Window { loss_sum, labels, tokens, seconds });
         self.observer.progress(state.step, self.schedule.total_steps);
 
         let is_last = state.step == self.schedule.total_steps;
@@ -187,10 +229,10 @@ impl<'a, O: Objective<B>, B: Kernels, V: Observer<B>> Trainer<'a, O, B, V> {
     }
 
     /// Gradients of the next rows.
-    fn compute_update<A: AutodiffKernels<InnerBackend = B>>(
+    async fn compute_update<A: AutodiffKernels<InnerBackend = B>>(
         &mut self,
         state: &mut TrainState<A>,
-    ) -> Result<Update, TrainError> {
+    ) -> Result<(Update<B>, Measured), TrainError> {
         let step = state.step + 1;
         let micro_batches: Vec<Vec<&O::Example>> = (state.sampler.next().into_iter().flatten())
             .map(|batch| batch.iter().map(|idx| &self.examples[*idx]).collect())
@@ -206,10 +248,13 @@ impl<'a, O: Objective<B>, B: Kernels, V: Observer<B>> Trainer<'a, O, B, V> {
             Update { loss: sums.loss, grads, grad_norm }
         }))
         .map_err(|reason| TrainError::Device { step, reason })?;
-        let measured = [("loss", update.mean_loss()), ("gradient norm", update.grad_norm)];
-        match measured.into_iter().find(|(_, value)| !value.is_finite()) {
+        let measured = catch_panic_async(update.measured()).await.and_then(|measured| measured);
+        let measured = measured.map_err(|reason| TrainError::Device { step, reason })?;
+        let mean_loss = measured.loss_sum / update.loss.labels as f64;
+        let numbers = [("loss", mean_loss), ("gradient norm", measured.grad_norm)];
+        match numbers.into_iter().find(|(_, value)| !value.is_finite()) {
             Some((what, value)) => Err(TrainError::NotFinite { what, value, step, lr: self.config.lr }),
-            None => Ok(update),
+            None => Ok((update, measured)),
         }
     }
 
@@ -236,15 +281,15 @@ impl<'a, O: Objective<B>, B: Kernels, V: Observer<B>> Trainer<'a, O, B, V> {
     }
 
     fn report(&mut self, step: usize, lr: f64, grad_norm: f64) -> Result<(), TrainError> {
-        let Window { loss, seconds } = std::mem::take(&mut self.since_report);
+        let Window { loss_sum, labels, tokens, seconds } = std::mem::take(&mut self.since_report);
         let total_steps = self.schedule.total_steps;
         self.observer.report(&StepReport {
             step,
             total_steps,
-            loss: loss.sum / loss.labels as f64,
+            loss: loss_sum / labels as f64,
             lr,
             grad_norm,
-            tokens_per_s: loss.tokens as f64 / seconds,
+            tokens_per_s: tokens as f64 / seconds,
             peak_mb: peak_mb(),
             device_mb: self.observer.device_mb(),
             seconds_left: self.begun.elapsed().as_secs_f64() / step as f64 * (total_steps - step) as f64,
@@ -280,11 +325,11 @@ impl<'a, O: Objective<B>, B: Kernels, V: Observer<B>> Trainer<'a, O, B, V> {
 }
 
 impl Window {
-    fn add(&mut self, loss: Loss, seconds: f64) {
-        self.loss.sum += loss.sum;
-        self.loss.labels += loss.labels;
-        self.loss.tokens += loss.tokens;
-        self.seconds += seconds;
+    fn add(&mut self, update: Self) {
+        self.loss_sum += update.loss_sum;
+        self.labels += update.labels;
+        self.tokens += update.tokens;
+        self.seconds += update.seconds;
     }
 }
 
@@ -322,11 +367,11 @@ mod tests {
             &self,
             _: &[&Row],
             gradients: &mut GradientSum<A>,
-        ) -> Loss {
+        ) -> Loss<Flex> {
             self.steps.set(self.steps.get() + 1);
             assert!(self.steps.get() != self.at, "the driver is out of memory\nsecond line");
             gradients.backward(gradients.bases[0].clone().sum());
-            Loss { sum: 1.0, labels: 1, tokens: 1 }
+            Loss { terms: vec![Tensor::ones([1], &Default::default())], labels: 1, tokens: 1 }
         }
 
         fn activation_bytes<C: Kernels>(&self, _: &Trainable<C>, examples: &[&Row], _: bool) -> u64 {

@@ -185,7 +185,7 @@ impl<'a> Workload<'a> {
         };
         let mut changes = Vec::new();
         for dtype in [Dtype::Bf16, Dtype::F16] {
-            let precision = Precision { dtype, ..self.precision };
+            let precision = Precision { quant: self.precision.quant, ..Precision::new(dtype) };
             if dtype.size() < self.precision.dtype.size() && is_supported(precision) {
                 changes.push((argument("dtype", dtype.name()), Self { precision, ..self.clone() }));
             }

@@ -341,12 +341,20 @@ trait Visit {
 trait Weights: Copy + Sync {
     /// `len` weights from an index on, then zeros. There are no more of them than a vector holds.
     fn load<S: Simd>(self, simd: S, start: usize, len: usize) -> S::f32s;
+
+    /// Where the weights from an index on begin in memory, which may be behind the last of them.
+    fn address(self, index: usize) -> *const u8;
 }
 
 impl Weights for &[f32] {
     #[inline(always)]
     fn load<S: Simd>(self, simd: S, start: usize, len: usize) -> S::f32s {
         load(simd, &self[start..start + len])
+    }
+
+    #[inline(always)]
+    fn address(self, index: usize) -> *const u8 {
+        self.as_ptr().wrapping_add(index).cast()
     }
 }
 
@@ -361,12 +369,22 @@ impl Weights for &[bf16] {
             |x| f32::from_bits(u32::from(x.to_bits()) << 16),
         )
     }
+
+    #[inline(always)]
+    fn address(self, index: usize) -> *const u8 {
+        self.as_ptr().wrapping_add(index).cast()
+    }
 }
 
 impl Weights for &[f16] {
     #[inline(always)]
     fn load<S: Simd>(self, simd: S, start: usize, len: usize) -> S::f32s {
         vector(simd, &self[start..start + len], widen_f16)
+    }
+
+    #[inline(always)]
+    fn address(self, index: usize) -> *const u8 {
+        self.as_ptr().wrapping_add(index).cast()
     }
 }
 
@@ -397,6 +415,11 @@ impl<V: Weights> Weights for Scaled<'_, V> {
         let scale = self.scales[start >> self.block.trailing_zeros()];
         simd.mul_f32s(self.values.load(simd, start, len), simd.splat_f32s(scale))
     }
+
+    #[inline(always)]
+    fn address(self, index: usize) -> *const u8 {
+        self.values.address(index)
+    }
 }
 
 /// Values of eight bits.
@@ -407,6 +430,11 @@ impl Weights for Bytes<'_> {
     #[inline(always)]
     fn load<S: Simd>(self, simd: S, start: usize, len: usize) -> S::f32s {
         vector(simd, &self.0[start..start + len], f32::from)
+    }
+
+    #[inline(always)]
+    fn address(self, index: usize) -> *const u8 {
+        self.0.as_ptr().wrapping_add(index).cast()
     }
 }
 
@@ -432,6 +460,24 @@ impl Weights for Nibbles<'_> {
         }
         vector
     }
+
+    #[inline(always)]
+    fn address(self, index: usize) -> *const u8 {
+        self.0.as_ptr().wrapping_add(index / 2)
+    }
+}
+
+/// Asks for the line of memory at an address to be brought into the cache, if the processor can.
+#[inline(always)]
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: it is a hint, valid for any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// A vector of numbers, filled up with zeros.
@@ -584,6 +630,9 @@ impl<W: Weights> WithSimd for Columns<'_, W> {
     }
 }
 
+/// The largest number of weights between those that are read and those that are brought into the cache meanwhile.
+const NEAR: usize = 1 << 13;
+
 /// The products of `ROWS` rows of the matrix, from an index on, with the first `N` rows of `x`.
 ///
 /// They are written to `columns: [ROWS, n]`.
@@ -599,9 +648,14 @@ fn tile<S: Simd, W: Weights, const ROWS: usize, const N: usize>(
 ) {
     let x: [&[f32]; N] = std::array::from_fn(|i| &x[i * d_in..(i + 1) * d_in]);
     let starts: [usize; ROWS] = std::array::from_fn(|row| start + row * d_in);
+    // The rows after these, or the rest of long ones: processors do not look beyond a page by themselves.
+    let ahead = if ROWS * d_in <= NEAR { ROWS * d_in } else { NEAR / 4 };
     let mut sums = [[simd.splat_f32s(0.0); N]; ROWS];
     let rest = d_in % S::F32_LANES;
     for k in (0..d_in - rest).step_by(S::F32_LANES) {
+        for start in starts {
+            prefetch(weights.address(start + k + ahead));
+        }
         add_terms(simd, weights, starts, x, k, S::F32_LANES, &mut sums);
     }
     if rest > 0 {

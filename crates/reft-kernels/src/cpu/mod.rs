@@ -160,6 +160,10 @@ impl Kernels for Flex {
         dtype == DType::F32
     }
 
+    fn widens(stored: DType, states: DType) -> bool {
+        matches!(stored, DType::F16 | DType::BF16) && states == DType::F32
+    }
+
     fn rows_of_logits(_vocab: usize) -> usize {
         loss::ROWS * rayon::current_num_threads()
     }

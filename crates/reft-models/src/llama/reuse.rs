@@ -2,14 +2,12 @@
 
 use crate::{
     batch::{Padding, TokenBatch},
+    cache::KeysValues,
     packed::PackedTokens,
     rows::rows_of,
 };
 use burn::tensor::{Tensor, backend::Backend};
 use std::collections::HashMap;
-
-/// Keys and values, `[tokens, d_kv]` each.
-pub(super) type KeysValues<B> = (Tensor<B, 2>, Tensor<B, 2>);
 
 /// What a training pass starts from.
 #[derive(Debug, Clone)]

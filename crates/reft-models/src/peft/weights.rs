@@ -383,13 +383,9 @@ struct Source<'a, B: Backend> {
 
 impl<B: Backend> TensorSource<B> for Source<'_, B> {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
-        let dtype_of = |name: &str| self.base.flat(name).map(|tensor| tensor.dtype());
         let flat = match self.weights.replaced.get(name) {
             // Saved in f32, used in the dtype of the model.
-            Some(replaced) => {
-                let dtype = dtype_of(name).or_else(|| dtype_of(EMBEDDING)).unwrap_or(DType::F32);
-                to_dtype(replaced.clone(), dtype)
-            }
+            Some(replaced) => to_dtype(replaced.clone(), self.base.dtype()),
             // The head of a model in which it is the embedding.
             None => {
                 let frozen = self.base.flat(name).or_else(|| self.base.flat(EMBEDDING));
@@ -402,7 +398,7 @@ impl<B: Backend> TensorSource<B> for Source<'_, B> {
     fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Linear<B> {
         let weight: Tensor<B, 2> = self.take(&format!("{name}.weight"), shape);
         let own = bias.then(|| self.take(&format!("{name}.bias"), [shape[0]]));
-        let added = self.weights.added_biases.get(name).map(|bias| to_dtype(bias.clone(), weight.dtype()));
+        let added = self.weights.added_biases.get(name).map(|bias| to_dtype(bias.clone(), self.base.dtype()));
         let bias = match (own, added) {
             (Some(own), Some(added)) => Some(own + added),
             (own, added) => own.or(added),

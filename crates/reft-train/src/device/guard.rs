@@ -2,8 +2,11 @@
 
 use std::{
     cell::Cell,
-    panic::{UnwindSafe, catch_unwind, set_hook, take_hook},
+    future::poll_fn,
+    panic::{AssertUnwindSafe, UnwindSafe, catch_unwind, set_hook, take_hook},
+    pin::pin,
     sync::Once,
+    task::Poll,
 };
 
 thread_local! {
@@ -30,6 +33,16 @@ pub(crate) fn catch_panic<T>(call: impl FnOnce() -> T + UnwindSafe) -> Result<T,
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
         text.lines().next().unwrap_or_default().into()
     })
+}
+
+/// The same for a future.
+pub(crate) async fn catch_panic_async<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    poll_fn(|context| match catch_panic(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(poll) => poll.map(Ok),
+        Err(reason) => Poll::Ready(Err(reason)),
+    })
+    .await
 }
 
 #[cfg(test)]

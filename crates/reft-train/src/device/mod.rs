@@ -7,7 +7,7 @@ mod info;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
-pub(crate) use guard::catch_panic;
+pub(crate) use guard::{catch_panic, catch_panic_async};
 pub use info::{BACKENDS, Device, DeviceError, DeviceKind, MissingBackend};
 use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{Dtype, Precision, Quant};
@@ -39,7 +39,7 @@ impl<D> Chosen<D> {
     }
 
     /// The precision of a model on this device. Without a requested dtype: the dtype of the model's files on a GPU that
-    /// supports it, else f32.
+    /// supports it, else f32. Matrices stay in the dtype of the files where products widen them.
     ///
     /// # Errors
     /// If the device does not support the dtype or the quantization.
@@ -66,7 +66,10 @@ impl<D> Chosen<D> {
         };
         match quant.filter(|quant| !quant.is_supported::<B>(&self.device)) {
             Some(found) => Err(DeviceError::Quant { device: self.info.name.clone(), found }),
-            None => Ok(Precision { dtype, quant }),
+            None => {
+                let stays = B::widens(file_dtype.burn(), dtype.burn());
+                Ok(Precision { dtype, matrices: if stays { file_dtype } else { dtype }, quant })
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     adapter::TaskConfig,
     data::{ClassifierBatch, LabeledSet, LabeledText, Row, Tokenized, max_length, shared_rows},
     error::RunError,
-    gradients::{GradientSum, scalar_value},
+    gradients::GradientSum,
     loss::cross_entropy,
     metrics::{Metric, argmax, confusion},
     objective::{Loss, Objective},
@@ -296,10 +296,10 @@ impl<B: Kernels> Objective<B> for Classification<'_, B> {
         &self,
         examples: &[&LabeledText],
         gradients: &mut GradientSum<A>,
-    ) -> Loss {
+    ) -> Loss<B> {
         let trainable = gradients.trainable;
         let batch = ClassifierBatch::new(examples);
-        let sum = match &trainable.tuned {
+        let loss = match &trainable.tuned {
             None => {
                 let first_layer = trainable.reft.first_layer();
                 let packing = Hook::<A>::packing(&trainable.reft);
@@ -308,19 +308,18 @@ impl<B: Kernels> Objective<B> for Classification<'_, B> {
                 let rows = pass.rows(&tokens.first_columns());
                 gradients.run(pass, |hidden| {
                     let loss = self.loss(trainable, select_rows(hidden, &rows), &batch.targets);
-                    (scalar_value(&loss), loss)
+                    (loss.clone().inner(), loss)
                 })
             }
             Some(tuned) => {
                 let model: Roberta<A> = tuned.model_in_training(self.model.config(), self.tensors);
                 let first_tokens = model.first_tokens(&batch.tokens, self.dropout, &NoHook);
                 let loss = self.loss(trainable, first_tokens, &batch.targets);
-                let sum = scalar_value(&loss);
-                gradients.backward(loss);
-                sum
+                gradients.backward(loss.clone());
+                loss.inner()
             }
         };
-        Loss { sum, labels: examples.len(), tokens: batch.n_tokens() }
+        Loss { terms: vec![loss], labels: examples.len(), tokens: batch.n_tokens() }
     }
 
     fn activation_bytes<C: Kernels>(

@@ -12,7 +12,7 @@ use crate::{
     },
     error::RunError,
     eval::{Answer, AnswerConfig, EvalError, answers, exact_match, likelihood},
-    gradients::{GradientSum, scalar_value},
+    gradients::GradientSum,
     loss::cross_entropy,
     memory::available,
     objective::{Loss, Objective},
@@ -24,7 +24,7 @@ use crate::{
     workload::activation_bytes,
 };
 use burn::tensor::{DType, Tensor};
-use reft_core::{Hook, NoHook, Packing, Reft, host_values, to_dtype};
+use reft_core::{Hook, NoHook, Packing, Reft, to_dtype};
 use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
     Dtype, Footprint, Llama, LlamaConfig, LoadedModel, NamedTensors, Tokenizer, llama::ReusedStates,
@@ -237,18 +237,17 @@ impl<'a, B: Kernels> LanguageModeling<'a, B> {
         self.tensors.expect("baselines come with the model's tensors")
     }
 
-    /// The summed loss of final states under the frozen head, and the scalar `Σ h · ∂nll/∂h` with the second factor held
+    /// The loss of each label under the frozen head, given final states, and the scalar `Σ h · ∂nll/∂h` with the second factor held
     /// constant: its gradient is that of the loss, its value has no meaning.
     fn loss_of_states<A: AutodiffKernels<InnerBackend = B>>(
         &self,
         states: Tensor<A, 2>,
         batch: &LanguageModelBatch,
-    ) -> (f64, Tensor<A, 1>) {
+    ) -> (Tensor<B, 1>, Tensor<A, 1>) {
         let (values, gradient) =
             Kernels::nll(states.clone().inner(), self.model.head_weight(), &batch.labels, true);
         let gradient = Tensor::from_inner(gradient.expect("requested"));
-        let sum = host_values(values).into_iter().map(f64::from).sum();
-        (sum, (to_dtype(states, DType::F32) * gradient).sum())
+        (values, (to_dtype(states, DType::F32) * gradient).sum())
     }
 }
 
@@ -259,10 +258,10 @@ impl<B: Kernels> Objective<B> for LanguageModeling<'_, B> {
         &self,
         examples: &[&Example],
         gradients: &mut GradientSum<A>,
-    ) -> Loss {
+    ) -> Loss<B> {
         let trainable = gradients.trainable;
         let batch = LanguageModelBatch::new(examples);
-        let sum = match &trainable.tuned {
+        let terms = match &trainable.tuned {
             None => {
                 let first_layer = trainable.reft.first_layer();
                 let packing = Hook::<A>::packing(&trainable.reft);
@@ -284,20 +283,20 @@ impl<B: Kernels> Objective<B> for LanguageModeling<'_, B> {
                 let model: Llama<A> = tuned.model_in_training(self.model.config(), self.tensors());
                 let hidden = model.forward(&batch.tokens, None, &NoHook);
                 let states = model.final_states(hidden, &batch.label_rows);
-                let (sum, loss) = match tuned.lora() {
+                let (terms, loss) = match tuned.lora() {
                     Some(_) => self.loss_of_states(states, &batch),
                     // The output head is trained too, so its logits stay on the tape.
                     None => {
                         let logits = to_dtype(model.head(states), DType::F32);
                         let loss = cross_entropy(logits, &batch.labels);
-                        (scalar_value(&loss), loss)
+                        (loss.clone().inner(), loss)
                     }
                 };
                 gradients.backward(loss);
-                sum
+                terms
             }
         };
-        Loss { sum, labels: batch.labels.len(), tokens: batch.n_tokens() }
+        Loss { terms: vec![terms], labels: batch.labels.len(), tokens: batch.n_tokens() }
     }
 
     fn activation_bytes<C: Kernels>(
