@@ -4,7 +4,7 @@
 use burn::{
     backend::Autodiff,
     tensor::{
-        Tensor,
+        DType, Tensor,
         activation::{log_softmax, softmax},
     },
 };
@@ -18,8 +18,8 @@ use reft_core::{
 };
 use reft_kernels::Kernels;
 use reft_models::{
-    DropoutRates, Llama, LoadedModel, LoraConfig, ModelFiles, Padding, Precision, Roberta, TokenBatch,
-    Tuning,
+    DropoutRates, Llama, LoadedModel, LoraConfig, ModelFiles, Padding, Precision, ReusedStates, Roberta,
+    TokenBatch, Tuning,
     peft::{self, PeftNames},
     roberta::select_rows,
 };
@@ -34,13 +34,14 @@ use reft_train::{
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 use system_tests::{
-    LoadedLlama, Recorder, all_sites, direction_and_norm, fixture, is_tracked, load_llama, max_deviation,
-    moved, on_every_backend, perturb, relative_error, shared,
+    LoadedLlama, Recorder, all_sites, direction_and_norm, fixture, gradient, is_tracked, load_llama,
+    max_deviation, moved, on_every_backend, perturb, relative_error, shared,
 };
 
 /// Hidden states and logits, absolute.
@@ -134,6 +135,7 @@ fn objective<'a, B: Kernels>(loaded: &'a Encoder<B>, spec: &'a TaskSpec) -> Clas
         selection_metric: spec.selection_metric(None).expect("a metric"),
         dropout: DropoutRates::OFF,
         eval_batch_size: 4,
+        reused: None,
     }
 }
 
@@ -389,6 +391,50 @@ fn gradients_of_every_method_agree_with_finite_differences<B: Kernels>() {
     }
 }
 
+/// States below the first edit, in memory or in a file, give the same loss and gradients as computing them again.
+fn reuse_changes_nothing<B: Kernels>() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let loaded: Encoder<B> = load(fixture("encoders/bert"));
+    let spec = spec(&["a", "b"]);
+    let rows: Vec<Vec<u32>> =
+        [7, 4, 9, 4].iter().map(|len| (0..*len).map(|_| rng.random_range(4..60)).collect()).collect();
+    // The same tokens of other types are another text.
+    let rows: Vec<Vec<u32>> = rows.iter().chain([&rows[1]]).cloned().collect();
+    let types: Vec<Vec<u32>> =
+        rows.iter().enumerate().map(|(idx, row)| vec![u32::from(idx == 4); row.len()]).collect();
+    let examples = labeled(&rows, &types, &[0.0, 1.0, 1.0, 0.0, 0.0]);
+    let head = loaded.model.config().head(2, Some(0.0)).init(rng.random(), &Default::default());
+    for layers in [vec![], vec![1]] {
+        let config =
+            ReftConfig::new(16, layers.clone()).with_rank(2).with_positions("f3".parse().expect("f3"));
+        let reft = perturb(config.init(&Default::default()), &mut rng);
+        let trainable = Trainable { reft, tuned: None, head: Some(head.clone()) };
+        let tracked = Trainable::<Autodiff<B>>::tracked(trainable);
+        let step = |objective: &Classification<'_, B>| {
+            let batches: [Vec<&LabeledText>; 2] =
+                [examples[..3].iter().collect(), examples[2..].iter().collect()];
+            let step = step_gradients(objective, &tracked, &batches, false, 5);
+            (step.loss.sum(), gradient(&tracked, &step.grads))
+        };
+        let expected = step(&objective(&loaded, &spec));
+        for (limit, file_limit) in [(u64::MAX, 0), (0, u64::MAX), (200, 600)] {
+            let file = tempfile::tempfile().expect("a file");
+            let reused = ReusedStates::new(limit).with_overflow(file, file_limit);
+            let reusing = Classification { reused: Some(RefCell::new(reused)), ..objective(&loaded, &spec) };
+            for pass in 0..3 {
+                let found = step(&reusing);
+                let what = format!("layers {layers:?}, {limit} and {file_limit} bytes, pass {pass}");
+                assert!((found.0 - expected.0).abs() < 1e-6 * expected.0, "{what}: {found:?}, {expected:?}");
+                for (a, b) in found.1.iter().zip(&expected.1) {
+                    assert!(max_deviation(a, b) < 1e-6, "{what}: {a:?}, {b:?}");
+                }
+            }
+            let kept = reusing.reused.as_ref().expect("set above").borrow().bytes();
+            assert_eq!(kept > 0, limit > 0 && B::packs_rows(DType::F32), "{layers:?}, {limit}: {kept}");
+        }
+    }
+}
+
 /// A baseline computes the same in training, in evaluation, and after saving and loading.
 fn baselines_survive_a_round_trip<B: Kernels>() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
@@ -550,7 +596,11 @@ fn the_tape_begins_at_the_first_edit<B: Kernels>() {
             let spec = spec(&["a", "b", "c"]);
             let objective = objective(&loaded, &spec);
             let step = step_gradients(&objective, &tracked, std::slice::from_ref(&members), false, 0);
-            assert!((f64::from(sum) - step.loss.sum()).abs() < 1e-5, "{name}: {sum} against {}", step.loss.sum());
+            assert!(
+                (f64::from(sum) - step.loss.sum()).abs() < 1e-5,
+                "{name}: {sum} against {}",
+                step.loss.sum()
+            );
             let grads: <Autodiff<B> as burn::tensor::backend::AutodiffBackend>::Gradients =
                 grads.expect("a backward pass");
             for edit in reft.edits() {
@@ -602,6 +652,7 @@ on_every_backend!(
     gradients_agree_with_pytorch,
     lora_agrees_with_peft,
     gradients_of_every_method_agree_with_finite_differences,
+    reuse_changes_nothing,
     baselines_survive_a_round_trip,
     padding_changes_nothing,
     dropout_is_random,

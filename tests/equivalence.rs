@@ -10,9 +10,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{Component, Hook, Method, NoHook, Packing, Reft, ReftConfig, host_values};
 use reft_kernels::Kernels;
-use reft_models::{
-    GenerateConfig, Generated, KvCache, Llama, Padding, TokenBatch, generate, llama::ReusedStates,
-};
+use reft_models::{GenerateConfig, Generated, KvCache, Llama, Padding, ReusedStates, TokenBatch, generate};
 use reft_train::{
     Example, LanguageModeling,
     data::{LanguageModelBatch, Tokenized},
@@ -137,6 +135,44 @@ fn the_cache_changes_nothing<B: Kernels>() {
     }
 }
 
+/// Prompts that begin alike are read once, with or without edits, and what follows has the same states as in one pass over
+/// each whole text.
+fn shared_prompts_change_nothing<B: Kernels>() {
+    let mut rng = ChaCha8Rng::seed_from_u64(12);
+    for (seed, family) in families().into_iter().enumerate() {
+        let model: Llama<B> = random_llama(family.clone(), seed as u64);
+        let mut texts = rows(&mut rng, &[14, 11, 16, 13]);
+        let prompt_lens = [8, 5, 10, 8];
+        // One prompt leaves another, one continues it, and one is the same.
+        let first = texts[0].clone();
+        for (text, len) in texts.iter_mut().zip([0, 4, 8, 8]) {
+            text[..len].copy_from_slice(&first[..len]);
+        }
+        let reft: Reft<B> = random_reft("f2+l2", true, Component::BlockOutput, seed as u64);
+        let no_edits: Reft<B> = ReftConfig::new(24, []).init(&Default::default());
+        for (name, hook) in [("edited", &reft), ("unedited", &no_edits)] {
+            let whole = TokenBatch::new(&texts, Padding::Right).with_prompt_lens(prompt_lens.to_vec());
+            let expected = model.forward(&whole, None, hook);
+            for padding in [Padding::Left, Padding::Right] {
+                let prompts: Vec<&[u32]> = texts.iter().zip(prompt_lens).map(|(t, n)| &t[..n]).collect();
+                let mut cache = KvCache::new(model.config().num_hidden_layers, 16);
+                let mut found = model.read_prompts(&TokenBatch::new(&prompts, padding), &mut cache, hook);
+                for step in 0..5 {
+                    let places: Vec<usize> =
+                        (prompt_lens.iter().enumerate()).map(|(i, n)| i * whole.seq + n - 1 + step).collect();
+                    let expected = host_values(model.final_states(expected.clone(), &places));
+                    let deviation = max_deviation(&host_values(found), &expected);
+                    assert!(deviation < 1e-5, "{family}, {name}, {padding:?}, token {step}: {deviation}");
+                    let next: Vec<u32> = texts.iter().zip(prompt_lens).map(|(t, n)| t[n + step]).collect();
+                    let one = TokenBatch::step(&next, &prompt_lens.map(|n| n + step));
+                    let states = model.forward(&one, Some(&mut cache), hook);
+                    found = model.final_states(states, &[0, 1, 2, 3]);
+                }
+            }
+        }
+    }
+}
+
 /// The text of every row is the same alone and in a batch, on either side of padding, greedy and sampled, and through
 /// [`generate_all`] with any batch size.
 fn generation_is_the_same_in_any_batch<B: Kernels>() {
@@ -240,10 +276,11 @@ fn packing_changes_nothing<B: Kernels>() {
 
             let what = format!("family {family}, {positions}, {}", component.name());
             let (sum, grads) = pass_gradients(&model, &reft, &batch, Packing::Grid, None);
-            // Room for all states, for some and for none; the second pass finds them.
-            for (limit, passes) in [(u64::MAX, 2), (1500, 2), (0, 2)] {
-                let mut reused = ReusedStates::new(limit);
-                for pass in 0..passes {
+            // Room for all states, for some and for none, and a file for the others; the second pass finds them.
+            for (limit, file_limit) in [(u64::MAX, 0), (1500, 0), (0, 0), (0, u64::MAX), (1500, 1500)] {
+                let file = tempfile::tempfile().expect("a file");
+                let mut reused = ReusedStates::new(limit).with_overflow(file, file_limit);
+                for pass in 0..2 {
                     let (other, other_grads) =
                         pass_gradients(&model, &reft, &batch, packing, Some(&mut reused));
                     assert!((sum - other).abs() / sum < 1e-6, "{what}, {limit}, pass {pass}: {sum}, {other}");
@@ -414,6 +451,7 @@ fn nll<B: Kernels>(
 on_every_backend!(
     padding_changes_nothing,
     the_cache_changes_nothing,
+    shared_prompts_change_nothing,
     generation_is_the_same_in_any_batch,
     packing_changes_nothing,
     accumulation_equals_the_large_batch,

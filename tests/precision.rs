@@ -8,8 +8,8 @@ use rand_chacha::ChaCha8Rng;
 use reft_core::{HeadConfig, NoHook, Reft, ReftConfig, host_values};
 use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
-    DropoutRates, Dtype, GenerateConfig, NamedTensors, Padding, Precision, Pretrained, Quant, Roberta,
-    TokenBatch,
+    DropoutRates, Dtype, GenerateConfig, LoraConfig, NamedTensors, Padding, Precision, Pretrained, Quant,
+    Roberta, TokenBatch, Tuning,
 };
 use reft_train::{
     Chosen, Classification, DataSet, DeviceError, Encoding, Example, LanguageModeling, OnDevice, Silent,
@@ -73,8 +73,9 @@ fn reft<B: Kernels>(hidden_size: usize, layers: &[usize], dropout: f64) -> Reft<
 fn precisions<B: CpuBackend>() -> Vec<Precision> {
     let quants: Vec<Option<Quant>> =
         std::iter::once(None).chain(B::QUANTS.iter().copied().map(Some)).collect();
-    let of_dtype =
-        |dtype: &Dtype| quants.iter().map(|quant| Precision { quant: *quant, ..Precision::new(*dtype) }).collect();
+    let of_dtype = |dtype: &Dtype| {
+        quants.iter().map(|quant| Precision { quant: *quant, ..Precision::new(*dtype) }).collect()
+    };
     B::DTYPES.iter().flat_map(|dtype| -> Vec<Precision> { of_dtype(dtype) }).collect()
 }
 
@@ -181,6 +182,42 @@ fn every_precision_agrees_with_f32<B: CpuBackend>() {
     }
 }
 
+/// Matrices of files in half precision stay so where products widen them. The model computes the same as with matrices in
+/// f32, with interventions and with the baselines, which train such matrices in f32.
+fn half_weights_stay_as_they_are<B: CpuBackend>() {
+    // The embedded model is in f16.
+    if !B::widens(Dtype::F16.burn(), Dtype::F32.burn()) {
+        println!("skipped: products of {} do not widen", B::NAME);
+        return;
+    }
+    let wide = tiny_model::<B>(Precision::default());
+    let half = tiny_model::<B>(Precision { matrices: Dtype::F16, ..Precision::default() });
+    assert_eq!(half.model.head_weight().dtype(), DType::F16);
+    assert_eq!((wide.model.head_weight().dtype(), half.model.dtype()), (DType::F32, Dtype::F32));
+    let rows = examples(&wide, 6);
+    let lora = LoraConfig { rank: 2, alpha: 4.0, dropout: 0.0, targets: Vec::new() };
+    for tuning in [None, Some(Tuning::Full), Some(Tuning::Lora(lora))] {
+        let step = |loaded: &LoadedLlama<B>| {
+            let tuned = tuning.as_ref().map(|tuning| tuning.init(&loaded.tensors, 3, &Default::default()));
+            let layers: &[usize] = if tuned.is_some() { &[] } else { &[1, 3] };
+            let tuned = tuned.map(|tuned| tuned.expect("fits"));
+            let trainable = Trainable { tuned, ..reft::<B>(128, layers, 0.0).into() };
+            let tracked = Trainable::<Autodiff<B>>::tracked(trainable);
+            let objective = LanguageModeling::new(&loaded.model, 8).with_tensors(&loaded.tensors);
+            let step = step_gradients(&objective, &tracked, &[rows.iter().collect()], false, 0);
+            let gradients = match &tracked.tuned {
+                Some(_) => gradient(&tracked, &step.grads),
+                None => gradient(&tracked.reft, &step.grads),
+            };
+            (step.loss.sum(), gradients.concat())
+        };
+        let ((loss, gradients), (expected_loss, expected)) = (step(&half), step(&wide));
+        assert!((loss - expected_loss).abs() / expected_loss < 1e-6, "{tuning:?}: {loss}, {expected_loss}");
+        let error = relative_error(&gradients, &expected);
+        assert!(error < 1e-5, "{tuning:?}: {error}");
+    }
+}
+
 /// A quantized model computes with other weights than the dense one, and almost the same.
 fn quantized_weights_are_close_to_dense_ones<B: CpuBackend>() {
     for quant in B::QUANTS.iter().copied() {
@@ -270,6 +307,7 @@ fn checkpointing_an_encoder_changes_nothing<B: Kernels>() {
             selection_metric: Metric::Accuracy,
             dropout: DropoutRates { hidden: rate, attention: rate },
             eval_batch_size: 4,
+            reused: None,
         };
         let step = |checkpointing| {
             step_gradients(&objective, &trainable, &[rows.iter().collect()], checkpointing, 9)
@@ -281,6 +319,7 @@ fn checkpointing_an_encoder_changes_nothing<B: Kernels>() {
 on_every_backend!(
     unsupported_precisions_are_errors,
     every_precision_agrees_with_f32,
+    half_weights_stay_as_they_are,
     quantized_weights_are_close_to_dense_ones,
     checkpointing_changes_nothing,
     checkpointing_an_encoder_changes_nothing,

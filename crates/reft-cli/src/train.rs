@@ -92,9 +92,10 @@ fn show_plan(plan: &Plan) {
         ("evaluation", memory.evaluation),
         ("adapter", memory.adapter),
         ("optimizer", memory.optimizer),
+        ("reused states", memory.reused),
         ("peak", memory.total),
     ];
-    for (what, n) in lines {
+    for (what, n) in lines.into_iter().filter(|(what, n)| *n > 0 || *what != "reused states") {
         say!("{what:<18}{:>12}", format_bytes(n));
     }
     let free = plan.free.map_or(String::new(), |n| format!(", {} free now", format_bytes(n)));

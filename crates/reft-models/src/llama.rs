@@ -3,7 +3,6 @@
 //! Mirrors Hugging Face's `modeling_llama.py`, `modeling_mistral.py`, `modeling_qwen2.py` and `modeling_qwen3.py`.
 
 mod config;
-mod reuse;
 mod rope;
 mod windows;
 
@@ -17,6 +16,7 @@ use crate::{
     packed::{Constants, PackedTokens},
     pass::{Blocks, TrainingPass},
     precision::Dtype,
+    reuse::{EnteringStates, ReusedStates},
     rope::Rope,
     rows::{rows_of, select_rows},
     source::{Pretrained, TensorSource},
@@ -28,12 +28,9 @@ use reft_kernels::{
 };
 use std::{ops::Range, sync::Arc};
 
-use reuse::EnteringStates;
-
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
 pub use config::LlamaConfig;
-pub use reuse::ReusedStates;
 pub use rope::RopeConfig;
 pub use windows::{WindowedBlocks, Windows};
 
@@ -281,7 +278,9 @@ impl<B: Kernels> Llama<B> {
         hook: &H,
     ) -> Tensor<B, 2> {
         check_sites(hook, self.blocks.len()).unwrap_or_else(|error| panic!("{error}"));
-        let last = |row: usize| (row * prompts.seq..(row + 1) * prompts.seq).rfind(|at| prompts.positions[*at].is_some());
+        let last = |row: usize| {
+            (row * prompts.seq..(row + 1) * prompts.seq).rfind(|at| prompts.positions[*at].is_some())
+        };
         let last_tokens: Vec<usize> =
             (0..prompts.batch).map(|row| last(row).expect("a prompt has tokens")).collect();
         let Some(packed) = self.pack(prompts, hook.packing(), Constants::None) else {
@@ -449,7 +448,7 @@ impl<B: Kernels> Llama<B> {
             return self.training_pass(tokens, first_layer, packing, seed);
         };
         let first_layer = first_layer.unwrap_or(self.blocks.len());
-        let states = reused.states_of(tokens, |missing| {
+        let states = reused.states_of(tokens, &self.device(), |missing| {
             let packed =
                 self.pack(missing, packing, Constants::Shared).expect("the whole batch can be packed");
             let states = self.entering_states(missing, &packed, first_layer);

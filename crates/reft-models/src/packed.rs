@@ -11,6 +11,16 @@ pub fn n_packed(tokens: &TokenBatch, packing: Packing) -> usize {
     PackedTokens::new(tokens, packing, Constants::Shared).map_or(tokens.ids.len(), |packed| packed.len())
 }
 
+/// Number of tokens at the beginning of a text whose states no training changes: those before its first edit and before the
+/// token that predicts its first label.
+pub fn n_constant(positions: Option<Positions>, prompt_len: usize) -> usize {
+    let (prefix, suffix) = positions.map_or((0..0, 0..0), |positions| positions.of_prompt(prompt_len));
+    let first_edit =
+        [prefix, suffix].into_iter().filter(|range| !range.is_empty()).map(|range| range.start).min();
+    let first_label = prompt_len.saturating_sub(1);
+    first_edit.unwrap_or(first_label).min(first_label)
+}
+
 /// The tokens of a batch, one text after the other.
 ///
 /// Texts share a token if everything up to it agrees: the tokens, and which of them are edited. Constant tokens, which no
@@ -65,7 +75,6 @@ struct Token {
 
 impl PackedTokens {
     /// Packs a batch for causal attention; `None` if the hook needs a grid.
-    ///
     pub(crate) fn new(tokens: &TokenBatch, packing: Packing, constants: Constants) -> Option<Self> {
         let (can_share, positions) = match packing {
             Packing::Grid => return None,
@@ -86,10 +95,7 @@ impl PackedTokens {
             let present: Vec<usize> = columns.filter(|at| tokens.positions[*at].is_some()).collect();
             let prompt_len = tokens.prompt_lens[text];
             let (prefix, suffix) = positions.map_or((0..0, 0..0), |p: Positions| p.of_prompt(prompt_len));
-            let first_edit = [&prefix, &suffix].into_iter().filter(|r| !r.is_empty()).map(|r| r.start).min();
-            // The state before the first token of the answer predicts it.
-            let first_label = prompt_len.saturating_sub(1);
-            let first_active = if splits { first_edit.unwrap_or(first_label).min(first_label) } else { 0 };
+            let first_active = if splits { n_constant(positions, prompt_len) } else { 0 };
             let mut parent = None;
             let mut path = Vec::with_capacity(present.len());
             for (idx, at) in present.into_iter().enumerate() {

@@ -12,11 +12,14 @@ use crate::{
     norm::LayerNorm,
     pass::{Blocks, TrainingPass},
     precision::Dtype,
+    reuse::{EnteringStates, ReusedStates},
     rows::rows_of,
     source::{Pretrained, TensorSource},
 };
 use burn::tensor::{Distribution, Tensor, backend::Backend};
-use reft_core::{BatchLayout, Component, Hook, NoHook, Packing, Place, Site, hook::check_sites, host_values, to_dtype};
+use reft_core::{
+    BatchLayout, Component, Hook, NoHook, Packing, Place, Site, hook::check_sites, host_values, to_dtype,
+};
 use reft_kernels::{
     AttentionInputs, AttentionSettings, AutodiffKernels, Dropout, Heads, Kernels, Mask, Segment, Spans,
 };
@@ -285,9 +288,80 @@ impl<B: Kernels> Roberta<B> {
         let first_layer = first_layer.unwrap_or(self.blocks.len());
         B::seed(&self.device(), seed);
         let arranged = self.arrange(tokens, packing);
+        let entering = self.entering(tokens, &arranged, rates, first_layer, seed);
+        self.pass_from(tokens, arranged, first_layer, entering, rates, seed)
+    }
+
+    /// [`training_pass`](Self::training_pass) without dropout, with what `reused` has kept of earlier passes over the same
+    /// texts. What it does not have yet is computed, and kept if there is room. Above the last block, that is the state of
+    /// the first token alone.
+    ///
+    /// `first_layer` and `packing` must be those of the earlier passes.
+    pub fn training_pass_reusing<A>(
+        &self,
+        tokens: &TokenBatch,
+        first_layer: Option<usize>,
+        packing: Packing,
+        reused: &mut ReusedStates<B>,
+        seed: u64,
+    ) -> TrainingPass<A, RobertaBlocks<'_, A>>
+    where
+        A: AutodiffKernels<InnerBackend = B>,
+    {
+        let mut arranged = self.arrange(tokens, packing);
+        if arranged.places.is_none() {
+            return self.training_pass(tokens, DropoutRates::OFF, first_layer, packing, seed);
+        }
+        let first_layer = first_layer.unwrap_or(self.blocks.len());
+        let only_first_tokens = first_layer == self.blocks.len();
+        let states = reused.states_of(tokens, &self.device(), |missing| {
+            let arranged = self.arrange(missing, packing);
+            let entering = self.entering(missing, &arranged, DropoutRates::OFF, first_layer, seed);
+            let of_text = |text: usize| {
+                let cells = (text * missing.seq..(text + 1) * missing.seq)
+                    .filter(|cell| missing.positions[*cell].is_some())
+                    .take(if only_first_tokens { 1 } else { missing.seq });
+                let rows = arranged.rows(&cells.collect::<Vec<_>>());
+                EnteringStates { active: select_rows(entering.clone(), &rows), constant: Vec::new() }
+            };
+            (0..missing.batch).map(of_text).collect()
+        });
+        // What follows the states that are kept, such as a head, may have dropout.
+        B::seed(&self.device(), seed);
+        if only_first_tokens {
+            let mut places = vec![None; tokens.ids.len()];
+            tokens.first_columns().into_iter().enumerate().for_each(|(row, cell)| places[cell] = Some(row));
+            arranged.places = Some(places);
+        }
+        self.pass_from(tokens, arranged, first_layer, states.active.unsqueeze(), DropoutRates::OFF, seed)
+    }
+
+    /// The states that enter a block.
+    fn entering(
+        &self,
+        tokens: &TokenBatch,
+        arranged: &Arranged,
+        rates: DropoutRates,
+        layer: usize,
+        seed: u64,
+    ) -> Tensor<B, 3> {
         let layout = arranged.layout(tokens, &self.device());
         let context = EncoderContext { spans: &arranged.spans, layout: &layout, rates, seed };
-        let entering = self.run(0..first_layer, self.embed(&arranged, tokens, rates), &context, &NoHook);
+        self.run(0..layer, self.embed(arranged, tokens, rates), &context, &NoHook)
+    }
+
+    fn pass_from<A>(
+        &self,
+        tokens: &TokenBatch,
+        arranged: Arranged,
+        first_layer: usize,
+        entering: Tensor<B, 3>,
+        rates: DropoutRates,
+        seed: u64,
+    ) -> TrainingPass<A, RobertaBlocks<'_, A>>
+    where
+        A: AutodiffKernels<InnerBackend = B>,
+    {
         let layout = arranged.layout(tokens, &Tensor::<A, 3>::from_inner(entering.clone()).device());
         let blocks = RobertaBlocks { model: self, spans: arranged.spans, layout, rates, seed };
         let pass = TrainingPass::new(blocks, first_layer, entering, seed);

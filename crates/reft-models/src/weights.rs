@@ -8,7 +8,7 @@ use crate::{
     shards::{Shard, shorten},
     source::{Pretrained, TensorSource},
 };
-use burn::tensor::{Tensor, TensorData, backend::Backend};
+use burn::tensor::{Tensor, TensorData, backend::Backend, bf16, f16};
 use reft_core::{FileError, HeadConfig, head::HeadValues};
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
@@ -266,11 +266,40 @@ impl Weights {
         let (shard, info, dtype) = self.check_tensor(name, shape)?;
         let values = floats(shard.data(info), dtype);
         shard.release(info);
-        match values.iter().filter(|x| !x.is_finite()).count() {
-            0 => Ok(values),
-            1 => Err(format!("{name}: 1 value is NaN or infinite")),
-            n => Err(format!("{name}: {n} values are NaN or infinite")),
+        check_finite(name, values.iter().filter(|x| !x.is_finite()).count())?;
+        Ok(values)
+    }
+
+    /// A tensor in the given dtype, without a detour through f32 if it is stored in it.
+    fn data<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+        dtype: Dtype,
+    ) -> Result<TensorData, String> {
+        let (shard, info, stored) = self.check_tensor(name, &shape)?;
+        let halves = || shard.data(info).chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+        if stored == dtype && dtype != Dtype::F32 {
+            let (data, n_not_finite) = if dtype == Dtype::F16 {
+                let values: Vec<f16> = halves().map(f16::from_bits).collect();
+                let n_not_finite = values.iter().filter(|x| !x.is_finite()).count();
+                (TensorData::new(values, shape), n_not_finite)
+            } else {
+                let values: Vec<bf16> = halves().map(bf16::from_bits).collect();
+                let n_not_finite = values.iter().filter(|x| !x.is_finite()).count();
+                (TensorData::new(values, shape), n_not_finite)
+            };
+            shard.release(info);
+            return check_finite(name, n_not_finite).map(|()| data);
         }
+        let values = self.values(name, &shape)?;
+        let too_large = values.iter().filter(|x| dtype == Dtype::F16 && x.abs() > 65504.0).count();
+        if too_large > 0 {
+            return Err(format!(
+                "{name}: {too_large} values are out of range for f16; use dtype bf16 or f32"
+            ));
+        }
+        Ok(TensorData::new(values, shape).convert_dtype(dtype.burn()))
     }
 
     /// Reports everything that did not match.
@@ -323,16 +352,14 @@ struct DeviceSource<'a, B: Backend> {
 }
 
 impl<B: Backend> DeviceSource<'_, B> {
-    /// Reads a tensor and uploads it with `upload`.
+    /// Reads a tensor with `read`.
     fn load<const D: usize>(
         &mut self,
         name: &str,
-        shape: [usize; D],
-        upload: impl FnOnce(Vec<f32>, Precision, &B::Device) -> Result<Tensor<B, D>, String>,
+        read: impl FnOnce(&Weights, &B::Device) -> Result<Tensor<B, D>, String>,
     ) -> Tensor<B, D> {
         self.weights.unused.remove(name);
-        let values = self.weights.values(name, &shape);
-        values.and_then(|values| upload(values, self.precision, self.device)).unwrap_or_else(|problem| {
+        read(self.weights, self.device).unwrap_or_else(|problem| {
             self.weights.problems.push(problem);
             // The placeholder has one element, so that a wrong configuration cannot make us allocate absurd sizes.
             Tensor::zeros([1; D], self.device)
@@ -343,27 +370,28 @@ impl<B: Backend> DeviceSource<'_, B> {
 impl<B: Backend> TensorSource<B> for DeviceSource<'_, B> {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
         let stored = self.weights.info(name).and_then(|(_, info)| model_dtype(info));
-        let stays = D == 2 && stored == Some(self.precision.matrices);
-        self.load(name, shape, |values, Precision { dtype, matrices, .. }, device| {
-            let dtype = if stays { matrices } else { dtype };
-            let too_large = values.iter().filter(|x| dtype == Dtype::F16 && x.abs() > 65504.0).count();
-            if too_large > 0 {
-                return Err(format!(
-                    "{name}: {too_large} values are out of range for f16; use dtype bf16 or f32"
-                ));
-            }
-            let data = TensorData::new(values, shape).convert_dtype(dtype.burn());
-            Ok(Tensor::from_data(data, (device, dtype.burn())))
+        let Precision { dtype, matrices, .. } = self.precision;
+        let dtype = if D == 2 && stored == Some(matrices) { matrices } else { dtype };
+        self.load(name, |weights, device| {
+            Ok(Tensor::from_data(weights.data(name, shape, dtype)?, (device, dtype.burn())))
         })
     }
 
     fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Tensor<B, 2> {
         match self.precision.quant_of(name, &shape) {
-            Some(quant) => {
-                self.load(name, shape, |values, _, device| Ok(quant.quantize::<B>(&values, shape, device)))
-            }
+            Some(quant) => self.load(name, |weights, device| {
+                Ok(quant.quantize::<B>(&weights.values(name, &shape)?, shape, device))
+            }),
             None => self.take(name, shape),
         }
+    }
+}
+
+fn check_finite(name: &str, n_not_finite: usize) -> Result<(), String> {
+    match n_not_finite {
+        0 => Ok(()),
+        1 => Err(format!("{name}: 1 value is NaN or infinite")),
+        n => Err(format!("{name}: {n} values are NaN or infinite")),
     }
 }
 
@@ -373,7 +401,7 @@ fn floats(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     match dtype {
         Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         Dtype::Bf16 => bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(half(b)) << 16)).collect(),
-        Dtype::F16 => bytes.chunks_exact(2).map(|b| burn::tensor::f16::from_bits(half(b)).to_f32()).collect(),
+        Dtype::F16 => bytes.chunks_exact(2).map(|b| f16::from_bits(half(b)).to_f32()).collect(),
     }
 }
 

@@ -60,6 +60,7 @@ pub mod observer;
 pub mod open;
 pub mod optim;
 pub mod recipe;
+mod reuse;
 pub mod run;
 pub mod same_model;
 pub mod score;

@@ -23,6 +23,8 @@ pub struct MemoryNeeds {
     pub adapter: u64,
     /// AdamW's two moments.
     pub optimizer: u64,
+    /// States that training does not change, kept from one epoch to the next.
+    pub reused: u64,
     /// The peak: less than the sum, because not everything exists at the same time.
     pub total: u64,
     /// The largest single tensor.

@@ -110,7 +110,8 @@ struct Scaled<C: Kernels> {
 impl<B: AutodiffKernels> ModuleVisitor<B> for Scaled<B::InnerBackend> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(grad) = self.from.remove::<B::InnerBackend, D>(param.id) {
-            let factor = self.clipping.clone().map(|factor| to_dtype(factor.mul_scalar(self.scale), grad.dtype()));
+            let factor =
+                self.clipping.clone().map(|factor| to_dtype(factor.mul_scalar(self.scale), grad.dtype()));
             let scaled = match factor {
                 Some(factor) => grad * factor.reshape([1; D]),
                 None => grad * self.scale,

@@ -53,8 +53,11 @@ pub struct TrainConfig {
     pub checkpointing: Option<bool>,
     /// Whether states that training does not change are kept from one epoch to the next.
     pub reuse: Reuse,
-    /// The memory for these states, in MiB. What does not fit is computed again in every epoch.
+    /// The memory for these states, in MiB; at most half of what is free.
     pub reuse_memory: u64,
+    /// The disk for those that do not fit, in MiB; at most half of what is free. A run keeps them beside its folder while it
+    /// trains. What does not fit there either is computed again in every epoch.
+    pub reuse_disk: u64,
     /// Dropout of an encoder and its head; the model's own rates if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_dropout: Option<f64>,
@@ -100,6 +103,7 @@ impl Default for TrainConfig {
             checkpointing: None,
             reuse: Reuse::Auto,
             reuse_memory: 2048,
+            reuse_disk: 8192,
             model_dropout: None,
             head_lr: None,
             check_host_memory: false,

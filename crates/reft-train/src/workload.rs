@@ -138,6 +138,7 @@ impl<'a> Workload<'a> {
             evaluation,
             adapter,
             optimizer,
+            reused: 0,
             total: program + weights + training.max(loading),
             largest: largest_weight.map_or(0, bytes_of).max(block.largest as u64).max(logit_slice),
         }

@@ -28,7 +28,7 @@ pub enum Item {
     Sst2,
     /// stories3m, batches of 1 and 8.
     DecodeStories3m,
-    /// The shape of SmolLM-135M, batches of 1 and 8.
+    /// The shape of SmolLM-135M, in f32 and in bfloat16, which the real one is stored in, batches of 1 and 8.
     DecodeSmollm,
     /// The shape of Llama-2-7B in 8 bits: 10 GiB, and 27 GB on the disk and in the memory of the others.
     Decode7b,
@@ -124,8 +124,14 @@ impl Item {
                 layers: "all",
                 epochs: 1,
             })),
-            Item::DecodeStories3m => decode(self, bench, stories3m(bench)?),
-            Item::DecodeSmollm => decode(self, bench, shaped(bench, &Shape::smollm_135m())?),
+            Item::DecodeStories3m => decode(self.name(), bench, stories3m(bench)?),
+            Item::DecodeSmollm => {
+                let shape = Shape::smollm_135m();
+                let mut work = decode(self.name(), bench, shaped(bench, &shape)?)?;
+                let half = shaped(bench, &shape.in_bf16())?;
+                work.extend(decode(&format!("{}-bf16", self.name()), bench, half)?);
+                Ok(work)
+            }
             Item::Decode7b => {
                 let model = shaped(bench, &Shape::llama_7b())?;
                 let (quant, dtype) = (Some("int8"), "bfloat16");
@@ -170,7 +176,7 @@ impl Item {
 }
 
 /// Greedy decoding with batches of 1 and 8, with an adapter that was trained in one step.
-fn decode(item: Item, bench: &Bench, model: PathBuf) -> Result<Vec<(String, Work)>, String> {
+fn decode(item: &str, bench: &Bench, model: PathBuf) -> Result<Vec<(String, Work)>, String> {
     let training = Train {
         task: Task::Instruct,
         data: alpaca(bench, "alpaca-1", 1)?,
@@ -191,13 +197,13 @@ fn decode(item: Item, bench: &Bench, model: PathBuf) -> Result<Vec<(String, Work
         threads: 2,
         overrides: &bench.options.overrides,
     };
-    let name = format!("{}-adapter", item.name());
+    let name = format!("{item}-adapter");
     Work::Train(training).run(&name, program, &place)?;
     let adapter = bench.folder.join(format!("{name}-run/adapter"));
     let of_batch = |batch_size: usize| {
         let generate =
             Generate { adapter: Some(adapter.clone()), ..greedy(bench, model.clone(), batch_size)? };
-        Ok((format!("{}-batch-{batch_size}", item.name()), Work::Generate(generate)))
+        Ok((format!("{item}-batch-{batch_size}"), Work::Generate(generate)))
     };
     [1, 8].map(of_batch).into_iter().collect()
 }

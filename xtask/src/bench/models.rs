@@ -40,6 +40,11 @@ impl Shape {
         }
     }
 
+    /// The same in bfloat16.
+    pub fn in_bf16(self) -> Self {
+        Self { name: format!("{}-bf16", self.name), is_half: true, ..self }
+    }
+
     /// The shape of Llama-2-7B, in bfloat16.
     pub fn llama_7b() -> Self {
         Self {

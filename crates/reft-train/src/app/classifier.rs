@@ -125,7 +125,9 @@ impl<B: Kernels> TextEncoder<B> {
             selection_metric: spec.selection_metric(None)?,
             dropout: rate.map_or(config.dropout(), |rate| DropoutRates { hidden: rate, attention: rate }),
             eval_batch_size: trainer.config.batch_size,
+            reused: None,
         };
+        let objective = objective.with_reuse(&trainer.config, trainable.reft.first_layer(), None);
         let trained =
             trainer.run(origin.base.quant.is_some(), &objective, trainable, &train, &held_out, &origin)?;
         Ok(trained.map(|trainable| TextClassifier { encoder: self.clone(), trainable, spec: spec.clone() }))

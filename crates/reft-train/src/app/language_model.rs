@@ -85,12 +85,16 @@ impl<B: Kernels> LanguageModel<B> {
         let (examples, held_out) =
             (encode(rows, "the rows")?, encode(&trainer.held_out, "the held-out rows")?);
         let origin = AdapterOrigin::language_model(loaded.base.clone(), template.text());
-        let reft = reft.try_init(&model.device())?;
-        let objective = LanguageModeling::new(model, trainer.config.batch_size);
+        let objective = LanguageModeling::new(model, trainer.config.batch_size).with_reuse(
+            &trainer.config,
+            reft.first_layer(),
+            reft.packing(),
+            None,
+        );
         let trained = trainer.run(
             origin.base.quant.is_some(),
             &objective,
-            reft.into(),
+            reft.try_init(&model.device())?.into(),
             &examples,
             &held_out,
             &origin,

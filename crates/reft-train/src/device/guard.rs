@@ -50,6 +50,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_future_that_panics_is_an_error() {
+        let read = |fails: bool| async move {
+            assert!(!fails, "device lost");
+            1
+        };
+        let caught = |fails| burn::tensor::try_read_sync(catch_panic_async(read(fails))).expect("at once");
+        assert_eq!(caught(false), Ok(1));
+        assert_eq!(caught(true), Err("device lost".into()));
+    }
+
+    #[test]
     fn nested_and_concurrent_guards_keep_their_own_results() {
         let threads: Vec<_> = (0..8)
             .map(|idx| {

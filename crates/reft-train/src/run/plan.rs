@@ -8,6 +8,7 @@ use crate::{
     memory::{self, MemoryNeeds},
     method::TrainMethod,
     recipe::Recipe,
+    reuse,
     tasks::{ConfigOf, Task},
     train_config::TrainConfig,
     workload::{EvaluationLoad, Workload},
@@ -110,6 +111,14 @@ pub(super) fn plan<B: Kernels, T: Task<B>>(
         parameters: trainable + head,
         trains_weights: tuning.is_some(),
     };
+    let mut memory = workload.check::<B>(on)?;
+    if reuse::is_on::<B>(&recipe.train, precision.dtype) {
+        // It is no reason to refuse a run: it takes what is left.
+        let left = on.info.memory.map_or(u64::MAX, |capacity| capacity - memory.total);
+        let reusable = task.reusable_bytes(recipe, config, &reft, examples);
+        memory.reused = reusable.min(reuse::memory_limit(&recipe.train)).min(left);
+        memory.total += memory.reused;
+    }
     Ok(Plan {
         method: recipe.reft.method,
         model: checkpoint.base.name.clone(),
@@ -122,7 +131,7 @@ pub(super) fn plan<B: Kernels, T: Task<B>>(
         checkpointing: workload.checkpointing,
         trainable,
         head,
-        memory: workload.check::<B>(on)?,
+        memory,
         capacity: on.info.memory,
         free: if on.info.uses_host_memory() { memory::available() } else { None },
     })

@@ -15,22 +15,25 @@ use crate::{
     metrics::{Metric, argmax, confusion},
     objective::{Loss, Objective},
     recipe::{Protocol, Recipe},
+    reuse,
     score::{Evaluation, Score},
+    train_config::TrainConfig,
     trainable::Trainable,
     workload::activation_bytes,
 };
 use burn::tensor::{Tensor, TensorData};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
-use reft_core::{Head, HeadConfig, Hook, NoHook, host_values};
+use reft_core::{Head, HeadConfig, Hook, NoHook, ReftConfig, host_values};
 use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
-    Dtype, Footprint, LoadedModel, ModelConfig, NamedTensors, Roberta, RobertaConfig, Tokenizer,
+    Dtype, Footprint, LoadedModel, ModelConfig, NamedTensors, ReusedStates, Roberta, RobertaConfig,
+    Tokenizer,
     peft::PeftNames,
     roberta::{DropoutRates, select_rows},
 };
 use serde::Serialize;
-use std::path::Path;
+use std::{cell::RefCell, path::Path};
 
 /// Gives the head a random stream of its own.
 const HEAD_SEED: u64 = 0x68656164;
@@ -191,6 +194,23 @@ impl<B: Kernels> Task<B> for ClassifierTask {
         config.footprint(batch, seq, self.dropout(config), dtype, !B::packs_rows(dtype.burn()))
     }
 
+    fn reusable_bytes(
+        &self,
+        recipe: &Recipe,
+        config: &RobertaConfig,
+        reft: &ReftConfig,
+        examples: &[LabeledText],
+    ) -> u64 {
+        if !has_constant_states(self.dropout(config), reft.first_layer()) || recipe.tuning().is_some() {
+            return 0;
+        }
+        // Above the last block, only the first tokens matter.
+        let n_states =
+            |example: &LabeledText| if reft.first_layer().is_some() { example.tokens.len() } else { 1 };
+        let total: usize = examples.iter().map(n_states).sum();
+        (4 * total * config.hidden_size) as u64
+    }
+
     fn init_head(
         &self,
         recipe: &Recipe,
@@ -219,13 +239,21 @@ impl<B: Kernels> Task<B> for ClassifierTask {
         recipe: &Recipe,
         loaded: &'a LoadedModel<B, Roberta<B>>,
     ) -> Classification<'a, B> {
-        Classification {
+        let config = loaded.model.config();
+        let objective = Classification {
             model: &loaded.model,
             tensors: &loaded.tensors,
             spec: &self.spec,
             selection_metric: self.selection_metric,
-            dropout: self.dropout(loaded.model.config()),
+            dropout: self.dropout(config),
             eval_batch_size: recipe.eval.batch_size,
+            reused: None,
+        };
+        match recipe.reft_config(config.num_hidden_layers, config.hidden_size) {
+            Ok(reft) => {
+                objective.with_reuse(&recipe.train, reft.first_layer(), Some(Path::new(&recipe.run.folder)))
+            }
+            Err(_) => objective,
         }
     }
 
@@ -266,9 +294,26 @@ pub struct Classification<'a, B: Kernels> {
     pub dropout: DropoutRates,
     /// Rows per forward pass of an evaluation.
     pub eval_batch_size: usize,
+    /// What training does not change, see [`with_reuse`](Self::with_reuse).
+    pub reused: Option<RefCell<ReusedStates<B>>>,
+}
+
+/// Whether there are states that no training changes: those below the first edit, without dropout.
+fn has_constant_states(dropout: DropoutRates, first_layer: Option<usize>) -> bool {
+    dropout == DropoutRates::OFF && first_layer != Some(0)
 }
 
 impl<B: Kernels> Classification<'_, B> {
+    /// Keeps states that training does not change from one epoch to the next, if the settings of the training allow it: those
+    /// that enter the first edited layer, or the head. What does not fit the memory goes into a file without a name in
+    /// `folder`, if there is one.
+    pub fn with_reuse(self, train: &TrainConfig, first_layer: Option<usize>, folder: Option<&Path>) -> Self {
+        let reused = has_constant_states(self.dropout, first_layer)
+            .then(|| reuse::reused_states(train, self.model.dtype(), folder))
+            .flatten();
+        Self { reused, ..self }
+    }
+
     /// The loss of a batch, summed over its rows.
     fn loss<A: AutodiffKernels>(
         &self,
@@ -304,7 +349,13 @@ impl<B: Kernels> Objective<B> for Classification<'_, B> {
                 let first_layer = trainable.reft.first_layer();
                 let packing = Hook::<A>::packing(&trainable.reft);
                 let (tokens, seed) = (&batch.tokens, gradients.seed);
-                let pass = self.model.training_pass(tokens, self.dropout, first_layer, packing, seed);
+                let pass = match &self.reused {
+                    None => self.model.training_pass(tokens, self.dropout, first_layer, packing, seed),
+                    Some(reused) => {
+                        let reused = &mut reused.borrow_mut();
+                        self.model.training_pass_reusing(tokens, first_layer, packing, reused, seed)
+                    }
+                };
                 let rows = pass.rows(&tokens.first_columns());
                 gradients.run(pass, |hidden| {
                     let loss = self.loss(trainable, select_rows(hidden, &rows), &batch.targets);

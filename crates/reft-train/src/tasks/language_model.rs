@@ -14,23 +14,23 @@ use crate::{
     eval::{Answer, AnswerConfig, EvalError, answers, exact_match, likelihood},
     gradients::GradientSum,
     loss::cross_entropy,
-    memory::available,
     objective::{Loss, Objective},
     observer::StopReason,
     recipe::Recipe,
+    reuse,
     score::{Evaluation, Score},
-    train_config::{Reuse, TrainConfig},
+    train_config::TrainConfig,
     trainable::Trainable,
     workload::activation_bytes,
 };
 use burn::tensor::{DType, Tensor};
-use reft_core::{Hook, NoHook, Packing, Reft, to_dtype};
+use reft_core::{Hook, NoHook, Packing, Reft, ReftConfig, to_dtype};
 use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
-    Dtype, Footprint, Llama, LlamaConfig, LoadedModel, NamedTensors, Tokenizer, llama::ReusedStates,
+    Dtype, Footprint, Llama, LlamaConfig, LoadedModel, NamedTensors, ReusedStates, Tokenizer, n_constant,
     n_packed, peft::PeftNames,
 };
-use std::cell::RefCell;
+use std::{cell::RefCell, path::Path};
 
 /// Rows with prompts and answers.
 #[derive(Debug)]
@@ -127,6 +127,27 @@ impl<B: Kernels> Task<B> for LanguageModelTask {
         (2 * config.num_hidden_layers * d_kv * dtype.size()) as u64
     }
 
+    fn reusable_bytes(
+        &self,
+        _: &Recipe,
+        config: &LlamaConfig,
+        reft: &ReftConfig,
+        examples: &[Example],
+    ) -> u64 {
+        let (first_layer, packing) = (reft.first_layer(), reft.packing());
+        let Packing::Shared(positions) = packing else { return 0 };
+        if !has_constant_states(first_layer, packing) {
+            return 0;
+        }
+        let n_above = config.num_hidden_layers - first_layer.unwrap_or(config.num_hidden_layers);
+        let d_kv = config.num_key_value_heads * config.head_dim;
+        let of_text = |example: &Example| {
+            let n_constant = n_constant(positions, example.prompt_len);
+            4 * ((example.tokens.len() - n_constant) * config.hidden_size + 2 * n_constant * d_kv * n_above)
+        };
+        examples.iter().map(|example| of_text(example) as u64).sum()
+    }
+
     fn footprint(&self, config: &LlamaConfig, batch: usize, seq: usize, dtype: Dtype) -> Footprint {
         config.footprint(batch, seq, dtype, !B::packs_rows(dtype.burn()))
     }
@@ -170,7 +191,10 @@ impl<B: Kernels> Task<B> for LanguageModelTask {
             LanguageModeling::new(&loaded.model, recipe.eval.batch_size).with_tensors(&loaded.tensors);
         let config = loaded.model.config();
         match recipe.reft_config(config.num_hidden_layers, config.hidden_size) {
-            Ok(reft) => objective.with_reuse(&recipe.train, reft.first_layer(), reft.packing()),
+            Ok(reft) => {
+                let folder = Path::new(&recipe.run.folder);
+                objective.with_reuse(&recipe.train, reft.first_layer(), reft.packing(), Some(folder))
+            }
             Err(_) => objective,
         }
     }
@@ -193,6 +217,13 @@ impl<B: Kernels> Task<B> for LanguageModelTask {
         let after = nll.map(|nll| score(nll, &answers));
         Ok(FinalEvaluation { after, answers, ..FinalEvaluation::default() })
     }
+}
+
+/// Whether there are states that no training changes.
+fn has_constant_states(first_layer: Option<usize>, packing: Packing) -> bool {
+    let Packing::Shared(positions) = packing else { return false };
+    let (prefix, _) = positions.map_or((0..0, 0..0), |positions| positions.of_prompt(usize::MAX));
+    first_layer.is_some_and(|layer| layer > 0) || prefix.is_empty()
 }
 
 /// The objective of language modeling: the negative log-likelihood of the answers' tokens.
@@ -219,18 +250,19 @@ impl<'a, B: Kernels> LanguageModeling<'a, B> {
     /// Keeps states that training does not change from one epoch to the next, if the settings of the training and the edits
     /// allow it.
     ///
-    /// These are the states below the first edited layer, and those before the first edited position.
-    pub fn with_reuse(self, train: &TrainConfig, first_layer: Option<usize>, packing: Packing) -> Self {
-        let Packing::Shared(positions) = packing else { return self };
-        let (prefix, _) = positions.map_or((0..0, 0..0), |positions| positions.of_prompt(usize::MAX));
-        let has_constant_states = first_layer.is_some_and(|layer| layer > 0) || prefix.is_empty();
-        let has_epochs = train.steps.is_some() || train.epochs > 1;
-        let is_on = B::packs_rows(self.model.dtype().burn())
-            && train.reuse == Reuse::Auto
-            && has_constant_states
-            && has_epochs;
-        let limit = available().unwrap_or(u64::MAX).div_euclid(2).min(train.reuse_memory << 20);
-        Self { reused: is_on.then(|| RefCell::new(ReusedStates::new(limit))), ..self }
+    /// These are the states below the first edited layer, and those before the first edited position. What does not fit the
+    /// memory goes into a file without a name in `folder`, if there is one.
+    pub fn with_reuse(
+        self,
+        train: &TrainConfig,
+        first_layer: Option<usize>,
+        packing: Packing,
+        folder: Option<&Path>,
+    ) -> Self {
+        let reused = has_constant_states(first_layer, packing)
+            .then(|| reuse::reused_states(train, self.model.dtype(), folder))
+            .flatten();
+        Self { reused, ..self }
     }
 
     fn tensors(&self) -> &'a NamedTensors<B> {

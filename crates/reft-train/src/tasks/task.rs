@@ -11,7 +11,7 @@ use crate::{
     score::{Evaluation, Score},
     trainable::Trainable,
 };
-use reft_core::{Head, Packing};
+use reft_core::{Head, Packing, ReftConfig};
 use reft_kernels::Kernels;
 use reft_models::{Dtype, Footprint, LoadedModel, Pretrained, Tokenizer, peft::PeftNames};
 
@@ -72,6 +72,17 @@ pub trait Task<B: Kernels>: Sized {
     /// Number of tokens that a training pass without padding computes.
     fn n_packed(&self, examples: &[&Self::Example], _packing: Packing) -> usize {
         examples.iter().map(|example| example.n_tokens()).sum()
+    }
+
+    /// Bytes of the states of all training rows that no training changes, if they can be kept.
+    fn reusable_bytes(
+        &self,
+        _recipe: &Recipe,
+        _config: &ConfigOf<B, Self>,
+        _reft: &ReftConfig,
+        _examples: &[Self::Example],
+    ) -> u64 {
+        0
     }
 
     /// Memory of one block in a training pass.
