@@ -54,8 +54,8 @@ pub struct RandomWeights(pub ChaCha8Rng);
 impl<B: Kernels> TensorSource<B> for RandomWeights {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
         let n: usize = shape.iter().product();
-        let (centre, spread) = if name.contains("norm") { (1.0, 0.2) } else { (0.0, 0.15) };
-        let values: Vec<f32> = (0..n).map(|_| centre + self.0.random_range(-spread..spread)).collect();
+        let (center, spread) = if name.contains("norm") { (1.0, 0.2) } else { (0.0, 0.15) };
+        let values: Vec<f32> = (0..n).map(|_| center + self.0.random_range(-spread..spread)).collect();
         Tensor::from_data(TensorData::new(values, shape), &Default::default())
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     kernels::Kernels,
     rotary::RotaryTable,
 };
-use burn::tensor::{DType, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
+use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive, backend::Backend, ops::FloatTensor};
 use burn_autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -254,6 +254,10 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
                 tensor(prepared.finish(primitive(Kernels::attention(inputs, settings))))
             }
         }
+    }
+
+    fn quantized_matrix(data: TensorData, device: &B::Device) -> Tracked<B, C, 2> {
+        Tensor::from_inner(B::quantized_matrix(data, device))
     }
 
     fn linear(x: Tracked<B, C, 2>, w: Tracked<B, C, 2>, b: Option<Tracked<B, C, 1>>) -> Tracked<B, C, 2> {

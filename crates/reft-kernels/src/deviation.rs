@@ -188,26 +188,30 @@ impl<B: Kernels> Bench<B> {
             let w = self.numbers([d_out, d_in], 1, 1.0);
             let halves = [DType::F16, DType::BF16].into_iter();
             let halves = halves.filter(|dtype| B::supports_dtype(&self.device, *dtype));
-            let halves = halves.map(|dtype| self.product_with(w.clone().cast(dtype), n));
-            worst(halves.chain([self.product_with(w.clone(), n)]))
+            let halves = halves.map(|dtype| {
+                let w = w.clone().cast(dtype);
+                self.products(w.clone(), w, n)
+            });
+            worst(halves.chain([self.products(w.clone(), w.clone(), n)]))
         }))
     }
 
-    /// The deviation of the product of some states with a matrix, and of that with its gradient.
-    fn product_with(&self, w: Tensor<B, 2>, n: usize) -> f64 {
+    /// The deviation of the product of some states with a matrix, and of that with its gradient. The default bodies take
+    /// the matrix in a form of its own.
+    fn products(&self, w: Tensor<B, 2>, default_w: Tensor<B, 2>, n: usize) -> f64 {
         let [d_out, d_in] = w.dims();
         let (x, grad) = (self.numbers([n, d_in], 2, 1.0), self.numbers([n, d_out], 3, 1.0));
         let b = self.numbers([1, d_out], 4, 1.0).reshape([d_out]);
         worst([
             deviation(
                 Kernels::linear(x.clone(), w.clone(), None),
-                default::linear(x.clone(), w.clone(), None),
+                default::linear(x.clone(), default_w.clone(), None),
             ),
             deviation(
                 Kernels::linear(x.clone(), w.clone(), Some(b.clone())),
-                default::linear(x, w.clone(), Some(b)),
+                default::linear(x, default_w.clone(), Some(b)),
             ),
-            deviation(Kernels::linear_backward(w.clone(), grad.clone()), default::linear_backward(w, grad)),
+            deviation(Kernels::linear_backward(w, grad.clone()), default::linear_backward(default_w, grad)),
         ])
     }
 
@@ -216,8 +220,12 @@ impl<B: Kernels> Bench<B> {
         let shapes = [[1, 64, 136], [7, 192, 50], [16, 128, 5], [40, 1088, 33], [300, 192, 200]];
         worst(forms.into_iter().flat_map(|form| shapes.map(|shape| (form, shape))).filter_map(
             |((value, bits, block), [n, d_in, d_out])| {
-                let w = self.integers([d_out, d_in], value, bits, block)?;
-                Some(self.product_with(w, n))
+                let data = self.integers([d_out, d_in], value, bits, block)?;
+                let dense = Tensor::from_primitive(TensorPrimitive::QFloat(B::q_from_data(
+                    data.clone(),
+                    &self.device,
+                )));
+                Some(self.products(B::quantized_matrix(data, &self.device), dense, n))
             },
         ))
     }
@@ -255,7 +263,7 @@ impl<B: Kernels> Bench<B> {
 
     /// A matrix of integers with a scale for each block, packed as Burn's backends expect it: from the lowest bits of each
     /// u32 up, then the scales. `None` if the backend does not know it.
-    fn integers(&self, shape: [usize; 2], value: QuantValue, bits: usize, block: u8) -> Option<Tensor<B, 2>> {
+    fn integers(&self, shape: [usize; 2], value: QuantValue, bits: usize, block: u8) -> Option<TensorData> {
         let scheme = QuantScheme::default()
             .with_value(value)
             .with_level(QuantLevel::Block(BlockSize::new([block])))
@@ -269,8 +277,7 @@ impl<B: Kernels> Bench<B> {
         let words = self::bits(1).take(n * bits / 32).map(|bits| (bits >> 32) as u32);
         let scales = self::bits(2).take(n / usize::from(block)).map(|bits| (bits >> 40) as f32 / 1e9 + 1e-3);
         let words: Vec<u32> = words.chain(scales.map(f32::to_bits)).collect();
-        let data = TensorData::from_bytes(Bytes::from_elems(words), Shape::new(shape), DType::QFloat(scheme));
-        Some(Tensor::from_primitive(TensorPrimitive::QFloat(B::q_from_data(data, &self.device))))
+        Some(TensorData::from_bytes(Bytes::from_elems(words), Shape::new(shape), DType::QFloat(scheme)))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     rotary::RotaryTable,
 };
 use burn::tensor::{
-    DType, Tensor,
+    DType, Tensor, TensorData, TensorPrimitive,
     backend::{AutodiffBackend, Backend},
 };
 
@@ -134,6 +134,12 @@ pub trait Kernels: Backend {
         grad: Tensor<Self, 2>,
     ) -> [Tensor<Self, 2>; 3] {
         default::attention_backward(inputs, settings, output, lse, grad)
+    }
+
+    /// A matrix that is quantized in blocks along its rows, for [`linear`](Self::linear) and its backward pass alone. The data
+    /// is packed as Burn's backends expect it: integers from the lowest bits of each u32 up, then the scales.
+    fn quantized_matrix(data: TensorData, device: &Self::Device) -> Tensor<Self, 2> {
+        Tensor::from_primitive(TensorPrimitive::QFloat(Self::q_from_data(data, device)))
     }
 
     /// `x Wᵀ + b`, where `W` may be quantized or of another float type than x.

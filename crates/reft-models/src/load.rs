@@ -15,6 +15,7 @@ use crate::{
 };
 use burn::tensor::backend::Backend;
 use reft_core::{BaseModel, FileError, head::HeadValues};
+use reft_kernels::Kernels;
 use serde_json::Value;
 use std::{collections::BTreeSet, path::Path};
 
@@ -136,7 +137,7 @@ impl<C: ModelConfig> Checkpoint<C> {
     ///
     /// # Errors
     /// If any tensor is missing, unexpected, of the wrong shape or dtype, or not finite: the error lists all of them.
-    pub fn load<B: Backend, M: Pretrained<B, Config = C>>(
+    pub fn load<B: Kernels, M: Pretrained<B, Config = C>>(
         self,
         precision: Precision,
         device: &B::Device,
@@ -198,7 +199,7 @@ impl<B: Backend, M> LoadedModel<B, M> {
     }
 }
 
-impl<B: Backend, M: Pretrained<B>> LoadedModel<B, M> {
+impl<B: Kernels, M: Pretrained<B>> LoadedModel<B, M> {
     /// Opens and loads a model, see [`Checkpoint`].
     ///
     /// # Errors

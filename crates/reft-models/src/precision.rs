@@ -7,10 +7,11 @@
 
 use crate::names::block_of;
 use burn::tensor::{
-    Bytes, DType, Shape, Tensor, TensorData, TensorPrimitive,
+    Bytes, DType, Shape, Tensor, TensorData,
     backend::Backend,
     quantization::{BlockSize, QuantLevel, QuantScheme, QuantStore, QuantValue},
 };
+use reft_kernels::Kernels;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -160,14 +161,13 @@ impl Quant {
     }
 
     /// Quantizes a matrix (row-major, `[d_out, d_in]`) and uploads it to a device.
-    pub(crate) fn quantize<B: Backend>(
+    pub(crate) fn quantize<B: Kernels>(
         self,
         values: &[f32],
         shape: [usize; 2],
         device: &B::Device,
     ) -> Tensor<B, 2> {
-        let quantized = B::q_from_data(self.pack(values, shape), device);
-        Tensor::from_primitive(TensorPrimitive::QFloat(quantized))
+        B::quantized_matrix(self.pack(values, shape), device)
     }
 }
 
@@ -207,14 +207,12 @@ impl Precision {
     }
 
     /// Size of a tensor in bytes.
-    ///
-    /// `packs_int4` says whether the backend packs two weights of 4 bits into one byte.
-    pub fn bytes_of(&self, name: &str, shape: &[usize], packs_int4: bool) -> usize {
+    pub fn bytes_of(&self, name: &str, shape: &[usize]) -> usize {
         let n = shape.iter().product::<usize>();
         match (self.quant_of(name, shape), shape) {
             (Some(quant), [_, d_in]) => {
                 let scales = n / quant.block(*d_in).expect("a block size divides the rows");
-                let weights = if quant == Quant::Int4 && packs_int4 { n / 2 } else { n };
+                let weights = if quant == Quant::Int4 { n / 2 } else { n };
                 weights + 4 * scales
             }
             (None, [_, _]) => n * self.matrices.size(),

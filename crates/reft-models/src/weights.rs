@@ -10,6 +10,7 @@ use crate::{
 };
 use burn::tensor::{Tensor, TensorData, backend::Backend, bf16, f16};
 use reft_core::{FileError, HeadConfig, head::HeadValues};
+use reft_kernels::Kernels;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -229,7 +230,7 @@ impl Weights {
     }
 
     /// A source that puts the tensors on a device.
-    pub fn on<'a, B: Backend>(
+    pub fn on<'a, B: Kernels>(
         &'a mut self,
         precision: Precision,
         device: &'a B::Device,
@@ -351,7 +352,7 @@ struct DeviceSource<'a, B: Backend> {
     device: &'a B::Device,
 }
 
-impl<B: Backend> DeviceSource<'_, B> {
+impl<B: Kernels> DeviceSource<'_, B> {
     /// Reads a tensor with `read`.
     fn load<const D: usize>(
         &mut self,
@@ -367,7 +368,7 @@ impl<B: Backend> DeviceSource<'_, B> {
     }
 }
 
-impl<B: Backend> TensorSource<B> for DeviceSource<'_, B> {
+impl<B: Kernels> TensorSource<B> for DeviceSource<'_, B> {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<B, D> {
         let stored = self.weights.info(name).and_then(|(_, info)| model_dtype(info));
         let Precision { dtype, matrices, .. } = self.precision;

@@ -95,9 +95,7 @@ impl<'a> Workload<'a> {
     /// The memory that the run needs on a device.
     pub fn needs(&self, device: &Device) -> MemoryNeeds {
         let elements = |shape: &[usize]| shape.iter().product::<usize>() as u64;
-        let bytes_of = |(name, shape): &(&str, &[usize])| {
-            self.precision.bytes_of(name, shape, device.packs_int4()) as u64
-        };
+        let bytes_of = |(name, shape): &(&str, &[usize])| self.precision.bytes_of(name, shape) as u64;
         let weights: u64 = self.tensors.iter().map(bytes_of).sum();
         let mut block =
             (self.footprint)(self.batch.0.min(self.batch_size), self.batch.1, self.precision.dtype);
@@ -193,9 +191,8 @@ impl<'a> Workload<'a> {
         }
         for quant in [Quant::Int8, Quant::Int4] {
             let precision = Precision { quant: Some(quant), ..self.precision };
-            let is_smaller = quant == Quant::Int8 || device.packs_int4();
             let is_new = precision != self.precision && !self.trains_weights;
-            if is_smaller && is_new && is_supported(precision) {
+            if is_new && is_supported(precision) {
                 let changed = Self { precision, checkpointing: true, ..self.clone() };
                 changes.push((argument("quant", quant.name()), changed));
             }

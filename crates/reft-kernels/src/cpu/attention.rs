@@ -497,7 +497,7 @@ impl<'a> Attention<'a> {
             }
             transpose(output, width, rows, dim);
             for ((lane, row), head) in rows.chunks_exact_mut(dim).enumerate().zip(head_rows) {
-                normalise(row, sum[lane]);
+                normalize(row, sum[lane]);
                 write(head, row, logarithm(max[lane], sum[lane]));
             }
         });
@@ -521,7 +521,7 @@ impl<'a> Attention<'a> {
                 output,
             });
             for ((lane, row), head) in output.chunks_exact_mut(dim).enumerate().zip(head_rows) {
-                normalise(row, sum[lane]);
+                normalize(row, sum[lane]);
                 write(head, row, logarithm(max[lane], sum[lane]));
             }
         });
@@ -1049,7 +1049,7 @@ impl WithSimd for ForwardFew<'_> {
 }
 
 /// Divides a sum of weighted values by the sum of the weights, unless there were none.
-fn normalise(row: &mut [f32], sum: f32) {
+fn normalize(row: &mut [f32], sum: f32) {
     if sum != 0.0 {
         let factor = 1.0 / sum;
         row.iter_mut().for_each(|x| *x *= factor);
@@ -1099,11 +1099,11 @@ impl<'a> Rows<'a> {
     ///
     /// # Safety
     ///
-    /// No other thread may use these numbers at the same time, and they have to be initialised.
+    /// No other thread may use these numbers at the same time, and they have to be initialized.
     unsafe fn add(&self, at: usize, row: &[f32]) {
         assert!(at + row.len() <= self.len);
         // SAFETY: the numbers are inside of the matrix, and the caller ensures that they are
-        // initialised and that only this thread uses them.
+        // initialized and that only this thread uses them.
         let out = unsafe { std::slice::from_raw_parts_mut(self.start.add(at), row.len()) };
         out.iter_mut().zip(row).for_each(|(y, x)| *y += x);
     }

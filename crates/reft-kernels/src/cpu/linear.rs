@@ -87,18 +87,7 @@ pub fn linear_backward(grad: &[f32], weight: Weight, [n, d_in, d_out]: [usize; 3
     Product::backward(grad, weight, [n, d_in, d_out]).new_vec()
 }
 
-/// Adds the gradient of the input of [`linear`] to `dx`: `dx ← dx + dy W`.
-///
-/// `grad` is `dy: [n, d_out]`, `dx: [n, d_in]`.
-pub fn linear_backward_add(grad: &[f32], weight: Weight, [n, d_in, d_out]: [usize; 3], dx: &mut [f32]) {
-    assert_eq!(dx.len(), n * d_in, "dx has the shape [n, d_in]");
-    let backward = Product::backward(grad, weight, [n, d_in, d_out]);
-    let product = Product { before: Before::Old, ..backward };
-    // SAFETY: `dx` holds `n · d_in` numbers.
-    unsafe { product.write(dx.as_mut_ptr()) }
-}
-
-/// `y = a B`, or added to what `y` was before, with `B = Wᵀ` or `B = W`.
+/// `y = a B + b`, with `B = Wᵀ` or `B = W`.
 pub(crate) struct Product<'a> {
     /// `[n, depth]`
     a: &'a [f32],
@@ -109,19 +98,10 @@ pub(crate) struct Product<'a> {
     d_in: usize,
     /// `[n, depth, columns]`, with `B: [depth, columns]` and `y: [n, columns]`.
     sizes: [usize; 3],
-    before: Before<'a>,
+    /// `b: [columns]`
+    bias: Option<&'a [f32]>,
     /// Whether several threads share the tiles.
     parallel: bool,
-}
-
-/// What the product is added to.
-#[derive(Clone, Copy)]
-enum Before<'a> {
-    Nothing,
-    /// The same numbers in each row.
-    Bias(&'a [f32]),
-    /// The numbers that are in `y`.
-    Old,
 }
 
 /// A pointer to a result whose tiles are written by several threads.
@@ -151,16 +131,15 @@ impl<'a> Product<'a> {
         assert_eq!(x.len(), n * d_in, "x has the shape [n, d_in]");
         assert!(bias.is_none_or(|bias| bias.len() == d_out), "the bias has the shape [d_out]");
         weight.check(d_in, d_out);
-        let before = bias.map_or(Before::Nothing, Before::Bias);
-        Self { a: x, weight, transposed: true, d_in, sizes, before, parallel: true }
+        Self { a: x, weight, transposed: true, d_in, sizes, bias, parallel: true }
     }
 
     /// The product of [`linear_backward`].
     pub(crate) fn backward(grad: &'a [f32], weight: Weight<'a>, [n, d_in, d_out]: [usize; 3]) -> Self {
         assert_eq!(grad.len(), n * d_out, "grad has the shape [n, d_out]");
         weight.check(d_in, d_out);
-        let (sizes, before) = ([n, d_out, d_in], Before::Nothing);
-        Self { a: grad, weight, transposed: false, d_in, sizes, before, parallel: true }
+        let sizes = [n, d_out, d_in];
+        Self { a: grad, weight, transposed: false, d_in, sizes, bias: None, parallel: true }
     }
 
     /// The same product in the thread that asks for it.
@@ -184,7 +163,7 @@ impl<'a> Product<'a> {
     ///
     /// # Safety
     ///
-    /// `y` has room for `n · columns` numbers, and with [`Before::Old`] it holds numbers.
+    /// `y` has room for `n · columns` numbers.
     unsafe fn write(&self, y: *mut f32) {
         let [n, depth, columns] = self.sizes;
         let across = columns.div_ceil(TILE_COLUMNS);
@@ -213,7 +192,7 @@ impl<'a> Product<'a> {
     /// As for [`Product::write`], and nothing else uses these numbers of `y`.
     unsafe fn write_tile(&self, y: Tiles, rows: Range<usize>, columns: Range<usize>, buffer: &mut Vec<f32>) {
         let [_, depth, width] = self.sizes;
-        if let Before::Bias(bias) = self.before {
+        if let Some(bias) = self.bias {
             let bias = &bias[columns.clone()];
             for row in rows.clone() {
                 let y = y.at(row * width + columns.start);
@@ -225,7 +204,7 @@ impl<'a> Product<'a> {
             Weight::F32(_) => depth.max(1),
             _ => even_part(depth, TILE_DEPTH),
         };
-        let mut add = !matches!(self.before, Before::Nothing);
+        let mut add = self.bias.is_some();
         // A product without any depth still writes its zeros.
         for start in (0..depth.max(1)).step_by(step) {
             let terms = start..depth.min(start + step);

@@ -22,10 +22,11 @@ use crate::{
 };
 use attention::{Dropout, Inputs};
 use burn::tensor::{
-    DType, Tensor, TensorData, TensorMetadata, TensorPrimitive,
-    quantization::{QuantLevel, QuantScheme, QuantValue},
+    Bytes, DType, Tensor, TensorData, TensorMetadata, TensorPrimitive,
+    ops::QTensorOps,
+    quantization::{QuantLevel, QuantScheme, QuantStore, QuantValue},
 };
-use burn_flex::{Flex, FlexQTensor, FlexTensor};
+use burn_flex::{Flex, FlexQTensor, FlexTensor, Layout};
 use half::{bf16, f16};
 use linear::Weight;
 use std::ops::Deref;
@@ -71,7 +72,8 @@ fn is_f32<const D: usize>(x: &Tensor<Flex, D>) -> bool {
 /// A frozen matrix in the form that it is stored in.
 enum Frozen {
     Float(FlexTensor),
-    Quantized { matrix: FlexQTensor, block: usize },
+    Int8 { matrix: FlexQTensor, block: usize },
+    Int4 { matrix: FlexQTensor, block: usize },
 }
 
 impl Frozen {
@@ -85,9 +87,12 @@ impl Frozen {
             TensorPrimitive::QFloat(w) => {
                 let DType::QFloat(scheme) = w.dtype() else { return None };
                 let [_, d_in] = w.tensor().layout().shape().dims();
-                let block = block_along_rows(scheme).filter(|block| linear::is_block(*block, d_in))?;
+                let block = block_along_rows(scheme, d_in)?;
                 let is_plain = w.tensor().layout().contiguous_offsets().is_some();
-                is_plain.then_some(Self::Quantized { matrix: w, block })
+                match is_packed(scheme) {
+                    true => Some(Self::Int4 { matrix: w, block }),
+                    false => is_plain.then_some(Self::Int8 { matrix: w, block }),
+                }
             }
         }
     }
@@ -99,23 +104,38 @@ impl Frozen {
                 DType::BF16 => Weight::Bf16(w.as_slice::<bf16>().expect("contiguous bf16")),
                 _ => Weight::F32(w.as_slice::<f32>().expect("contiguous f32")),
             },
-            Self::Quantized { matrix, block } => Weight::Int8 {
+            Self::Int8 { matrix, block } => Weight::Int8 {
                 values: matrix.tensor().as_slice::<i8>().expect("contiguous i8"),
                 scales: matrix.scales(),
                 block: *block,
             },
+            Self::Int4 { matrix, block } => {
+                Weight::Int4 { packed: matrix.tensor().bytes(), scales: matrix.scales(), block: *block }
+            }
         }
     }
 }
 
-/// The number of weights that share a scale, if they lie in one row.
-fn block_along_rows(scheme: QuantScheme) -> Option<usize> {
+/// Whether two weights share a byte, as in the matrices of [`Kernels::quantized_matrix`]. burn-flex gives each a byte of its own,
+/// so that none of its operations understands these matrices: their tensors have the shape of the matrix, but only
+/// half of the bytes, in which every element is the first one.
+fn is_packed(scheme: QuantScheme) -> bool {
+    matches!(scheme.value, QuantValue::Q4S | QuantValue::Q4F) && scheme.store != QuantStore::Native
+}
+
+fn is_packed_matrix(w: &Tensor<Flex, 2>) -> bool {
+    matches!(w.dtype(), DType::QFloat(scheme) if is_packed(scheme))
+}
+
+/// The number of weights that share a scale, if they lie in one row and the kernels know such blocks in rows of `d_in` weights.
+fn block_along_rows(scheme: QuantScheme, d_in: usize) -> Option<usize> {
     let is_symmetric =
         matches!(scheme.value, QuantValue::Q8S | QuantValue::Q8F | QuantValue::Q4S | QuantValue::Q4F);
     match scheme.level {
         QuantLevel::Block(block) if is_symmetric => {
             let (along, across) = block.as_slice().split_last()?;
-            across.iter().all(|dim| *dim == 1).then_some(*along as usize)
+            let block = *along as usize;
+            (across.iter().all(|dim| *dim == 1) && linear::is_block(block, d_in)).then_some(block)
         }
         _ => None,
     }
@@ -322,7 +342,32 @@ impl Kernels for Flex {
         [tensor(queries, query_shape), tensor(keys, key_shape), tensor(values, key_shape)]
     }
 
+    fn quantized_matrix(data: TensorData, device: &Self::Device) -> Tensor<Self, 2> {
+        let packed = match data.dtype {
+            DType::QFloat(scheme) if is_packed(scheme) => {
+                block_along_rows(scheme, data.shape[1]).map(|block| (scheme, block))
+            }
+            _ => None,
+        };
+        let Some((scheme, block)) = packed else {
+            return Tensor::from_primitive(TensorPrimitive::QFloat(Self::q_from_data(data, device)));
+        };
+        let shape = data.shape.clone();
+        let n = shape.num_elements();
+        let bytes: &[u8] = &data.bytes;
+        let scales = bytes[n / 2..][..4 * n / block].chunks_exact(4);
+        let scales = scales.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let weights = Bytes::from_bytes_vec(bytes[..n / 2].to_vec());
+        let tensor = FlexTensor::new(weights, Layout::new(shape, vec![0, 0], 0), DType::I8);
+        Tensor::from_primitive(TensorPrimitive::QFloat(FlexQTensor::new(tensor, scheme, scales)))
+    }
+
     fn linear(x: Tensor<Self, 2>, w: Tensor<Self, 2>, b: Option<Tensor<Self, 1>>) -> Tensor<Self, 2> {
+        if is_packed_matrix(&w) && !is_f32(&x) {
+            let dtype = x.dtype();
+            let b = b.map(|b| b.cast(DType::F32));
+            return Self::linear(x.cast(DType::F32), w, b).cast(dtype);
+        }
         let is_known = is_f32(&x) && b.as_ref().is_none_or(is_f32);
         let Some(frozen) = is_known.then(|| Frozen::new(w.clone())).flatten() else {
             return default::linear(x, w, b);
@@ -333,6 +378,10 @@ impl Kernels for Flex {
     }
 
     fn linear_backward(w: Tensor<Self, 2>, grad: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        if is_packed_matrix(&w) && !is_f32(&grad) {
+            let dtype = grad.dtype();
+            return Self::linear_backward(w, grad.cast(DType::F32)).cast(dtype);
+        }
         let Some(frozen) = is_f32(&grad).then(|| Frozen::new(w.clone())).flatten() else {
             return default::linear_backward(w, grad);
         };

@@ -618,8 +618,7 @@ fn quantized<A: AutodiffKernels>(
     let words = values.chunks(per_word).map(word).chain(scales.iter().map(|scale| scale.to_bits()));
     let bytes = Bytes::from_elems(words.collect());
     let data = TensorData::from_bytes(bytes, Shape::new([d_out, d_in]), DType::QFloat(scheme));
-    let tensor = TensorPrimitive::QFloat(A::InnerBackend::q_from_data(data, device));
-    let tensor = Tensor::from_inner(Tensor::from_primitive(tensor));
+    let tensor = A::quantized_matrix(data, device);
     let plain = values.iter().enumerate().map(|(idx, value)| *value as f32 * scales[idx / block]);
     Some((tensor, Matrix::new(plain.collect(), [d_out, d_in])))
 }

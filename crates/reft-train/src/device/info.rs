@@ -125,11 +125,6 @@ impl Device {
         matches!(self.kind, DeviceKind::Cpu | DeviceKind::SoftwareGpu)
     }
 
-    /// Whether its backend stores two 4-bit weights in one byte.
-    pub fn packs_int4(&self) -> bool {
-        self.kind != DeviceKind::Cpu
-    }
-
     /// Whether it is a GPU and not a software renderer.
     pub fn is_real_gpu(&self) -> bool {
         matches!(self.kind, DeviceKind::DiscreteGpu | DeviceKind::IntegratedGpu | DeviceKind::VirtualGpu)
