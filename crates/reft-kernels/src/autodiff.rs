@@ -184,6 +184,10 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         B::rows_of_logits(vocab)
     }
 
+    fn numbers_per_logit() -> usize {
+        B::numbers_per_logit()
+    }
+
     fn rms_norm(x: Tracked<B, C, 2>, g: Tracked<B, C, 1>, epsilon: f64) -> Tracked<B, C, 2> {
         if is_tracked(&g) {
             return default::rms_norm(x, g, epsilon);

@@ -31,6 +31,12 @@ pub trait Kernels: Backend {
         default::rows_of_logits(vocab)
     }
 
+    /// How many numbers there are for each of these logits at the same time: by default the logit, the same minus the largest,
+    /// and the exponential of that.
+    fn numbers_per_logit() -> usize {
+        3
+    }
+
     /// `x / √(mean(x²) + ε) · g` for every row (Hugging Face's `LlamaRMSNorm`). The quotient is computed in f32.
     ///
     /// # Shapes

@@ -60,6 +60,8 @@ pub struct Workload<'a> {
     pub logits: (usize, usize),
     /// The largest number of rows whose logits exist at a time, given the number of logits per row.
     pub rows_of_logits: fn(usize) -> usize,
+    /// How many numbers there are for each logit at a time.
+    pub numbers_per_logit: usize,
     /// The evaluation of held-out rows.
     pub evaluation: EvaluationLoad,
     /// Number of trainable parameters.
@@ -81,6 +83,7 @@ impl<'a> Workload<'a> {
             batch: (0, 0),
             logits: (0, 0),
             rows_of_logits: |_| 0,
+            numbers_per_logit: 1,
             evaluation: EvaluationLoad::default(),
             parameters: 0,
             trains_weights: false,
@@ -114,8 +117,7 @@ impl<'a> Workload<'a> {
         let rows = self.batch.0.min(self.batch_size);
         let labels = (self.logits.0 * rows).div_ceil(self.batch.0.max(1));
         let logit_slice = 4 * (labels * self.logits.1) as u64;
-        // The logits, the same minus their maximum, and the exponential of that.
-        let logits = 3 * logit_slice;
+        let logits = self.numbers_per_logit as u64 * logit_slice;
         let adapter = 2 * 4 * self.parameters as u64;
         let optimizer = 2 * 4 * self.parameters as u64;
         let program = match device.uses_host_memory() {
@@ -149,7 +151,8 @@ impl<'a> Workload<'a> {
         let n_logits =
             (rows * labels.max(1)).min((self.rows_of_logits)(self.logits.1.max(1)).max(rows)) * self.logits.1;
         // The input and the output of a block, and either its transient tensors or the logits.
-        (2 * block.input + block.forward.max(3 * 4 * n_logits)) as u64 + rows as u64 * cache
+        (2 * block.input + block.forward.max(4 * self.numbers_per_logit * n_logits)) as u64
+            + rows as u64 * cache
     }
 
     /// Checks that the device has enough memory; returns what is needed.

@@ -188,6 +188,10 @@ impl Kernels for Flex {
         loss::ROWS * rayon::current_num_threads()
     }
 
+    fn numbers_per_logit() -> usize {
+        1
+    }
+
     fn rms_norm(x: Tensor<Self, 2>, g: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
         if !(is_f32(&x) && is_f32(&g)) {
             return default::rms_norm(x, g, epsilon);

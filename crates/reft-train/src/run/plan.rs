@@ -107,10 +107,13 @@ pub(super) fn plan<B: Kernels, T: Task<B>>(
         batch: (largest.rows, seq),
         logits: (slice, n_logits),
         rows_of_logits: B::rows_of_logits,
+        numbers_per_logit: B::numbers_per_logit(),
         evaluation: evaluation_load(recipe, task, config, precision.dtype, held_out),
         parameters: trainable + head,
         trains_weights: tuning.is_some(),
     };
+    // What reading the data has left is not needed any more.
+    memory::trim();
     let mut memory = workload.check::<B>(on)?;
     if reuse::is_on::<B>(&recipe.train, precision.dtype) {
         // It is no reason to refuse a run: it takes what is left.
