@@ -202,10 +202,11 @@ pub(super) fn check_normalizer(value: &Value) -> Result<(), String> {
     let damaged = || {
         "the precompiled_charsmap of the normalizer is damaged; copy or download the file again".to_string()
     };
-    serde_json::from_str::<Precompiled>(&value.to_string()).map_err(|_| damaged())?;
-    // Its parts are private.
+    // First, because the parser allocates the size that the table claims; its parts are private.
     let table = value["precompiled_charsmap"].as_str().and_then(base64);
-    table.filter(|table| is_complete(table)).map(drop).ok_or_else(damaged)
+    table.filter(|table| is_complete(table)).ok_or_else(damaged)?;
+    serde_json::from_str::<Precompiled>(&value.to_string()).map_err(|_| damaged())?;
+    Ok(())
 }
 
 /// Whether every step through a table of characters stays inside of it. The table is that of SentencePiece: the size of a trie in
