@@ -14,7 +14,7 @@ use reft_models::{GenerateConfig, ModelFiles, Precision};
 use reft_train::{
     Chosen, DataSet, Encoding, LanguageModeling, OnDevice, Silent, Template, TrainConfig,
     data::read_rows,
-    device::{Device, DeviceKind, choose, cpu, devices, on_chosen},
+    device::{Device, DeviceKind, cpu, on_chosen},
     eval::{generate_all, likelihood},
     selftest::{Check, Measured, Verdict, compare, measure},
     step_gradients, train,
@@ -26,7 +26,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
 };
-use system_tests::{HAS_SHARED, LoadedLlama, max_deviation, relative_error, shared};
+use system_tests::{HAS_SHARED, LoadedLlama, max_deviation, relative_error, shared, wanted_devices};
 use tempfile::TempDir;
 
 fn main() {
@@ -34,19 +34,12 @@ fn main() {
     // The tests of a device share its memory and its measurements.
     args.test_threads.get_or_insert(1);
     let shared_work = Arc::new(SharedWork::new());
-    let trials = wanted().into_iter().flat_map(|device| {
+    let trials = wanted_devices().into_iter().flat_map(|device| {
         let self_tests = self_test_trials(&device, &shared_work);
         let real_models = MODELS.map(|model| real_model_trial(&device, model, &shared_work));
         self_tests.into_iter().chain(real_models)
     });
     run(&args, trials.collect()).exit();
-}
-
-fn wanted() -> Vec<Device> {
-    match env::var("REFT_TEST_DEVICES") {
-        Ok(names) => names.split(',').map(|name| choose(name.trim()).expect("REFT_TEST_DEVICES").0).collect(),
-        Err(_) => devices().0,
-    }
 }
 
 type Result<T, E = Failed> = std::result::Result<T, E>;

@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use reft_core::{Component, Hook, Place, Site, host_values};
 use reft_kernels::Kernels;
 use reft_models::{Llama, LlamaConfig, LoadedModel, ModelFiles, Precision, TensorSource};
+use reft_train::device::{Device, choose, devices};
 use std::{
     cell::RefCell,
     marker::PhantomData,
@@ -34,6 +35,14 @@ pub fn shared(path: &str) -> PathBuf {
 
 /// Whether the shared material is there.
 pub const HAS_SHARED: bool = cfg!(shared);
+
+/// The devices to test: those in `REFT_TEST_DEVICES`, as in `cpu,wgpu:0`, or all that are found.
+pub fn wanted_devices() -> Vec<Device> {
+    match std::env::var("REFT_TEST_DEVICES") {
+        Ok(names) => names.split(',').map(|name| choose(name.trim()).expect("REFT_TEST_DEVICES").0).collect(),
+        Err(_) => devices().0,
+    }
+}
 
 /// A committed file or folder.
 pub fn fixture(path: &str) -> PathBuf {

@@ -131,6 +131,12 @@ impl<B: Kernels> Bench<B> {
                 .map(|(start, end)| Text { queries: 0..1, keys: vec![start..end, 139..140] });
             (Spans::grid(&texts, [1, 144], mask), 0, 3 * 144)
         };
+        // Several new queries of each text, after keys in a cache that has gaps.
+        let extend = |mask| {
+            let texts = [(3, 60), (40, 70), (0, 1)]
+                .map(|(start, end)| Text { queries: 0..37, keys: vec![start..end, 80..117] });
+            (Spans::grid(&texts, [37, 120], mask), 0, 3 * 120)
+        };
         // Constant keys, a beginning that several texts share, and the rest of each.
         let shared = |mask| {
             let beginning = Segment { queries: 0..90, keys: vec![5..40, 40..130], offset: 35 };
@@ -152,6 +158,9 @@ impl<B: Kernels> Bench<B> {
             self.attention_of(heads(9, 3, 64), decode(Mask::CAUSAL)),
             self.attention_of(heads(4, 4, 20), decode(window(7))),
             self.attention_of(heads(10, 1, 5), decode(Mask::CAUSAL)),
+            self.attention_of(heads(6, 2, 12), extend(Mask::CAUSAL)),
+            self.attention_of(heads(3, 3, 16), extend(window(50))),
+            self.attention_of(heads(4, 1, 8), extend(Mask::NONE)),
             self.attention_of(heads(6, 2, 32), shared(Mask::CAUSAL)),
             self.attention_of(heads(2, 2, 6), shared(window(30))),
         ])

@@ -1,7 +1,7 @@
 //! The operations that frozen transformers spend their time in, as one trait over Burn's `Backend`.
 //!
 //! [`Kernels`] has a default body of Burn's own operations for each of them, so that every backend has them all. burn-flex has
-//! kernels instead (feature `flex`). `Autodiff` has backward passes written by hand, which keep only what they need; weights
+//! kernels instead (feature `flex`), and so do burn-wgpu and burn-cuda (feature `cubecl`). `Autodiff` has backward passes written by hand, which keep only what they need; weights
 //! that are trained take Burn's own graph. A backend of one's own gets everything with `impl Kernels for MyBackend {}`.
 //!
 //! States are matrices, one row per token, with the heads side by side. Nothing here knows models or interventions.
@@ -26,6 +26,8 @@ mod rotary;
 
 #[cfg(feature = "flex")]
 pub mod cpu;
+#[cfg(feature = "cubecl")]
+mod cubecl;
 
 pub use attention::{AttentionInputs, AttentionSettings, Dropout, Heads, Mask, Segment, Spans, Text};
 pub use deviation::deviations;
@@ -40,16 +42,5 @@ where
     I: 'static,
     Q: 'static,
     burn_ndarray::NdArrayTensor: From<burn_ndarray::SharedArray<E>> + From<burn_ndarray::SharedArray<I>>,
-{
-}
-
-#[cfg(feature = "cubecl")]
-impl<R, F, I, BT> Kernels for burn_cubecl::CubeBackend<R, F, I, BT>
-where
-    R: burn_cubecl::CubeRuntime,
-    F: burn_cubecl::FloatElement,
-    I: burn_cubecl::IntElement,
-    BT: burn_cubecl::element::BoolElement,
-    Self: burn::tensor::backend::Backend,
 {
 }

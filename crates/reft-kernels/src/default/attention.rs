@@ -7,15 +7,25 @@ use burn::tensor::{DType, Distribution, Int, Tensor, TensorData, backend::Backen
 /// Added to the scores of keys that a query does not see. Finite, so that a query that sees nothing gives no NaN.
 const UNSEEN: f32 = -1e30;
 
+/// How rows of queries and keys become texts of equal length.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout<B: Backend> {
+    pub(crate) batch: usize,
+    /// Queries per text.
+    pub(crate) seq: usize,
+    /// Keys per text.
+    slots: usize,
+    /// Number of these that any query sees.
+    pub(crate) used: usize,
+    /// The rows of packed segments; `None` if they lie in a grid.
+    packing: Option<Packing<B>>,
+}
+
 /// The spans as tensors of equally long texts.
 #[derive(Debug, Clone)]
 struct Dense<B: Backend> {
-    batch: usize,
-    seq: usize,
-    slots: usize,
-    /// How the rows of packed segments become texts of equal length; `None` if they lie in a grid.
-    packing: Option<Packing<B>>,
-    /// Added to the scores, `[batch or 1, 1, seq or 1, slots]` in f32.
+    layout: Layout<B>,
+    /// Added to the scores, `[batch or 1, 1, seq or 1, used]` in f32.
     mask: Option<Tensor<B, 4>>,
 }
 
@@ -34,32 +44,18 @@ fn index<B: Backend>(rows: Vec<usize>, device: &B::Device) -> Tensor<B, 1, Int> 
     Tensor::from_data(TensorData::new(rows, [len]), device)
 }
 
-impl<B: Backend> Dense<B> {
-    fn new(spans: &Spans, device: &B::Device) -> Self {
-        match spans.as_grid() {
-            Some(grid) => {
-                let mask = grid_mask(spans, [grid.batch, grid.seq, grid.slots, grid.used]);
-                Self {
-                    batch: grid.batch,
-                    seq: grid.seq,
-                    slots: grid.slots,
-                    packing: None,
-                    mask: mask
-                        .map(|(values, shape)| Tensor::from_data(TensorData::new(values, shape), device)),
-                }
-            }
-            None => Self::packed(spans, device),
+impl<B: Backend> Layout<B> {
+    pub(crate) fn new(spans: &Spans, device: &B::Device) -> Self {
+        if let Some(grid) = spans.as_grid() {
+            let used = grid.used.max(1).min(grid.slots);
+            return Self { batch: grid.batch, seq: grid.seq, slots: grid.slots, used, packing: None };
         }
-    }
-
-    fn packed(spans: &Spans, device: &B::Device) -> Self {
         let segments = spans.segments();
         let longest = |len: fn(&Segment) -> usize| segments.iter().map(len).max().unwrap_or(0).max(1);
         let (batch, seq, slots) =
             (segments.len(), longest(|segment| segment.queries.len()), longest(Segment::n_keys));
         let (mut queries, mut keys) = (vec![0; batch * seq], vec![0; batch * slots]);
         let mut places = vec![0; spans.n_queries()];
-        let mut mask = vec![UNSEEN; batch * seq * slots];
         for (text, segment) in segments.iter().enumerate() {
             for (i, row) in segment.keys.iter().flat_map(Clone::clone).enumerate() {
                 keys[text * slots + i] = row;
@@ -67,9 +63,6 @@ impl<B: Backend> Dense<B> {
             for (i, row) in segment.queries.clone().enumerate() {
                 queries[text * seq + i] = row;
                 places[row] = text * seq + i;
-                let first = (text * seq + i) * slots;
-                let seen = spans.mask().seen(segment.offset + i, segment.n_keys());
-                mask[first + seen.start..first + seen.end].fill(0.0);
             }
         }
         let packing = Packing {
@@ -77,16 +70,17 @@ impl<B: Backend> Dense<B> {
             keys: index(keys, device),
             places: index(places, device),
         };
-        let mask = Tensor::from_data(TensorData::new(mask, [batch, 1, seq, slots]), device);
-        Self { batch, seq, slots, packing: Some(packing), mask: Some(mask) }
+        Self { batch, seq, slots, used: slots, packing: Some(packing) }
     }
 
-    /// Number of keys per text that are used.
-    fn used(&self, spans: &Spans) -> usize {
-        spans.as_grid().map_or(self.slots, |grid| grid.used.max(1).min(grid.slots))
+    /// Whether the rows lie in a grid, one text a row.
+    #[cfg(feature = "cubecl")]
+    pub(crate) fn is_grid(&self) -> bool {
+        self.packing.is_none()
     }
 
-    fn queries(&self, x: Tensor<B, 2>, heads: Heads) -> Tensor<B, 4> {
+    /// `[n_queries, heads · dim]` as `[batch, heads, seq, dim]`.
+    pub(crate) fn queries(&self, x: Tensor<B, 2>, heads: Heads) -> Tensor<B, 4> {
         let x = match &self.packing {
             Some(packing) => x.select(0, packing.queries.clone()),
             None => x,
@@ -94,18 +88,19 @@ impl<B: Backend> Dense<B> {
         x.reshape([self.batch, self.seq, heads.queries, heads.dim]).swap_dims(1, 2)
     }
 
-    fn keys(&self, x: Tensor<B, 2>, heads: Heads, used: usize) -> Tensor<B, 4> {
+    /// `[n_keys, heads · dim]` as `[batch, heads, used, dim]`.
+    pub(crate) fn keys(&self, x: Tensor<B, 2>, heads: Heads) -> Tensor<B, 4> {
         let x = match &self.packing {
             Some(packing) => x.select(0, packing.keys.clone()),
             None => x,
         };
         let x = x.reshape([self.batch, self.slots, heads.keys, heads.dim]);
-        let x = if used < self.slots { x.narrow(1, 0, used) } else { x };
+        let x = if self.used < self.slots { x.narrow(1, 0, self.used) } else { x };
         x.swap_dims(1, 2)
     }
 
     /// The reverse of [`queries`](Self::queries).
-    fn query_rows(&self, x: Tensor<B, 4>) -> Tensor<B, 2> {
+    pub(crate) fn query_rows(&self, x: Tensor<B, 4>) -> Tensor<B, 2> {
         let [batch, heads, seq, dim] = x.dims();
         let x = x.swap_dims(1, 2).reshape([batch * seq, heads * dim]);
         match &self.packing {
@@ -115,7 +110,7 @@ impl<B: Backend> Dense<B> {
     }
 
     /// The gradient of the rows of [`keys`](Self::keys).
-    fn key_rows(&self, grad: Tensor<B, 4>, n_keys: usize) -> Tensor<B, 2> {
+    pub(crate) fn key_rows(&self, grad: Tensor<B, 4>, n_keys: usize) -> Tensor<B, 2> {
         let [batch, heads, used, dim] = grad.dims();
         let device = grad.device();
         let grad = grad.swap_dims(1, 2);
@@ -137,9 +132,34 @@ impl<B: Backend> Dense<B> {
     }
 }
 
+impl<B: Backend> Dense<B> {
+    fn new(spans: &Spans, device: &B::Device) -> Self {
+        let layout = Layout::new(spans, device);
+        let shape = [layout.batch, layout.seq, layout.slots, layout.used];
+        let mask = match layout.packing {
+            Some(_) => Some(packed_mask(spans, shape)),
+            None => grid_mask(spans, shape),
+        };
+        let mask = mask.map(|(values, shape)| Tensor::from_data(TensorData::new(values, shape), device));
+        Self { layout, mask }
+    }
+}
+
+/// The mask of packed segments, `[batch, 1, seq, slots]`.
+fn packed_mask(spans: &Spans, [batch, seq, slots, _]: [usize; 4]) -> (Vec<f32>, [usize; 4]) {
+    let mut mask = vec![UNSEEN; batch * seq * slots];
+    for (text, segment) in spans.segments().iter().enumerate() {
+        for i in 0..segment.queries.len() {
+            let first = (text * seq + i) * slots;
+            let seen = spans.mask().seen(segment.offset + i, segment.n_keys());
+            mask[first + seen.start..first + seen.end].fill(0.0);
+        }
+    }
+    (mask, [batch, 1, seq, slots])
+}
+
 /// The mask of texts in a grid, `[batch or 1, 1, seq or 1, used]`; `None` if everything is seen.
 fn grid_mask(spans: &Spans, [batch, seq, slots, used]: [usize; 4]) -> Option<(Vec<f32>, [usize; 4])> {
-    let used = used.max(1).min(slots);
     let causal = spans.mask().causal;
     let mut rows: Vec<Option<Vec<f32>>> = vec![None; batch];
     let queries = if causal { seq } else { 1 };
@@ -217,7 +237,8 @@ fn dropout_factors<B: Backend>(dropout: Dropout, shape: [usize; 4], device: &B::
     to_dtype(kept, DType::F32).mul_scalar(1.0 / (1.0 - dropout.rate))
 }
 
-fn all_keys<B: Backend>(past: Option<Tensor<B, 2>>, new: Tensor<B, 2>) -> Tensor<B, 2> {
+/// The constant keys or values, then the others.
+pub(crate) fn all_keys<B: Backend>(past: Option<Tensor<B, 2>>, new: Tensor<B, 2>) -> Tensor<B, 2> {
     match past {
         Some(past) => Tensor::cat(vec![past, new], 0),
         None => new,
@@ -232,19 +253,18 @@ pub(crate) fn attention<B: Backend>(
     let AttentionSettings { heads, spans, dropout } = settings;
     let heads = *heads;
     let (device, dtype) = (inputs.queries.device(), inputs.queries.dtype());
-    let dense = spans.dense(|| Dense::<B>::new(spans, &device));
-    let used = dense.used(spans);
+    let Dense { layout, mask } = spans.dense(|| Dense::<B>::new(spans, &device));
     let (past_keys, past_values) = inputs.past.unzip();
-    let queries = dense.queries(inputs.queries, heads);
-    let keys = dense.keys(all_keys(past_keys, inputs.keys), heads, used);
-    let values = dense.keys(all_keys(past_values, inputs.values), heads, used);
-    let (batch, seq) = (dense.batch, dense.seq);
+    let queries = layout.queries(inputs.queries, heads);
+    let keys = layout.keys(all_keys(past_keys, inputs.keys), heads);
+    let values = layout.keys(all_keys(past_values, inputs.values), heads);
+    let (batch, seq, used) = (layout.batch, layout.seq, layout.used);
 
-    let scores = scores(queries, keys, dense.mask.as_ref(), heads);
+    let scores = scores(queries, keys, mask.as_ref(), heads);
     let largest = scores.clone().detach().max_dim(3);
     let exp_scores = (scores - largest.clone()).exp();
     let sums = exp_scores.clone().sum_dim(3);
-    let lse = with_lse.then(|| dense.query_rows(sums.clone().log() + largest));
+    let lse = with_lse.then(|| layout.query_rows(sums.clone().log() + largest));
     let kept = match dropout {
         Some(dropout) => exp_scores.clone() * dropout_factors(*dropout, exp_scores.dims(), &device),
         None => exp_scores,
@@ -257,7 +277,7 @@ pub(crate) fn attention<B: Backend>(
         DType::F32 => kept.matmul(values) / sums,
         _ => to_dtype(kept / sums, dtype).matmul(values),
     };
-    (dense.query_rows(output.reshape([batch, heads.queries, seq, heads.dim])), lse)
+    (layout.query_rows(output.reshape([batch, heads.queries, seq, heads.dim])), lse)
 }
 
 /// With the weights `P = exp(S − lse)`, their factors `M` under dropout, and `D = Σ grad · output`:
@@ -272,21 +292,20 @@ pub(crate) fn attention_backward<B: Backend>(
     let AttentionSettings { heads, spans, dropout } = settings;
     let heads = *heads;
     let (device, dtype) = (inputs.queries.device(), inputs.queries.dtype());
-    let dense = spans.dense(|| Dense::<B>::new(spans, &device));
-    let used = dense.used(spans);
+    let Dense { layout, mask } = spans.dense(|| Dense::<B>::new(spans, &device));
     let (past_keys, past_values) = inputs.past.unzip();
     let n_past = past_keys.as_ref().map_or(0, |past| past.dims()[0]);
     let n_new = inputs.keys.dims()[0];
-    let queries = dense.queries(inputs.queries, heads);
-    let keys = dense.keys(all_keys(past_keys, inputs.keys), heads, used);
-    let values = dense.keys(all_keys(past_values, inputs.values), heads, used);
-    let (batch, seq) = (dense.batch, dense.seq);
+    let queries = layout.queries(inputs.queries, heads);
+    let keys = layout.keys(all_keys(past_keys, inputs.keys), heads);
+    let values = layout.keys(all_keys(past_values, inputs.values), heads);
+    let (batch, seq, used) = (layout.batch, layout.seq, layout.used);
     let rows = heads.group() * seq;
     let grouped = |x: Tensor<B, 4>| x.reshape([batch, heads.keys, rows, heads.dim]);
     let one = Heads { dim: 1, ..heads };
 
-    let lse = dense.queries(lse, one);
-    let weights = (scores(queries.clone(), keys.clone(), dense.mask.as_ref(), heads) - lse).exp();
+    let lse = layout.queries(lse, one);
+    let weights = (scores(queries.clone(), keys.clone(), mask.as_ref(), heads) - lse).exp();
     let factors = dropout.map(|dropout| dropout_factors::<B>(dropout, weights.dims(), &device));
     let dropped = |x: Tensor<B, 4>| match &factors {
         Some(factors) => x * factors.clone(),
@@ -296,7 +315,7 @@ pub(crate) fn attention_backward<B: Backend>(
     let per_head = [batch, heads.queries, seq, used];
 
     // Padding in a grid is a query too, whose gradient is 0.
-    let (grad, output) = (dense.queries(grad, heads), dense.queries(output, heads));
+    let (grad, output) = (layout.queries(grad, heads), layout.queries(output, heads));
     let along = (to_dtype(grad.clone(), DType::F32) * to_dtype(output, DType::F32)).sum_dim(3);
     let grad = grouped(grad);
     let values_grad =
@@ -308,11 +327,11 @@ pub(crate) fn attention_backward<B: Backend>(
     let keys_grad = scores_grad.swap_dims(2, 3).matmul(grouped(queries));
 
     let new_rows = |grad: Tensor<B, 4>| {
-        let rows = dense.key_rows(grad, n_past + n_new);
+        let rows = layout.key_rows(grad, n_past + n_new);
         if n_past > 0 { rows.narrow(0, n_past, n_new) } else { rows }
     };
     [
-        dense.query_rows(queries_grad.reshape([batch, heads.queries, seq, heads.dim])),
+        layout.query_rows(queries_grad.reshape([batch, heads.queries, seq, heads.dim])),
         new_rows(keys_grad),
         new_rows(values_grad),
     ]

@@ -6,7 +6,7 @@ use burn::tensor::{
 };
 
 /// A matrix in `dtype`, dequantized if it is quantized.
-fn dense<B: Backend>(matrix: Tensor<B, 2>, dtype: DType) -> Tensor<B, 2> {
+pub(crate) fn dense<B: Backend>(matrix: Tensor<B, 2>, dtype: DType) -> Tensor<B, 2> {
     match matrix.into_primitive() {
         TensorPrimitive::QFloat(quantized) => {
             Tensor::from_primitive(TensorPrimitive::Float(B::dequantize(quantized, dtype.into())))

@@ -7,6 +7,9 @@ mod operations;
 use burn::tensor::backend::BackendTypes;
 use burn_autodiff::Autodiff;
 
+/// The backend of the plain operations.
+type Plain = Autodiff<burn_ndarray::NdArray>;
+
 macro_rules! on_backend {
     ($name:ident, $backend:ty: $($operation:ident)*) => {
         mod $name {

@@ -1,10 +1,12 @@
 //! Each operation against the same one composed of Burn's plain operations: values, and gradients of every input.
 //!
-//! The functions are generic, so that the tests of other crates can run them on their devices.
+//! The plain operations run on the CPU. The functions are generic, so that the tests of other crates can run them on their
+//! devices.
 
+use crate::Plain;
 use burn::tensor::{
     Bytes, DType, Int, Shape, Tensor, TensorData, TensorPrimitive,
-    backend::Backend,
+    backend::{AutodiffBackend, Backend, BackendTypes},
     ops::QTensorOps,
     quantization::{BlockSize, QuantLevel, QuantScheme, QuantStore, QuantValue},
 };
@@ -61,6 +63,15 @@ impl Matrix {
     }
 }
 
+/// The device of the plain operations.
+fn cpu() -> <Plain as BackendTypes>::Device {
+    Default::default()
+}
+
+fn on_cpu(matrix: &Matrix) -> Tensor<Plain, 2> {
+    matrix.on(&cpu())
+}
+
 /// A row vector as a vector.
 fn vector<B: Backend>(row: Tensor<B, 2>) -> Tensor<B, 1> {
     let n = row.shape().num_elements();
@@ -90,24 +101,24 @@ impl<'a, A: AutodiffKernels> Case<'a, A> {
     }
 
     /// The value, and the gradients of the inputs that are tracked, when `grad` is the gradient of the output.
-    fn run<const N: usize>(
+    fn run<T: AutodiffBackend, const N: usize>(
         &self,
         inputs: &[Matrix; N],
         grad: Option<&Matrix>,
         tracked: usize,
-        dtype: DType,
-        operation: impl Fn([Tensor<A, 2>; N]) -> Tensor<A, 2>,
+        (dtype, device): (DType, &T::Device),
+        operation: impl Fn([Tensor<T, 2>; N]) -> Tensor<T, 2>,
     ) -> (Matrix, Vec<Option<Matrix>>) {
-        let inputs: [Tensor<A, 2>; N] = std::array::from_fn(|idx| {
-            let input = inputs[idx].on::<A>(self.device).cast(dtype);
+        let inputs: [Tensor<T, 2>; N] = std::array::from_fn(|idx| {
+            let input = inputs[idx].on::<T>(device).cast(dtype);
             if tracked >> idx & 1 == 1 { input.require_grad() } else { input }
         });
         let output = operation(inputs.clone());
         assert_eq!(output.dtype(), dtype, "{}", self.what);
         let value = Matrix::of(output.clone());
         let Some(grad) = grad.filter(|_| tracked > 0) else { return (value, vec![None; N]) };
-        let grads = (output.cast(DType::F32) * grad.on(self.device)).sum().backward();
-        let of = |input: &Tensor<A, 2>| input.grad(&grads).map(Matrix::of);
+        let grads = (output.cast(DType::F32) * grad.on(device)).sum().backward();
+        let of = |input: &Tensor<T, 2>| input.grad(&grads).map(Matrix::of);
         (value, inputs.iter().map(of).collect())
     }
 
@@ -117,17 +128,18 @@ impl<'a, A: AutodiffKernels> Case<'a, A> {
         rng: &mut ChaCha8Rng,
         inputs: [Matrix; N],
         kernel: impl Fn([Tensor<A, 2>; N]) -> Tensor<A, 2>,
-        plain: impl Fn([Tensor<A, 2>; N]) -> Tensor<A, 2>,
+        plain: impl Fn([Tensor<Plain, 2>; N]) -> Tensor<Plain, 2>,
     ) {
         let Self { dtype, tolerance, .. } = *self;
         let inputs = inputs.map(|input| input.rounded::<A>(dtype, self.device));
         let all = (1 << N) - 1;
-        let shape = plain(inputs.each_ref().map(|input| input.on(self.device))).dims();
+        let shape = plain(inputs.each_ref().map(on_cpu)).dims();
         let grad = Matrix::random(rng, shape, 1.0);
-        let (value, gradients) = self.run(&inputs, Some(&grad), all, DType::F32, plain);
+        let (value, gradients) = self.run(&inputs, Some(&grad), all, (DType::F32, &cpu()), plain);
         for tracked in 0..=all {
             let what = format!("{}, tracked {tracked:b}", self.what);
-            let (found, found_gradients) = self.run(&inputs, Some(&grad), tracked, dtype, &kernel);
+            let (found, found_gradients) =
+                self.run(&inputs, Some(&grad), tracked, (dtype, self.device), &kernel);
             found.assert_close(&value, tolerance, &what);
             for (idx, found) in found_gradients.iter().enumerate() {
                 let what = format!("{what}: gradient of input {idx}");
@@ -233,14 +245,14 @@ pub fn rotary<A: AutodiffKernels>(device: &A::Device) {
             // The number in each column that the sine is multiplied with, and its sign.
             let column = |i: usize| if i % (2 * half) < half { i + half } else { i - half };
             let other: Vec<i64> = (0..width).map(|i| column(i) as i64).collect();
-            let other = Tensor::<A, 1, Int>::from_data(TensorData::new(other, [width]), device);
+            let other = Tensor::<Plain, 1, Int>::from_data(TensorData::new(other, [width]), &cpu());
             let full = |table: &Matrix, of_first: f32| {
                 let value = |row: usize, i: usize| {
                     let sign = if i % (2 * half) < half { of_first } else { 1.0 };
                     sign * table.values[row % positions * half + i % half]
                 };
                 let values = (0..n).flat_map(|row| (0..width).map(move |i| value(row, i))).collect();
-                Matrix::new(values, [n, width]).on::<A>(device)
+                on_cpu(&Matrix::new(values, [n, width]))
             };
             let (full_cos, full_sin) = (full(&host_cos, 1.0), full(&host_sin, -1.0));
             let table = RotaryTable { cos, sin };
@@ -307,14 +319,13 @@ impl AttentionCase {
     }
 
     /// Attention head by head over all keys. `factors` multiply the weights of each head.
-    fn plain<A: AutodiffKernels>(
+    fn plain(
         &self,
-        [queries, keys, values]: [Tensor<A, 2>; 3],
-        past: Option<[Tensor<A, 2>; 2]>,
+        [queries, keys, values]: [Tensor<Plain, 2>; 3],
+        past: Option<[Tensor<Plain, 2>; 2]>,
         factors: Option<&[Matrix]>,
-    ) -> Tensor<A, 2> {
+    ) -> Tensor<Plain, 2> {
         let Heads { queries: n_heads, keys: n_key_heads, dim } = self.heads;
-        let device = queries.device();
         let (keys, values) = match past {
             Some([past_keys, past_values]) => {
                 (Tensor::cat(vec![past_keys, keys], 0), Tensor::cat(vec![past_values, values], 0))
@@ -323,7 +334,7 @@ impl AttentionCase {
         };
         let (visible, _) = self.visible();
         let hidden = visible.iter().map(|visible| if *visible { 0.0 } else { -1e30 }).collect();
-        let mask = Matrix::new(hidden, [queries.dims()[0], keys.dims()[0]]).on::<A>(&device);
+        let mask = on_cpu(&Matrix::new(hidden, [queries.dims()[0], keys.dims()[0]]));
         let heads = (0..n_heads).map(|head| {
             let key_head = head / (n_heads / n_key_heads);
             let queries = queries.clone().narrow(1, head * dim, dim);
@@ -333,7 +344,7 @@ impl AttentionCase {
             let scores = scores.clone() - scores.detach().max_dim(1);
             let weights = scores.clone().exp() / scores.exp().sum_dim(1);
             let weights = match factors {
-                Some(factors) => weights * factors[head].on(&device),
+                Some(factors) => weights * on_cpu(&factors[head]),
                 None => weights,
             };
             weights.matmul(values)
@@ -342,10 +353,10 @@ impl AttentionCase {
     }
 
     /// 1 in the rows of queries that are in a segment: the outputs of padding have no meaning.
-    fn used<A: AutodiffKernels>(&self, device: &A::Device) -> Tensor<A, 2> {
+    fn used(&self) -> Matrix {
         let used: Vec<f32> = self.visible().1.into_iter().map(|used| f32::from(u8::from(used))).collect();
         let n = used.len();
-        Matrix::new(used, [n, 1]).on(device)
+        Matrix::new(used, [n, 1])
     }
 
     fn check<A: AutodiffKernels>(&self, rng: &mut ChaCha8Rng, dtype: DType, device: &A::Device) {
@@ -353,21 +364,19 @@ impl AttentionCase {
         let case = Case::<A>::new(what, device).in_dtype(dtype);
         let (inputs, past) = self.inputs(rng);
         let past = past.map(|past| past.map(|past| past.rounded::<A>(dtype, device)));
-        let past_in = |dtype| {
-            past.as_ref()
-                .map(|[keys, values]| (keys.on::<A>(device).cast(dtype), values.on::<A>(device).cast(dtype)))
-        };
-        let used = self.used::<A>(device);
+        let used = self.used();
         case.compare(
             rng,
             inputs,
             |[queries, keys, values]| {
-                let inputs = AttentionInputs { queries, keys, values, past: past_in(dtype) };
-                Kernels::attention(inputs, &self.settings(None)) * used.clone().cast(dtype)
+                let past = past.as_ref().map(|past| past.each_ref().map(|x| x.on(device).cast(dtype)));
+                let past = past.map(|[keys, values]| (keys, values));
+                let inputs = AttentionInputs { queries, keys, values, past };
+                Kernels::attention(inputs, &self.settings(None)) * used.on::<A>(device).cast(dtype)
             },
             |inputs| {
-                let past = past_in(DType::F32).map(|(keys, values)| [keys, values]);
-                self.plain(inputs, past, None) * used.clone()
+                let past = past.as_ref().map(|past| past.each_ref().map(on_cpu));
+                self.plain(inputs, past, None) * on_cpu(&used)
             },
         );
     }
@@ -485,7 +494,7 @@ pub fn dropout<A: AutodiffKernels>(device: &A::Device) {
         let run = |values: &Matrix, dropout| {
             let [queries, keys, values] = [&queries, &keys, values].map(|x| x.on::<A>(device));
             let inputs = AttentionInputs { queries, keys, values, past: None };
-            Matrix::of(Kernels::attention(inputs, &case.settings(dropout)) * case.used::<A>(device))
+            Matrix::of(Kernels::attention(inputs, &case.settings(dropout)) * case.used().on::<A>(device))
         };
         let with_seed = |seed| Some(Dropout { rate, seed });
         run(&values, Some(Dropout { rate: 0.0, seed: 1 })).assert_close(&run(&values, None), 1e-6, "rate 0");
@@ -516,15 +525,15 @@ pub fn dropout<A: AutodiffKernels>(device: &A::Device) {
             n_weights += 1;
             dropped += usize::from(factor == 0.0);
         }
-        let used = case.used::<A>(device);
+        let used = case.used();
         Case::<A>::new(format!("dropout {:?}", case.spans), device).compare(
             rng,
             [queries.clone(), keys.clone(), values.clone()],
             |[queries, keys, values]| {
                 let inputs = AttentionInputs { queries, keys, values, past: None };
-                Kernels::attention(inputs, &case.settings(with_seed(3))) * used.clone()
+                Kernels::attention(inputs, &case.settings(with_seed(3))) * used.on::<A>(device)
             },
-            |inputs| case.plain(inputs, None, Some(&factors)) * used.clone(),
+            |inputs| case.plain(inputs, None, Some(&factors)) * on_cpu(&used),
         );
     }
     let (share, n) = (dropped as f64 / n_weights as f64, n_weights as f64);
@@ -584,7 +593,7 @@ pub fn linear_with_half_weights<A: AutodiffKernels>(device: &A::Device) {
                 rng,
                 [x],
                 |[x]| Kernels::linear(x, stored.clone(), None),
-                |[x]| x.matmul(w.on(device).transpose()),
+                |[x]| x.matmul(on_cpu(&w).transpose()),
             );
         }
     }
@@ -639,7 +648,7 @@ pub fn linear_with_quantized_weights<A: AutodiffKernels>(device: &A::Device) {
                     rng,
                     [x],
                     |[x]| Kernels::linear(x, stored.clone(), Some(vector(b.on(device)))),
-                    |[x]| x.matmul(w.on(device).transpose()) + b.on(device),
+                    |[x]| x.matmul(on_cpu(&w).transpose()) + on_cpu(&b),
                 );
             }
         }
@@ -666,11 +675,11 @@ pub fn nll<A: AutodiffKernels>(device: &A::Device) {
             let (alone, none) = run(false);
             assert!(none.is_none());
 
-            let x = states.on::<A>(device).require_grad();
-            let logits = x.clone().matmul(embedding.on(device).transpose());
+            let x = on_cpu(&states).require_grad();
+            let logits = x.clone().matmul(on_cpu(&embedding).transpose());
             let logits = logits.clone() - logits.detach().max_dim(1);
             let ids: Vec<i64> = labels.iter().map(|label| i64::from(*label)).collect();
-            let ids = Tensor::<A, 2, Int>::from_data(TensorData::new(ids, [n, 1]), device);
+            let ids = Tensor::<Plain, 2, Int>::from_data(TensorData::new(ids, [n, 1]), &cpu());
             let expected = logits.clone().exp().sum_dim(1).log() - logits.gather(1, ids);
             let grads = expected.clone().sum().backward();
             let expected = Matrix::of(expected);
@@ -708,7 +717,7 @@ pub fn write_rows<A: AutodiffKernels>(device: &A::Device) {
             rng,
             inputs,
             |[matrix, values]| Kernels::write_rows(matrix, &rows, values),
-            |[matrix, values]| matrix * kept.on(device) + places.on::<A>(device).matmul(values),
+            |[matrix, values]| matrix * on_cpu(&kept) + on_cpu(&places).matmul(values),
         );
     }
 }
