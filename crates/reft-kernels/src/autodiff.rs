@@ -176,6 +176,10 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         B::packs_rows(dtype)
     }
 
+    fn own_kernels() -> &'static [&'static str] {
+        B::own_kernels()
+    }
+
     fn widens(stored: DType, states: DType) -> bool {
         B::widens(stored, states)
     }

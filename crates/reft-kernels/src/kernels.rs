@@ -20,6 +20,11 @@ pub trait Kernels: Backend {
         false
     }
 
+    /// The operations with kernels of their own, by their names in [`OPERATIONS`](crate::OPERATIONS).
+    fn own_kernels() -> &'static [&'static str] {
+        &[]
+    }
+
     /// Whether products widen weights of the dtype `stored` to that of the states as they read them, so that weights in half
     /// precision can stay as they are, and states still be f32.
     fn widens(_stored: DType, _states: DType) -> bool {

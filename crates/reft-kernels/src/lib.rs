@@ -1,8 +1,9 @@
 //! The operations that frozen transformers spend their time in, as one trait over Burn's `Backend`.
 //!
 //! [`Kernels`] has a default body of Burn's own operations for each of them, so that every backend has them all. burn-flex has
-//! kernels instead (feature `flex`), and so do burn-wgpu and burn-cuda (feature `cubecl`). `Autodiff` has backward passes written by hand, which keep only what they need; weights
-//! that are trained take Burn's own graph. A backend of one's own gets everything with `impl Kernels for MyBackend {}`.
+//! kernels instead (feature `flex`), and so have burn-wgpu and burn-cuda for most (feature `cubecl`). `Autodiff` has backward passes
+//! written by hand, which keep only what they need; weights that are trained take Burn's own graph. A backend of one's own gets
+//! everything with `impl Kernels for MyBackend {}`.
 //!
 //! States are matrices, one row per token, with the heads side by side. Nothing here knows models or interventions.
 //!
@@ -30,7 +31,7 @@ pub mod cpu;
 mod cubecl;
 
 pub use attention::{AttentionInputs, AttentionSettings, Dropout, Heads, Mask, Segment, Spans, Text};
-pub use deviation::deviations;
+pub use deviation::{OPERATIONS, deviations};
 pub use kernels::{AutodiffKernels, Kernels};
 pub use rotary::RotaryTable;
 

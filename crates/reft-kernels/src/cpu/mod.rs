@@ -15,6 +15,7 @@ mod rows;
 pub mod simd;
 
 use crate::{
+    OPERATIONS,
     attention::{AttentionInputs, AttentionSettings},
     default,
     kernels::Kernels,
@@ -178,6 +179,10 @@ fn dropout(settings: &AttentionSettings) -> Option<Dropout> {
 impl Kernels for Flex {
     fn packs_rows(dtype: DType) -> bool {
         dtype == DType::F32
+    }
+
+    fn own_kernels() -> &'static [&'static str] {
+        &OPERATIONS
     }
 
     fn widens(stored: DType, states: DType) -> bool {

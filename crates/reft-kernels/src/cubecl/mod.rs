@@ -56,6 +56,10 @@ where
     I: IntElement,
     BT: BoolElement,
 {
+    fn own_kernels() -> &'static [&'static str] {
+        &["normalization", "activations", "rotary embedding", "attention", "loss", "row edits"]
+    }
+
     fn rms_norm(x: Tensor<Self, 2>, g: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
         if !(covers(&x) && covers(&g)) {
             return default::rms_norm(x, g, epsilon);
