@@ -417,7 +417,7 @@ fn reuse_changes_nothing<B: Kernels>() {
             (step.loss.sum(), gradient(&tracked, &step.grads))
         };
         let expected = step(&objective(&loaded, &spec));
-        for (limit, file_limit) in [(u64::MAX, 0), (0, u64::MAX), (200, 600)] {
+        for (limit, file_limit) in [(u64::MAX, 0), (0, u64::MAX), (300, 600)] {
             let file = tempfile::tempfile().expect("a file");
             let reused = ReusedStates::new(limit).with_overflow(file, file_limit);
             let reusing = Classification { reused: Some(RefCell::new(reused)), ..objective(&loaded, &spec) };

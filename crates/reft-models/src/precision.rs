@@ -225,7 +225,7 @@ impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.quant {
             Some(quant) => write!(f, "{quant} weights, {}", self.dtype),
-            None if self.matrices != self.dtype => write!(f, "{} weights, {}", self.matrices, self.dtype),
+            None if self.matrices != self.dtype => write!(f, "{}, matrices in {}", self.dtype, self.matrices),
             None => write!(f, "{}", self.dtype),
         }
     }

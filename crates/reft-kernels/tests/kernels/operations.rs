@@ -5,9 +5,8 @@
 
 use crate::Plain;
 use burn::tensor::{
-    Bytes, DType, Int, Shape, Tensor, TensorData, TensorPrimitive,
+    Bytes, DType, Int, Shape, Tensor, TensorData,
     backend::{AutodiffBackend, Backend, BackendTypes},
-    ops::QTensorOps,
     quantization::{BlockSize, QuantLevel, QuantScheme, QuantStore, QuantValue},
 };
 use rand::{Rng, SeedableRng};
