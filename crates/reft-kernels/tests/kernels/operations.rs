@@ -712,6 +712,18 @@ pub fn write_rows<A: AutodiffKernels>(device: &A::Device) {
         let [matrix, values] = inputs.each_ref().map(|input| input.on::<A>(device));
         let _ = Kernels::write_rows(matrix.clone(), &rows, values);
         assert_eq!(Matrix::of(matrix).values, inputs[0].values, "somebody else holds the matrix");
+        // The tape has an operation of its own.
+        let [matrix, values] = inputs.each_ref().map(|input| input.on::<A::InnerBackend>(device));
+        let mut expected = inputs[0].clone();
+        for (row, values) in rows.iter().zip(inputs[1].values.chunks(d)) {
+            expected.values[row * d..(row + 1) * d].copy_from_slice(values);
+        }
+        let held = matrix.clone();
+        let found = Matrix::of(Kernels::write_rows(matrix.clone(), &rows, values.clone()));
+        assert_eq!(found.values, expected.values, "a matrix that somebody else holds");
+        assert_eq!(Matrix::of(held).values, inputs[0].values, "somebody else holds the matrix");
+        let found = Matrix::of(Kernels::write_rows(matrix, &rows, values));
+        assert_eq!(found.values, expected.values, "in place");
         Case::<A>::new(format!("write_rows {n} x {d}"), device).compare(
             rng,
             inputs,
