@@ -183,7 +183,7 @@ pub struct Precision {
     /// The dtype in which it computes, and in which its norms and biases are stored.
     pub dtype: Dtype,
     /// The dtype in which its matrices stay if they are so in the files; others are stored in `dtype`. If it is not `dtype`,
-    /// the backend must widen them as it reads them ([`Kernels::widens`](reft_kernels::Kernels::widens)).
+    /// the backend must widen them as it reads them ([`Kernels::widens`]).
     pub matrices: Dtype,
     /// The quantization of the linear maps within its blocks, if any.
     pub quant: Option<Quant>,

@@ -1,9 +1,8 @@
 //! Attention: Burn's products, and one kernel for everything between them.
 
 use super::{
-    covers,
     decode::decode,
-    launch::{primitive, tensor},
+    launch::{covers, primitive, tensor},
     softmax::{softmax, softmax_backward},
 };
 use crate::{

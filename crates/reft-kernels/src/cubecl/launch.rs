@@ -12,6 +12,18 @@ use burn_cubecl::{
     ops::numeric::empty_device_dtype,
     tensor::CubeTensor,
 };
+use std::sync::OnceLock;
+
+/// Whether the kernels are used at all.
+fn enabled() -> bool {
+    static ENABLED: OnceLock<bool> = OnceLock::new();
+    *ENABLED.get_or_init(|| std::env::var("REFT_GPU_KERNELS").as_deref() != Ok("off"))
+}
+
+/// Whether the kernels are for a tensor.
+pub(super) fn covers<B: Backend, const D: usize>(x: &Tensor<B, D>) -> bool {
+    enabled() && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16) && x.shape().num_elements() > 0
+}
 
 /// A tensor as the kernels get it.
 pub(super) fn primitive<B: Backend, const D: usize>(x: Tensor<B, D>) -> FloatTensor<B> {

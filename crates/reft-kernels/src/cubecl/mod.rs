@@ -33,21 +33,9 @@ use crate::{
     kernels::Kernels,
     rotary::RotaryTable,
 };
-use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{Int, Tensor, TensorData};
 use burn_cubecl::{CubeBackend, CubeRuntime, FloatElement, IntElement, element::BoolElement};
-use launch::{primitive, tensor};
-use std::sync::OnceLock;
-
-/// Whether the kernels are used at all.
-fn enabled() -> bool {
-    static ENABLED: OnceLock<bool> = OnceLock::new();
-    *ENABLED.get_or_init(|| std::env::var("REFT_GPU_KERNELS").as_deref() != Ok("off"))
-}
-
-/// Whether the kernels are for a tensor.
-fn covers<B: Backend, const D: usize>(x: &Tensor<B, D>) -> bool {
-    enabled() && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16) && x.shape().num_elements() > 0
-}
+use launch::{covers, primitive, tensor};
 
 impl<R, F, I, BT> Kernels for CubeBackend<R, F, I, BT>
 where

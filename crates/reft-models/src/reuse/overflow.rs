@@ -1,6 +1,6 @@
 //! A file for the states that do not fit the memory.
 
-use super::EnteringStates;
+use super::states::EnteringStates;
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use reft_core::host_values;
 use std::{
