@@ -2,7 +2,7 @@
 //! decoded token.
 //!
 //! ```sh
-//! cargo test -p system-tests --test launches -- --ignored --nocapture
+//! REFT_GPU_KERNELS=all cargo test -p system-tests --test launches -- --ignored --nocapture
 //! REFT_GPU_KERNELS=off cargo test -p system-tests --test launches -- --ignored --nocapture     # Burn's operations alone
 //! ```
 //!

@@ -14,15 +14,22 @@ use burn_cubecl::{
 };
 use std::sync::OnceLock;
 
-/// Whether the kernels are used at all.
-fn enabled() -> bool {
-    static ENABLED: OnceLock<bool> = OnceLock::new();
-    *ENABLED.get_or_init(|| std::env::var("REFT_GPU_KERNELS").as_deref() != Ok("off"))
+/// What the environment variable `REFT_GPU_KERNELS` says.
+fn choice() -> Option<&'static str> {
+    static CHOICE: OnceLock<Option<String>> = OnceLock::new();
+    CHOICE.get_or_init(|| std::env::var("REFT_GPU_KERNELS").ok()).as_deref()
+}
+
+/// Whether attention of several queries per text takes its kernels, too.
+pub(super) fn with_whole_attention() -> bool {
+    choice() == Some("all")
 }
 
 /// Whether the kernels are for a tensor.
 pub(super) fn covers<B: Backend, const D: usize>(x: &Tensor<B, D>) -> bool {
-    enabled() && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16) && x.shape().num_elements() > 0
+    choice() != Some("off")
+        && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
+        && x.shape().num_elements() > 0
 }
 
 /// A tensor as the kernels get it.
