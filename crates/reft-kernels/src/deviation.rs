@@ -158,9 +158,7 @@ impl<B: Kernels> Bench<B> {
             self.attention_of(heads(9, 3, 64), decode(Mask::CAUSAL)),
             self.attention_of(heads(4, 4, 20), decode(window(7))),
             self.attention_of(heads(10, 1, 5), decode(Mask::CAUSAL)),
-            self.attention_of(heads(6, 2, 12), extend(Mask::CAUSAL)),
-            self.attention_of(heads(3, 3, 16), extend(window(50))),
-            self.attention_of(heads(4, 1, 8), extend(Mask::NONE)),
+            self.attention_of(heads(6, 2, 16), extend(window(50))),
             self.attention_of(heads(6, 2, 32), shared(Mask::CAUSAL)),
             self.attention_of(heads(2, 2, 6), shared(window(30))),
         ])

@@ -8,7 +8,7 @@
 //! | norms, activations and the rotary embedding, forward and backward | 1 each |
 //! | attention | 1 between `QKᵀ` and `PV`, with scale, mask and softmax |
 //! | attention, backward | 1 between the products, likewise |
-//! | attention of one query per text, as in decoding | 1 in all |
+//! | attention of one query per text without a backward pass, as in decoding | 1 in all |
 //! | the loss and its gradient | 1 between the products |
 //! | rows that are replaced | 1, and a copy if somebody else holds the matrix |
 //!
@@ -141,7 +141,7 @@ where
 
     fn attention(inputs: AttentionInputs<Self>, settings: &AttentionSettings) -> Tensor<Self, 2> {
         match attention::Plan::new(&inputs, settings) {
-            Some(plan) => plan.attention(inputs).0,
+            Some(plan) => plan.attention(inputs),
             None => default::attention(inputs, settings, false).0,
         }
     }
@@ -151,7 +151,7 @@ where
         settings: &AttentionSettings,
     ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
         match attention::Plan::new(&inputs, settings) {
-            Some(plan) => plan.attention(inputs),
+            Some(plan) => plan.attention_kept(inputs),
             None => {
                 let (output, lse) = default::attention(inputs, settings, true);
                 (output, lse.expect("requested"))
