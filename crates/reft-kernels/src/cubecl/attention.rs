@@ -130,17 +130,23 @@ where
         layout.query_rows(x.reshape([layout.batch, heads.queries, layout.seq, heads.dim]))
     }
 
-    /// The output, and the log-sum-exp of the scores.
-    pub(super) fn attention(&self, inputs: AttentionInputs<B>) -> (Tensor<B, 2>, Tensor<B, 2>) {
-        let Self { layout, seen, heads, n_queries } = self;
-        let seen = seen.clone().into_primitive();
+    /// The output, when there will be no backward pass.
+    pub(super) fn attention(&self, inputs: AttentionInputs<B>) -> Tensor<B, 2> {
+        let Self { layout, seen, heads, .. } = self;
         if layout.is_grid() && layout.seq == 1 && inputs.past.is_none() {
             let AttentionInputs { queries, keys, values, .. } = inputs.clone();
             let tensors = [queries, keys, values].map(primitive);
-            if let Some((output, lse)) = decode(tensors, seen.clone(), *heads, layout.used) {
-                return (tensor(output), tensor(lse));
+            if let Some(output) = decode(tensors, seen.clone().into_primitive(), *heads, layout.used) {
+                return tensor(output);
             }
         }
+        self.attention_kept(inputs).0
+    }
+
+    /// The output, and the log-sum-exp of the scores as the backward pass will round them.
+    pub(super) fn attention_kept(&self, inputs: AttentionInputs<B>) -> (Tensor<B, 2>, Tensor<B, 2>) {
+        let Self { layout, seen, heads, n_queries } = self;
+        let seen = seen.clone().into_primitive();
         let (past_keys, past_values) = inputs.past.unzip();
         let queries = layout.queries(inputs.queries, *heads);
         let keys = layout.keys(all_keys(past_keys, inputs.keys), *heads);

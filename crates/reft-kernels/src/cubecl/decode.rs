@@ -1,12 +1,11 @@
 //! Attention of one query per text, as in decoding.
 
 use super::{
-    launch::{Cubes, address_type, empty, empty_like, rows, vector_size},
+    launch::{Cubes, address_type, empty_like, rows, vector_size},
     reduce::{LOWEST, largest, sum, total},
     softmax::Seen,
 };
 use crate::attention::Heads;
-use burn::tensor::{DType, Shape};
 use burn_cubecl::{CubeRuntime, cubecl, tensor::CubeTensor};
 use cubecl::prelude::*;
 
@@ -15,8 +14,8 @@ use cubecl::prelude::*;
 /// ([FlashAttention](https://arxiv.org/abs/2205.14135)).
 ///
 /// # Shapes
-/// - queries, output `[n, heads · dim]`; keys, values `[n · slots, heads / group · dim]`; seen a row per query, as [`Seen`] reads it; lse
-///   `[n, heads]`
+/// - queries, output `[n, heads · dim]`; keys, values `[n · slots, heads / group · dim]`; seen a row per query, as [`Seen`]
+///   reads it
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn decode_kernel<F: Float, I: Int, N: Size>(
     queries: &Tensor<Vector<F, N>>,
@@ -24,7 +23,7 @@ fn decode_kernel<F: Float, I: Int, N: Size>(
     values: &Tensor<Vector<F, N>>,
     seen: &Tensor<I>,
     output: &mut Tensor<Vector<F, N>>,
-    lse: &mut Tensor<f32>,
+    heads: usize,
     used: usize,
     group: usize,
     scale: f32,
@@ -33,13 +32,12 @@ fn decode_kernel<F: Float, I: Int, N: Size>(
     #[comptime] units: u32,
     #[define(F, I)] _dtypes: [StorageType; 2],
 ) {
-    let heads = lse.shape(1);
-    if CUBE_POS >= lse.shape(0) * heads {
+    if CUBE_POS >= queries.shape(0) * heads {
         terminate!();
     }
     let (text, head) = (CUBE_POS / heads, CUBE_POS % heads);
     let seen = Seen::of_row::<I>(seen, text);
-    let first_key = text * (keys.shape(0) / lse.shape(0));
+    let first_key = text * (keys.shape(0) / queries.shape(0));
     let column = head / group * len;
     let query = text * queries.stride(0) / N::value() + head * len;
 
@@ -99,13 +97,6 @@ fn decode_kernel<F: Float, I: Int, N: Size>(
         }
         output[text * output.stride(0) / N::value() + head * len + unit] = Vector::cast_from(all);
     }
-    if unit == 0 {
-        let mut value = f32::new(0.0);
-        if exps > 0.0 {
-            value = most + exps.ln();
-        }
-        lse[text * lse.stride(0) + head] = value;
-    }
 }
 
 /// The number of vectors of a head and of numbers in each; `None` if a workgroup has too few units for them.
@@ -118,23 +109,20 @@ fn vectors<R: CubeRuntime>(tensors: [&CubeTensor<R>; 3], dim: usize) -> Option<[
     (len <= Cubes::most_units(tensors[0]) as usize).then_some([len, size])
 }
 
-/// The output, and the log-sum-exp of the scores; `None` if the heads are too large. Rows of keys and values are not seen
-/// beyond the first `used` of each text.
+/// Attention; `None` if the heads are too large. Rows of keys and values are not seen beyond the first `used` of each text.
 ///
 /// # Shapes
-/// - queries, output `[n, heads.queries · dim]`; keys, values `[n · slots, heads.keys · dim]`; seen `[n, 5]`; lse
-///   `[n, heads.queries]`
+/// - queries, output `[n, heads.queries · dim]`; keys, values `[n · slots, heads.keys · dim]`; seen `[n, 5]`
 pub(super) fn decode<R: CubeRuntime>(
     [queries, keys, values]: [CubeTensor<R>; 3],
     seen: CubeTensor<R>,
     heads: Heads,
     used: usize,
-) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
+) -> Option<CubeTensor<R>> {
     let [queries, keys, values] = [queries, keys, values].map(rows);
     let [len, size] = vectors([&queries, &keys, &values], heads.dim)?;
     let output = empty_like(&queries);
     let n = queries.meta.shape()[0];
-    let lse = empty(&queries, Shape::new([n, heads.queries]), DType::F32);
     let cubes = Cubes::for_rows(&queries, n * heads.queries, used.max(len));
     let dtypes = [queries.dtype.into(), seen.dtype.into()];
     // SAFETY: the kernel stays within its head, and within the keys that its text sees.
@@ -150,7 +138,7 @@ pub(super) fn decode<R: CubeRuntime>(
             values.into_tensor_arg(),
             seen.into_tensor_arg(),
             output.clone().into_tensor_arg(),
-            lse.clone().into_tensor_arg(),
+            heads.queries,
             used,
             heads.group(),
             heads.scale() as f32,
@@ -159,5 +147,5 @@ pub(super) fn decode<R: CubeRuntime>(
             dtypes,
         );
     }
-    Some((output, lse))
+    Some(output)
 }
