@@ -49,9 +49,10 @@ enum Verb {
 }
 
 #[global_allocator]
-static ALLOCATOR: allocator::ReportingAllocator = allocator::ReportingAllocator;
+static ALLOCATOR: allocator::RecordingAllocator = allocator::RecordingAllocator;
 
 fn main() -> ExitCode {
+    allocator::explain_aborts();
     silence_device_select();
     let result = match Args::parse().verb {
         Verb::Train(args) => train::train(&args),
