@@ -256,10 +256,7 @@ impl<B: Kernels> Llama<B> {
         let Some(packed) = self.pack(tokens, hook.packing(), Constants::None) else {
             return self.final_states(self.forward(tokens, None, hook), rows);
         };
-        let context = self.packed_context(tokens, &packed);
-        let hidden = self.run(0..self.blocks.len(), self.embed_packed(&packed), &context, None, hook);
-        let places = packed.places_from(0);
-        self.final_states(hidden, &rows.iter().filter_map(|row| places[*row]).collect::<Vec<_>>())
+        self.packed_states(tokens, &packed, rows, None, hook)
     }
 
     /// Reads prompts into an empty cache and returns the normalized final state of the last token of each.
@@ -286,11 +283,23 @@ impl<B: Kernels> Llama<B> {
         let Some(packed) = self.pack(prompts, hook.packing(), Constants::None) else {
             return self.final_states(self.forward(prompts, Some(cache), hook), &last_tokens);
         };
-        let context = self.packed_context(prompts, &packed);
         cache.enter_packed(prompts, &packed);
-        let hidden = self.run(0..self.blocks.len(), self.embed_packed(&packed), &context, Some(cache), hook);
+        self.packed_states(prompts, &packed, &last_tokens, Some(cache), hook)
+    }
+
+    /// The normalized final states of some rows of the flattened batch, whose tokens are packed.
+    fn packed_states<H: Hook<B> + ?Sized>(
+        &self,
+        tokens: &TokenBatch,
+        packed: &PackedTokens,
+        rows: &[usize],
+        cache: Option<&mut KvCache<B>>,
+        hook: &H,
+    ) -> Tensor<B, 2> {
+        let context = self.packed_context(tokens, packed);
+        let hidden = self.run(0..self.blocks.len(), self.embed_packed(packed), &context, cache, hook);
         let places = packed.places_from(0);
-        self.final_states(hidden, &last_tokens.iter().filter_map(|row| places[*row]).collect::<Vec<_>>())
+        self.final_states(hidden, &rows.iter().filter_map(|row| places[*row]).collect::<Vec<_>>())
     }
 
     /// The logits of some rows of the flattened batch.

@@ -8,7 +8,7 @@ use crate::{
     shards::{Shard, shorten},
     source::{Pretrained, TensorSource},
 };
-use burn::tensor::{Tensor, TensorData, backend::Backend, bf16, f16};
+use burn::tensor::{Element, Tensor, TensorData, backend::Backend, bf16, f16};
 use reft_core::{FileError, HeadConfig, head::HeadValues};
 use reft_kernels::Kernels;
 use safetensors::tensor::TensorInfo;
@@ -279,16 +279,11 @@ impl Weights {
         dtype: Dtype,
     ) -> Result<TensorData, String> {
         let (shard, info, stored) = self.check_tensor(name, &shape)?;
-        let halves = || shard.data(info).chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
         if stored == dtype && dtype != Dtype::F32 {
-            let (data, n_not_finite) = if dtype == Dtype::F16 {
-                let values: Vec<f16> = halves().map(f16::from_bits).collect();
-                let n_not_finite = values.iter().filter(|x| !x.is_finite()).count();
-                (TensorData::new(values, shape), n_not_finite)
-            } else {
-                let values: Vec<bf16> = halves().map(bf16::from_bits).collect();
-                let n_not_finite = values.iter().filter(|x| !x.is_finite()).count();
-                (TensorData::new(values, shape), n_not_finite)
+            let bytes = shard.data(info);
+            let (data, n_not_finite) = match dtype {
+                Dtype::F16 => halves(bytes, shape, f16::from_bits, f16::is_finite),
+                _ => halves(bytes, shape, bf16::from_bits, bf16::is_finite),
             };
             shard.release(info);
             return check_finite(name, n_not_finite).map(|()| data);
@@ -396,9 +391,24 @@ fn check_finite(name: &str, n_not_finite: usize) -> Result<(), String> {
     }
 }
 
+fn half(bytes: &[u8]) -> u16 {
+    u16::from_le_bytes([bytes[0], bytes[1]])
+}
+
+/// The numbers of a tensor's bytes in half precision, and how many of them are not finite.
+fn halves<E: Element, const D: usize>(
+    bytes: &[u8],
+    shape: [usize; D],
+    from_bits: fn(u16) -> E,
+    is_finite: fn(E) -> bool,
+) -> (TensorData, usize) {
+    let values: Vec<E> = bytes.chunks_exact(2).map(|b| from_bits(half(b))).collect();
+    let n_not_finite = values.iter().filter(|x| !is_finite(**x)).count();
+    (TensorData::new(values, shape), n_not_finite)
+}
+
 /// The numbers of a tensor's bytes.
-fn floats(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
-    let half = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
+pub(crate) fn floats(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
     match dtype {
         Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         Dtype::Bf16 => bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(half(b)) << 16)).collect(),

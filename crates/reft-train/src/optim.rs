@@ -80,8 +80,9 @@ pub fn scale_and_clip<B: AutodiffKernels, M: AutodiffModule<B>>(
     }
     let norm = Tensor::cat(squares.sums, 0).sum().sqrt().mul_scalar(scale);
     // PyTorch adds 1e-6 to the norm.
-    let clipping = (clip > 0.0).then(|| (norm.clone() + 1e-6).recip().mul_scalar(clip).clamp_max(1.0));
-    let mut scaled = Scaled { from: grads, to: GradientsParams::new(), scale, clipping };
+    let clipping = || (norm.clone() + 1e-6).recip().mul_scalar(clip).clamp_max(1.0).mul_scalar(scale);
+    let factor = if clip > 0.0 { Factor::OnDevice(clipping()) } else { Factor::Known(scale) };
+    let mut scaled = Scaled { from: grads, to: GradientsParams::new(), factor };
     module.visit(&mut scaled);
     (scaled.to, norm)
 }
@@ -99,22 +100,28 @@ impl<B: AutodiffKernels> ModuleVisitor<B> for SquaredNorms<'_, B::InnerBackend> 
     }
 }
 
+/// What all gradients are multiplied with.
+enum Factor<C: Kernels> {
+    Known(f64),
+    /// `[1]`
+    OnDevice(Tensor<C, 1>),
+}
+
 struct Scaled<C: Kernels> {
     from: GradientsParams,
     to: GradientsParams,
-    scale: f64,
-    /// A further factor, `[1]`.
-    clipping: Option<Tensor<C, 1>>,
+    factor: Factor<C>,
 }
 
 impl<B: AutodiffKernels> ModuleVisitor<B> for Scaled<B::InnerBackend> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(grad) = self.from.remove::<B::InnerBackend, D>(param.id) {
-            let factor =
-                self.clipping.clone().map(|factor| to_dtype(factor.mul_scalar(self.scale), grad.dtype()));
-            let scaled = match factor {
-                Some(factor) => grad * factor.reshape([1; D]),
-                None => grad * self.scale,
+            let scaled = match &self.factor {
+                Factor::Known(factor) => grad * *factor,
+                Factor::OnDevice(factor) => {
+                    let factor = to_dtype(factor.clone(), grad.dtype());
+                    grad * factor.reshape([1; D])
+                }
             };
             self.to.register(param.id, scaled);
         }

@@ -89,6 +89,20 @@ fn a_dry_run_tells_the_memory_that_is_then_measured() {
     assert_snapshot("train_dry_run", folder.path(), &text, &machine);
 }
 
+#[test]
+fn only_runs_that_train_interventions_plan_to_keep_states() {
+    let folder = workplace();
+    let planned = |method: &str| {
+        let changes = [method, "reft.positions=l1", "train.epochs=3", "--dry-run", "--json"];
+        let plan: Value = serde_json::from_str(&stdout(&short_run(folder.path(), &changes))).expect("JSON");
+        plan["memory"]["reused"].as_u64().expect("a number of bytes")
+    };
+    assert!(planned("reft.method=loreft") > 0);
+    for baseline in ["lora", "full"] {
+        assert_eq!(planned(&format!("reft.method={baseline}")), 0, "{baseline}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn an_allocation_that_fails_is_an_error() {
@@ -96,8 +110,12 @@ fn an_allocation_that_fails_is_an_error() {
     let model = model_folder(folder.path());
     change_json(&model.join("config.json"), |config| config["max_position_embeddings"] = i32::MAX.into());
     let args = ["generate", "--model", "model", "--prompt", "x", "--device", "cpu"];
-    let message = refusal(&reft(folder.path(), &[&args[..], &["--max-new-tokens", "100000000000"]].concat()));
-    assert_snapshot("failed_allocation", folder.path(), &message, &[]);
+    let output = reft(folder.path(), &[&args[..], &["--max-new-tokens", "100000000000"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    // Rust's own message comes first.
+    let message = String::from_utf8(output.stderr).expect("UTF-8");
+    let at = message.find("error: ").unwrap_or_else(|| panic!("no error in {message}"));
+    assert_snapshot("failed_allocation", folder.path(), &message[at..], &[]);
 }
 
 #[test]

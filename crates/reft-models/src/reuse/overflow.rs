@@ -1,6 +1,7 @@
 //! A file for the states that do not fit the memory.
 
 use super::states::EnteringStates;
+use crate::{precision::Dtype, weights::floats};
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use reft_core::host_values;
 use std::{
@@ -72,8 +73,7 @@ impl Overflow {
         for shape in &written.shapes {
             let mut bytes = vec![0; 4 * shape[0] * shape[1]];
             self.file.read_exact(&mut bytes)?;
-            let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            let data = TensorData::new(values.collect::<Vec<f32>>(), *shape);
+            let data = TensorData::new(floats(&bytes, Dtype::F32), *shape);
             tensors.push(Tensor::from_data(data, device));
         }
         let mut tensors = tensors.into_iter();

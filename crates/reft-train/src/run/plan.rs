@@ -115,10 +115,10 @@ pub(super) fn plan<B: Kernels, T: Task<B>>(
     // What reading the data has left is not needed any more.
     memory::trim();
     let mut memory = workload.check::<B>(on)?;
-    if reuse::is_on::<B>(&recipe.train, precision.dtype) {
+    if tuning.is_none() && reuse::is_on::<B>(&recipe.train, precision.dtype) {
         // It is no reason to refuse a run: it takes what is left.
         let left = on.info.memory.map_or(u64::MAX, |capacity| capacity - memory.total);
-        let reusable = task.reusable_bytes(recipe, config, &reft, examples);
+        let reusable = task.reusable_bytes(config, &reft, examples);
         memory.reused = reusable.min(reuse::memory_limit(&recipe.train)).min(left);
         memory.total += memory.reused;
     }

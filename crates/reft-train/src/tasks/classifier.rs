@@ -194,14 +194,8 @@ impl<B: Kernels> Task<B> for ClassifierTask {
         config.footprint(batch, seq, self.dropout(config), dtype, !B::packs_rows(dtype.burn()))
     }
 
-    fn reusable_bytes(
-        &self,
-        recipe: &Recipe,
-        config: &RobertaConfig,
-        reft: &ReftConfig,
-        examples: &[LabeledText],
-    ) -> u64 {
-        if !has_constant_states(self.dropout(config), reft.first_layer()) || recipe.tuning().is_some() {
+    fn reusable_bytes(&self, config: &RobertaConfig, reft: &ReftConfig, examples: &[LabeledText]) -> u64 {
+        if !has_constant_states(self.dropout(config), reft.first_layer()) {
             return 0;
         }
         // Above the last block, only the first tokens matter.
@@ -250,10 +244,10 @@ impl<B: Kernels> Task<B> for ClassifierTask {
             reused: None,
         };
         match recipe.reft_config(config.num_hidden_layers, config.hidden_size) {
-            Ok(reft) => {
+            Ok(reft) if recipe.tuning().is_none() => {
                 objective.with_reuse(&recipe.train, reft.first_layer(), Some(Path::new(&recipe.run.folder)))
             }
-            Err(_) => objective,
+            _ => objective,
         }
     }
 

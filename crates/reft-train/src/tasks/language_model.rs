@@ -127,13 +127,7 @@ impl<B: Kernels> Task<B> for LanguageModelTask {
         (2 * config.num_hidden_layers * d_kv * dtype.size()) as u64
     }
 
-    fn reusable_bytes(
-        &self,
-        _: &Recipe,
-        config: &LlamaConfig,
-        reft: &ReftConfig,
-        examples: &[Example],
-    ) -> u64 {
+    fn reusable_bytes(&self, config: &LlamaConfig, reft: &ReftConfig, examples: &[Example]) -> u64 {
         let (first_layer, packing) = (reft.first_layer(), reft.packing());
         let Packing::Shared(positions) = packing else { return 0 };
         if !has_constant_states(first_layer, packing) {
@@ -191,11 +185,11 @@ impl<B: Kernels> Task<B> for LanguageModelTask {
             LanguageModeling::new(&loaded.model, recipe.eval.batch_size).with_tensors(&loaded.tensors);
         let config = loaded.model.config();
         match recipe.reft_config(config.num_hidden_layers, config.hidden_size) {
-            Ok(reft) => {
+            Ok(reft) if recipe.tuning().is_none() => {
                 let folder = Path::new(&recipe.run.folder);
                 objective.with_reuse(&recipe.train, reft.first_layer(), reft.packing(), Some(folder))
             }
-            Err(_) => objective,
+            _ => objective,
         }
     }
 

@@ -74,10 +74,9 @@ pub trait Task<B: Kernels>: Sized {
         examples.iter().map(|example| example.n_tokens()).sum()
     }
 
-    /// Bytes of the states of all training rows that no training changes, if they can be kept.
+    /// Bytes of the states of all training rows that training interventions does not change, if they can be kept.
     fn reusable_bytes(
         &self,
-        _recipe: &Recipe,
         _config: &ConfigOf<B, Self>,
         _reft: &ReftConfig,
         _examples: &[Self::Example],
