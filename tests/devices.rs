@@ -2,10 +2,8 @@
 //!
 //! There is one test per device and check, such as `wgpu:0::gradient`. What is not run counts as ignored, with the reason.
 //!
-//! | variable | meaning |
-//! |---|---|
-//! | `REFT_TEST_DEVICES` | the devices to test, as in `cpu,wgpu:0`; all that are found if unset |
-//! | `REFT_TEST_SLOW` | if set, software renderers also run the real models, which takes minutes |
+//! The environment variable `REFT_TEST_DEVICES` names the devices to test, as in `cpu,wgpu:0`; without it, all that are found
+//! are tested.
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial, run};
 use reft_core::{NoHook, Reft, ReftConfig, host_values};
@@ -21,7 +19,6 @@ use reft_train::{
 };
 use std::{
     collections::BTreeMap,
-    env,
     fmt::Display,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
@@ -102,7 +99,8 @@ impl SharedWork {
 }
 
 /// The checks of the self-test, each with the dtype that the device must support for it.
-const CHECKS: [(&str, &str); 23] = [
+const CHECKS: [(&str, &str); 24] = [
+    ("matrix products", "f32"),
     ("forward", "f32"),
     ("gradient", "f32"),
     ("gradient, checkpointed", "f32"),
@@ -205,9 +203,6 @@ fn real_model_trial(device: &Device, model: Model, shared_work: &Arc<SharedWork>
     Trial::ignorable_test(format!("{}::{}", device.name, model.name), move || {
         if !HAS_SHARED {
             return Ok(Completion::ignored_with("needs the shared material (REFT_SHARED)"));
-        }
-        if device.kind == DeviceKind::SoftwareGpu && env::var_os("REFT_TEST_SLOW").is_none() {
-            return Ok(Completion::ignored_with("slow on a software renderer; set REFT_TEST_SLOW=1"));
         }
         let expected = shared_work.expected(model)?;
         let found = on_chosen(&device, RealModel(model)).map_err(failed)?;

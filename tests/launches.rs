@@ -2,8 +2,8 @@
 //! decoded token.
 //!
 //! ```sh
-//! REFT_GPU_KERNELS=all cargo test -p system-tests --test launches -- --ignored --nocapture
-//! REFT_GPU_KERNELS=off cargo test -p system-tests --test launches -- --ignored --nocapture     # Burn's operations alone
+//! cargo test --workspace --test launches -- --ignored --nocapture
+//! REFT_GPU_KERNELS=off cargo test --workspace --test launches -- --ignored --nocapture     # Burn's operations alone
 //! ```
 //!
 //! The backend is burn-wgpu's with a server in between that counts. The bytes of a launch are those of the buffers that are

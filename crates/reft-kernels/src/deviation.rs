@@ -1,4 +1,4 @@
-//! How far the kernels of a backend are from the default bodies.
+//! How far the kernels of a backend are from the default bodies, and its matrix products from exact ones.
 
 use crate::{
     attention::{AttentionInputs, AttentionSettings, Heads, Mask, Segment, Spans, Text},
@@ -49,6 +49,51 @@ pub const OPERATIONS: [&str; 8] = [
     "loss",
     "row edits",
 ];
+
+/// Rows of x, numbers in each, and columns of the result. The numbers of each row are multiples of 8, 16, 32 and 64, odd and even
+/// ones, and such that no tile divides. With 520 rows or columns, GPU backends take the products for large ones.
+const PRODUCTS: [[usize; 3]; 16] = [
+    [24, 1, 520],
+    [24, 4, 520],
+    [520, 8, 24],
+    [24, 8, 520],
+    [520, 24, 33],
+    [24, 33, 520],
+    [24, 64, 520],
+    [520, 104, 520],
+    [24, 160, 520],
+    [24, 192, 520],
+    [24, 320, 520],
+    [520, 576, 24],
+    [1, 576, 520],
+    [24, 1088, 24],
+    [24, 1000, 520],
+    [24, 520, 1],
+];
+
+/// The largest deviation of the backend's own matrix products in f32 from sums in f64, relative to the largest number.
+///
+/// About 1e-6, or 1e-3 on devices that multiply f32 with fewer digits (TF32). Burn 0.21 with the feature `autotune` may take
+/// products on GPUs that are wrong by their whole size, which shows where the right matrix is transposed, as weights are
+/// ([issue 5626](https://github.com/tracel-ai/burn/issues/5626)).
+pub fn product_deviation<B: Kernels>(device: &B::Device) -> f64 {
+    let bench = Bench::<B> { device: device.clone() };
+    worst(PRODUCTS.map(|[n, d_in, d_out]| {
+        let (x, w) = (bench.numbers([n, d_in], 1, 1.0), bench.numbers([d_out, d_in], 2, 1.0));
+        let transposed = bench.in_rows(w.clone().transpose());
+        let found = [w.clone().transpose(), transposed].map(|w| values(x.clone().matmul(w)));
+        let expected = exact_product(&values(x), &values(w), d_in);
+        worst(found.map(|found| distance(&found, &expected)))
+    }))
+}
+
+/// The products of rows of `d_in` numbers: those of x with those of w.
+fn exact_product(x: &[f32], w: &[f32], d_in: usize) -> Vec<f64> {
+    let product =
+        |x: &[f32], w: &[f32]| -> f64 { x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum() };
+    let rows = x.chunks_exact(d_in);
+    rows.flat_map(|x| w.chunks_exact(d_in).map(move |w| product(x, w))).collect()
+}
 
 struct Bench<B: Kernels> {
     device: B::Device,
@@ -285,6 +330,11 @@ impl<B: Kernels> Bench<B> {
         Tensor::from_data(TensorData::new::<f32, _>(values, shape), &self.device)
     }
 
+    /// A matrix whose rows lie in one piece.
+    fn in_rows(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        Tensor::from_data(x.into_data(), &self.device)
+    }
+
     /// A matrix of integers with a scale for each block, packed as Burn's backends expect it: from the lowest bits of each
     /// u32 up, then the scales. `None` if the backend does not know it.
     fn integers(&self, shape: [usize; 2], value: QuantValue, bits: usize, block: u8) -> Option<TensorData> {
@@ -331,10 +381,19 @@ fn deviation<B: Backend>(found: Tensor<B, 2>, expected: Tensor<B, 2>) -> f64 {
     if found.dims() != expected.dims() {
         return f64::INFINITY;
     }
-    let values =
-        |x: Tensor<B, 2>| -> Vec<f32> { x.into_data().convert::<f32>().to_vec().unwrap_or_default() };
-    let (found, expected) = (values(found), values(expected));
-    let size = expected.iter().fold(f32::MIN_POSITIVE, |size, x| size.max(x.abs()));
-    let differences = found.iter().zip(&expected).map(|(x, y)| f64::from((x - y).abs()) / f64::from(size));
+    let expected: Vec<f64> = values(expected).into_iter().map(f64::from).collect();
+    distance(&values(found), &expected)
+}
+
+fn values<B: Backend>(x: Tensor<B, 2>) -> Vec<f32> {
+    x.into_data().convert::<f32>().to_vec().unwrap_or_default()
+}
+
+fn distance(found: &[f32], expected: &[f64]) -> f64 {
+    if found.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    let size = expected.iter().fold(f64::from(f32::MIN_POSITIVE), |size, x| size.max(x.abs()));
+    let differences = found.iter().zip(expected).map(|(x, y)| (f64::from(*x) - y).abs() / size);
     worst(differences.map(|difference| if difference.is_finite() { difference } else { f64::INFINITY }))
 }

@@ -31,7 +31,7 @@ pub mod cpu;
 mod cubecl;
 
 pub use attention::{AttentionInputs, AttentionSettings, Dropout, Heads, Mask, Segment, Spans, Text};
-pub use deviation::{OPERATIONS, deviations};
+pub use deviation::{OPERATIONS, deviations, product_deviation};
 pub use kernels::{AutodiffKernels, Kernels};
 pub use rotary::RotaryTable;
 

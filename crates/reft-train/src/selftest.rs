@@ -25,7 +25,7 @@ use burn::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reft_core::{Adapter, NoHook, Reft, ReftConfig, host_values};
-use reft_kernels::{AutodiffKernels, Kernels, deviations};
+use reft_kernels::{AutodiffKernels, Kernels, deviations, product_deviation};
 use reft_models::{Dtype, GenerateConfig, Llama, LoadedModel, Precision, Quant};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, marker::PhantomData, path::Path, sync::atomic::AtomicBool, time::Instant};
@@ -57,6 +57,8 @@ pub struct Measured {
     pub cache_agreement: f64,
     /// NLL of the rows with the adapter of `foreign`.
     pub foreign_nll: Option<f64>,
+    /// How far matrix products are from exact ones.
+    pub products: f64,
     /// How far the kernels are from the same operations composed of plain ones, with their names.
     pub kernels: Vec<(&'static str, f64)>,
     /// Seconds of the whole self-test.
@@ -187,6 +189,7 @@ impl OnDevice for SelfTest<'_> {
             tokens,
             cache_agreement,
             foreign_nll,
+            products: product_deviation::<A::InnerBackend>(device),
             kernels: deviations::<A::InnerBackend>(device),
             seconds: begun.elapsed().as_secs_f64(),
         })
@@ -310,6 +313,7 @@ pub fn compare(found: &Measured, cpu: &Measured) -> Vec<Check> {
     let different = found.tokens.iter().zip(&expected.tokens).filter(|(a, b)| a != b).count();
     let different = different as f64 / expected.tokens.len() as f64;
     let mut checks = vec![
+        check("matrix products", found.products, 1e-2, wrong),
         check("forward", distance(found.nll, expected.nll), 1e-3, wrong),
         check("gradient", relative(&found.gradient, &expected.gradient), 1e-2, wrong),
         check("gradient, checkpointed", relative(&found.checkpointed, &expected.gradient), 1e-2, wrong),

@@ -2,7 +2,7 @@
 
 use super::{
     decode::decode,
-    launch::{covers, primitive, tensor, with_whole_attention},
+    launch::{covers, primitive, tensor},
     softmax::{softmax, softmax_backward},
 };
 use crate::{
@@ -91,10 +91,6 @@ where
         let of_past = past.iter().flat_map(|(keys, values)| [keys, values]);
         let is_one_dtype = [keys, values].into_iter().chain(of_past).all(|x| x.dtype() == queries.dtype());
         if dropout.is_some() || !is_one_dtype || !covers(queries) || !covers(keys) {
-            return None;
-        }
-        let is_decoding = past.is_none() && spans.as_grid().is_some_and(|grid| grid.seq == 1);
-        if !is_decoding && !with_whole_attention() {
             return None;
         }
         let device = queries.device();

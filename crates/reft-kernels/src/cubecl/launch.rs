@@ -14,22 +14,15 @@ use burn_cubecl::{
 };
 use std::sync::OnceLock;
 
-/// What the environment variable `REFT_GPU_KERNELS` says.
-fn choice() -> Option<&'static str> {
-    static CHOICE: OnceLock<Option<String>> = OnceLock::new();
-    CHOICE.get_or_init(|| std::env::var("REFT_GPU_KERNELS").ok()).as_deref()
-}
-
-/// Whether attention of several queries per text takes its kernels, too.
-pub(super) fn with_whole_attention() -> bool {
-    choice() == Some("all")
+/// Whether the environment variable `REFT_GPU_KERNELS` turns the kernels off.
+fn are_off() -> bool {
+    static ARE_OFF: OnceLock<bool> = OnceLock::new();
+    *ARE_OFF.get_or_init(|| std::env::var("REFT_GPU_KERNELS").is_ok_and(|choice| choice == "off"))
 }
 
 /// Whether the kernels are for a tensor.
 pub(super) fn covers<B: Backend, const D: usize>(x: &Tensor<B, D>) -> bool {
-    choice() != Some("off")
-        && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16)
-        && x.shape().num_elements() > 0
+    !are_off() && matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16) && x.shape().num_elements() > 0
 }
 
 /// A tensor as the kernels get it.

@@ -6,7 +6,7 @@
 //! | operation | launches |
 //! |---|---|
 //! | norms, activations and the rotary embedding, forward and backward | 1 each |
-//! | attention (`REFT_GPU_KERNELS=all`) | 1 between `QKᵀ` and `PV`, with scale, mask and softmax |
+//! | attention | 1 between `QKᵀ` and `PV`, with scale, mask and softmax |
 //! | attention, backward | 1 between the products, likewise |
 //! | attention of one query per text without a backward pass, as in decoding | 1 in all |
 //! | the loss and its gradient | 1 between the products |
@@ -15,9 +15,6 @@
 //! Dropout of attention weights, texts whose keys lie in more than two runs, and tensors without numbers take the default
 //! bodies. With the environment variable `REFT_GPU_KERNELS=off` every operation does, which tells a fault of these kernels from
 //! one of a driver.
-//!
-//! Attention of several queries per text takes its kernels only with `REFT_GPU_KERNELS=all`: the shapes of its products are among
-//! those for which autotune can choose a product of Burn that is wrong (Burn issue 5626).
 
 mod activation;
 mod attention;
