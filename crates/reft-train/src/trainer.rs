@@ -339,12 +339,14 @@ mod tests {
     use crate::{gradients::GradientSum, memory::OUT_OF_MEMORY_ADVICE, observer::Silent, score::Score};
     use burn_flex::Flex;
     use reft_core::{Reft, ReftConfig};
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
 
     /// Panics at one of its steps, or claims to need more memory than any machine has.
     struct Failing {
         at: usize,
         steps: Cell<usize>,
+        /// The values of the evaluations, the next one last; none is a panic.
+        evaluations: RefCell<Vec<Option<f64>>>,
     }
 
     /// A row with this many tokens.
@@ -379,12 +381,48 @@ mod tests {
         }
 
         fn evaluate(&self, _: &Trainable<Flex>, _: &[Row]) -> Evaluation {
-            let score = Score(vec![("nll".into(), 1.0)]);
+            let value = self.evaluations.borrow_mut().pop().unwrap_or(Some(1.0));
+            let score = Score(vec![("nll".into(), value.expect("the driver is out of memory"))]);
             Evaluation { score, key: "nll", higher_is_better: false }
         }
     }
 
+    impl Failing {
+        fn at(step: usize) -> Self {
+            Self { at: step, steps: Cell::new(0), evaluations: RefCell::default() }
+        }
+
+        fn never_but_evaluating(values: &[Option<f64>]) -> Self {
+            Self { evaluations: RefCell::new(values.iter().rev().copied().collect()), ..Self::at(0) }
+        }
+    }
+
+    /// The value of every evaluation, and whether its parameters are to be kept.
+    #[derive(Default)]
+    struct Evaluations(Vec<(f64, bool)>);
+
+    impl Observer<Flex> for Evaluations {
+        fn evaluated(
+            &mut self,
+            _: usize,
+            evaluation: &Evaluation,
+            best: Option<&Trainable<Flex>>,
+        ) -> Result<(), TrainError> {
+            self.0.push((evaluation.value(), best.is_some()));
+            Ok(())
+        }
+    }
+
     fn run(at: usize, lengths: &[usize]) -> (Trainable<Flex>, TrainOutcome<Flex>) {
+        run_observed(&Failing::at(at), lengths, 0, &mut Silent)
+    }
+
+    fn run_observed(
+        objective: &Failing,
+        lengths: &[usize],
+        eval_every: usize,
+        observer: &mut impl Observer<Flex>,
+    ) -> (Trainable<Flex>, TrainOutcome<Flex>) {
         let config = ReftConfig::new(4, [0]).with_rank(1).with_positions("l1".parse().expect("positions"));
         let reft: Reft<Flex> = config.init(&Default::default());
         let start: Trainable<Flex> = reft.into();
@@ -393,17 +431,17 @@ mod tests {
             shuffle: false,
             warmup: 0.0,
             check_host_memory: true,
+            eval_every,
             ..TrainConfig::default()
         };
-        let (objective, never) = (Failing { at, steps: Cell::new(0) }, AtomicBool::new(false));
         let outcome = train::<burn::backend::Autodiff<Flex>, _>(
-            &objective,
+            objective,
             start.clone(),
             &lengths.iter().map(|n| Row(*n)).collect::<Vec<_>>(),
             &[Row(1)],
             &config,
-            &mut Silent,
-            &never,
+            observer,
+            &AtomicBool::new(false),
         );
         (start, outcome)
     }
@@ -424,6 +462,27 @@ mod tests {
             )
         );
         assert_ne!(basis(&outcome.trainable), basis(&start));
+    }
+
+    #[test]
+    fn an_evaluation_that_fails_ends_training_and_keeps_the_parameters() {
+        let objective = Failing::never_but_evaluating(&[None]);
+        let (start, outcome) = run_observed(&objective, &[1; 5], 2, &mut Silent);
+        assert_eq!(outcome.steps, 2);
+        let error = outcome.stop.expect_err("the device failed").to_string();
+        assert!(error.starts_with("the device failed at step 2: the driver is out of memory"), "{error}");
+        assert_ne!(basis(&outcome.trainable), basis(&start));
+    }
+
+    #[test]
+    fn an_evaluation_that_is_not_a_number_is_never_the_best() {
+        let objective =
+            Failing::never_but_evaluating(&[Some(f64::NAN), Some(2.0), Some(f64::NAN), Some(1.0)]);
+        let mut seen = Evaluations::default();
+        let (_, outcome) = run_observed(&objective, &[1; 4], 1, &mut seen);
+        let kept = seen.0.iter().take(4).map(|(_, kept)| *kept);
+        assert_eq!(kept.collect::<Vec<_>>(), [false, true, false, true]);
+        assert_eq!(outcome.evaluation.expect("kept").value(), 1.0);
     }
 
     #[cfg(target_os = "linux")]

@@ -192,6 +192,31 @@ fn copies_in_other_precision_and_other_tokenizers_are_warned_about() {
     said.check("warnings_about_models", &[]);
 }
 
+#[test]
+fn another_chat_template_is_warned_about_where_it_is_used() {
+    let folder = workplace();
+    let model = model_folder(folder.path());
+    data(folder.path());
+    let chat_template = |marker: &str| {
+        let text = format!(
+            "{{% for m in messages %}}{{% if m.role == 'user' %}}{marker}{{% else %}}>{{% endif %}}{{{{ m.content }}}}{{% endfor %}}\
+             {{% if add_generation_prompt %}}>{{% endif %}}"
+        );
+        change_json(&model.join("tokenizer_config.json"), |config| config["chat_template"] = text.into());
+    };
+    chat_template("-");
+    for (run, template) in [("chat", "data.template=chat"), ("plain", "data.template={{ instruction }}>")] {
+        stdout(&short_run(folder.path(), &["model=model", &format!("run.name={run}"), template]));
+    }
+    chat_template("*");
+    let (_, said) = evaluated(folder.path(), "model", "runs/chat/adapter", &[]);
+    assert_eq!(
+        said,
+        "warning: the chat template of model is not that of model, with which the adapter was trained\n"
+    );
+    assert_eq!(evaluated(folder.path(), "model", "runs/plain/adapter", &[]).1, "");
+}
+
 /// Rewrites f16 tensors in another dtype.
 fn convert(path: &Path, dtype: safetensors::Dtype) {
     let bytes = fs::read(path).expect("readable");

@@ -90,6 +90,18 @@ fn a_dry_run_tells_the_memory_that_is_then_measured() {
 }
 
 #[test]
+fn a_dry_run_counts_the_cache_of_the_answers_that_an_evaluation_generates() {
+    let folder = workplace();
+    let planned = |exact_match: bool| {
+        let compared = format!("eval.exact_match={exact_match}");
+        let changes = ["eval.batch_size=600", "data.eval_rows=200", &compared, "--dry-run", "--json"];
+        let plan: Value = serde_json::from_str(&stdout(&short_run(folder.path(), &changes))).expect("JSON");
+        plan["memory"]["evaluation"].as_u64().expect("a number of bytes")
+    };
+    assert!(planned(true) > planned(false), "{} {}", planned(true), planned(false));
+}
+
+#[test]
 fn only_runs_that_train_interventions_plan_to_keep_states() {
     let folder = workplace();
     let planned = |method: &str| {

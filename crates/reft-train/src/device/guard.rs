@@ -48,6 +48,10 @@ pub(crate) async fn catch_panic_async<T>(future: impl Future<Output = T>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{
+        Barrier,
+        atomic::{AtomicUsize, Ordering},
+    };
 
     #[test]
     fn a_future_that_panics_is_an_error() {
@@ -80,5 +84,36 @@ mod tests {
             let expected = if idx % 2 == 0 { Ok(idx) } else { Err(format!("odd {idx}")) };
             assert_eq!(thread.join().expect("the panic was caught"), expected);
         }
+    }
+
+    #[test]
+    fn guards_that_overlap_leave_the_hook_of_the_process_in_place() {
+        const UNGUARDED: &str = "outside of every guard";
+        static SEEN: AtomicUsize = AtomicUsize::new(0);
+        let hook = take_hook();
+        set_hook(Box::new(move |info| {
+            if info.payload().downcast_ref::<&str>() == Some(&UNGUARDED) {
+                SEEN.fetch_add(1, Ordering::Relaxed);
+            } else {
+                hook(info);
+            }
+        }));
+        // The first guard ends while the second one lasts.
+        let (begun, first_ended) = (Barrier::new(2), Barrier::new(2));
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                catch_panic(|| begun.wait()).expect("no panic");
+                first_ended.wait();
+            });
+            threads.spawn(|| {
+                let both = || {
+                    begun.wait();
+                    first_ended.wait();
+                };
+                catch_panic(AssertUnwindSafe(both)).expect("no panic");
+            });
+        });
+        assert!(std::thread::spawn(|| std::panic::panic_any(UNGUARDED)).join().is_err());
+        assert_eq!(SEEN.load(Ordering::Relaxed), 1);
     }
 }
