@@ -1,5 +1,5 @@
-//! What the embedded model asks of a GPU: kernel launches, and bytes that they read and write, in a training step and for each
-//! decoded token.
+//! What the embedded model asks of a GPU: how often it is read from, kernel launches, and bytes that they read and write, in a
+//! training step and for each decoded token.
 //!
 //! ```sh
 //! cargo test --workspace --test launches -- --ignored --nocapture
@@ -35,19 +35,22 @@ use cubecl_runtime::{
     },
     storage::{ComputeStorage, ManagedResource},
 };
+use libtest_mimic::{Arguments, Completion, Trial, run};
 use reft_core::{NoHook, Reft, ReftConfig};
 use reft_models::{GenerateConfig, Precision};
 use reft_train::{
-    DataSet, Encoding, LanguageModeling, Template, data::find_rows, eval::generate_all, step_gradients, tiny,
+    DataSet, Encoding, Example, LanguageModeling, Silent, Template, TrainConfig, data::find_rows,
+    eval::generate_all, step_gradients, tiny, train, train_config::Reuse,
 };
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
-use system_tests::LoadedLlama;
+use system_tests::{LoadedLlama, wanted_devices};
 
 static LAUNCHES: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
+static READS: AtomicU64 = AtomicU64::new(0);
 
 type Counted = CubeBackend<CountingRuntime, f32, i32, u32>;
 
@@ -63,22 +66,74 @@ fn count<T>(work: impl FnOnce() -> T) -> [u64; 2] {
     [after[0] - before[0], after[1] - before[1]]
 }
 
-#[test]
-#[ignore = "prints a table"]
+fn main() {
+    let mut args = Arguments::from_args();
+    // The counts are those of the process.
+    args.test_threads = Some(1);
+    let is_there = wanted_devices().into_iter().any(|device| device.name.starts_with("wgpu"));
+    let trial = |name: &str, test: fn()| {
+        Trial::ignorable_test(name, move || {
+            if !is_there {
+                return Ok(Completion::ignored_with("skipped: no device of WGPU"));
+            }
+            test();
+            Ok(Completion::Completed)
+        })
+    };
+    let trials = vec![
+        trial("an_update_reads_from_the_device_once", an_update_reads_from_the_device_once),
+        trial("of_the_embedded_model", of_the_embedded_model).with_ignored_flag(true),
+    ];
+    run(&args, trials).exit();
+}
+
+/// The embedded model, eight texts, and interventions in every layer.
+struct Work {
+    loaded: LoadedLlama<Counted>,
+    examples: Vec<Example>,
+    reft: Reft<Counted>,
+}
+
+impl Work {
+    fn new() -> Self {
+        let device = WgpuDevice::default();
+        let loaded: LoadedLlama<Counted> =
+            LoadedLlama::load(&tiny::model(), "embedded:tiny", Precision::default(), &device)
+                .expect("loaded");
+        let model_config = loaded.model.config();
+        let rows = find_rows("embedded:french-train").expect("rows");
+        let template = Template::resolve("{{ instruction }}\n", &rows).expect("a template");
+        let encoding = Encoding::new(&template, &loaded.tokenizer, model_config.vocab_size, 128);
+        let data = DataSet::encode(&rows[..8], encoding, "embedded:french-train").expect("encoded");
+        let layers: Vec<usize> = (0..model_config.num_hidden_layers).collect();
+        let config = ReftConfig::new(model_config.hidden_size, layers)
+            .with_rank(4)
+            .with_positions("f2+l2".parse().expect("positions"));
+        let reft = config.init(&device);
+        Self { loaded, examples: data.examples, reft }
+    }
+}
+
+/// A device waits for the program while it is read.
+fn an_update_reads_from_the_device_once() {
+    let Work { loaded, examples, reft } = Work::new();
+    let reads = |steps: usize| {
+        let config = TrainConfig::default().with_steps(steps).with_reuse(Reuse::Off);
+        let objective = LanguageModeling::new(&loaded.model, 8);
+        let before = READS.load(Relaxed);
+        let never = AtomicBool::new(false);
+        let start = reft.clone().into();
+        let outcome =
+            train::<Autodiff<Counted>, _>(&objective, start, &examples, &[], &config, &mut Silent, &never);
+        assert_eq!((outcome.steps, outcome.stop.is_ok()), (steps, true));
+        READS.load(Relaxed) - before
+    };
+    assert_eq!(reads(6) - reads(2), 4);
+}
+
 fn of_the_embedded_model() {
-    let device = WgpuDevice::default();
-    let loaded: LoadedLlama<Counted> =
-        LoadedLlama::load(&tiny::model(), "embedded:tiny", Precision::default(), &device).expect("loaded");
+    let Work { loaded, examples, reft } = Work::new();
     let model = &loaded.model;
-    let rows = find_rows("embedded:french-train").expect("rows");
-    let template = Template::resolve("{{ instruction }}\n", &rows).expect("a template");
-    let encoding = Encoding::new(&template, &loaded.tokenizer, model.config().vocab_size, 128);
-    let examples = DataSet::encode(&rows[..8], encoding, "embedded:french-train").expect("encoded").examples;
-    let layers: Vec<usize> = (0..model.config().num_hidden_layers).collect();
-    let config = ReftConfig::new(model.config().hidden_size, layers)
-        .with_rank(4)
-        .with_positions("f2+l2".parse().expect("positions"));
-    let reft: Reft<Counted> = config.init(&device);
     let tracked = Reft::<Autodiff<Counted>>::trainable(reft).into();
     let step =
         || step_gradients(&LanguageModeling::new(model, 8), &tracked, &[examples.iter().collect()], false, 0);
@@ -92,7 +147,7 @@ fn of_the_embedded_model() {
     let print = |what: &str, [launches, bytes]: [f64; 2]| {
         println!("| {what} | {launches:.0} | {:.1} |", bytes / f64::from(1 << 20));
     };
-    // The first time, kernels are compiled and products are tuned.
+    // The first time, kernels are compiled.
     step();
     print("training step, 8 texts", count(step).map(|count| count as f64));
     for n_texts in [1, 8] {
@@ -212,6 +267,7 @@ impl ComputeServer for CountingServer {
         descriptors: Vec<CopyDescriptor>,
         stream_id: StreamId,
     ) -> DynFut<Result<Vec<Bytes>, ServerError>> {
+        READS.fetch_add(1, Relaxed);
         self.inner.read(descriptors, stream_id)
     }
 
