@@ -96,7 +96,16 @@ impl OnDevice for &PredictArgs {
 }
 
 pub fn predict(args: &PredictArgs) -> Result<()> {
+    if let Some(output) = &args.output
+        && let (Ok(output), Ok(data)) = (output.canonicalize(), Path::new(&args.data).canonicalize())
+        && output == data
+    {
+        bail!("--output {} is the file of --data; give another name", args.data);
+    }
     let Classified { spec, set, outputs } = on_device(&args.model.device, args)??;
+    if set.n_cut > 0 {
+        note!("{}: {} of {} texts truncated to the longest length", args.data, set.n_cut, set.examples.len());
+    }
     let mut rows = vec![None; set.n_rows];
     for (idx, output) in set.row_of.iter().zip(outputs) {
         rows[*idx] = Some(output);

@@ -1,6 +1,6 @@
 //! Files that are complete or absent: atomic writes, and safetensors files that are loaded strictly.
 
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 #[cfg(unix)]
 use std::fs;
 use std::{
@@ -48,6 +48,39 @@ impl FileError {
 /// Whether a file is a pointer of Git LFS in place of the file itself.
 pub fn is_lfs_pointer(bytes: &[u8]) -> bool {
     bytes.starts_with(b"version https://git-lfs")
+}
+
+/// What is wrong with a file that is no safetensors file, and what to do.
+pub fn safetensors_damage(bytes: &[u8], error: &SafeTensorError) -> String {
+    if bytes.is_empty() {
+        return "is empty; download it again".into();
+    }
+    if is_lfs_pointer(bytes) {
+        return "is a Git LFS pointer and not the file itself; run `git lfs pull` in the folder, or download the file"
+            .into();
+    }
+    if bytes.starts_with(b"<") {
+        return "is a web page and not a safetensors file; download it again".into();
+    }
+    if bytes.starts_with(b"PK") || bytes.starts_with(b"\x80") {
+        return "is a pickle file of PyTorch and not a safetensors file; convert it with transformers' save_pretrained"
+            .into();
+    }
+    let cause = match error {
+        SafeTensorError::HeaderTooLarge | SafeTensorError::InvalidHeaderLength => {
+            format!("its header claims to be longer than the file, {} bytes, or than 100 MB", bytes.len())
+        }
+        error => error.to_string(),
+    };
+    format!("not a complete safetensors file: {cause}; download it again")
+}
+
+/// Parses the content of a safetensors file.
+///
+/// # Errors
+/// What is wrong with it, and what to do.
+pub fn parse_safetensors(bytes: &[u8]) -> Result<SafeTensors<'_>, String> {
+    SafeTensors::deserialize(bytes).map_err(|error| safetensors_damage(bytes, &error))
 }
 
 /// Says what a file is in place of JSON in UTF-8, if its first bytes show that.
@@ -150,7 +183,17 @@ pub type TensorList = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 ///
 /// # Panics
 /// If a shape does not match its number of values.
+///
+/// # Errors
+/// If a number is NaN or infinite, for such a file cannot be loaded again; or if the file cannot be written.
 pub fn write_tensors(path: &Path, tensors: TensorList) -> Result<(), FileError> {
+    let is_finite = |values: &[f32]| values.iter().all(|x| x.is_finite());
+    if let Some((name, _)) = tensors.iter().find(|(_, (_, values))| !is_finite(values)) {
+        let reason = format!(
+            "not written: {name} has NaN or infinite values; with a lower learning rate they may stay finite"
+        );
+        return Err(FileError::Invalid { path: path.into(), reason });
+    }
     write_atomic(path, &safetensors_bytes(tensors, &[])).map_err(FileError::io(path))
 }
 
@@ -192,10 +235,8 @@ impl<'a> StrictTensors<'a> {
     /// # Errors
     /// If it is damaged.
     pub fn new(path: &'a Path, bytes: &'a [u8]) -> Result<Self, FileError> {
-        let file = SafeTensors::deserialize(bytes).map_err(|error| FileError::Invalid {
-            path: path.into(),
-            reason: format!("not a complete safetensors file: {error}"),
-        })?;
+        let file =
+            parse_safetensors(bytes).map_err(|reason| FileError::Invalid { path: path.into(), reason })?;
         let mut unused: Vec<String> = file.names().iter().map(|name| name.to_string()).collect();
         unused.sort();
         Ok(Self { path, file, unused, problems: Vec::new() })

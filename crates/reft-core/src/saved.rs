@@ -180,7 +180,7 @@ mod tests {
         let config = config_text(edit(Method::Loreft).config());
         assert_eq!(
             error(b"no"),
-            "the bytes of an intervention: not a complete safetensors file: header too small"
+            "the bytes of an intervention: not a complete safetensors file: header too small; download it again"
         );
         assert_eq!(
             error(&with(&[])),

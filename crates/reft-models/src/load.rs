@@ -102,7 +102,7 @@ impl<C: ModelConfig> Checkpoint<C> {
         // Only after this is the number of blocks a size that the files hold.
         weights.check_blocks(config.n_layers()).map_err(refuse)?;
         let surplus = weights.check(M::tensors(&config))?;
-        let warnings = left_unused(files, &surplus).into_iter().collect();
+        let mut warnings: Vec<String> = left_unused(files, &surplus).into_iter().collect();
         let tokenizer = Tokenizer::load(files)?;
         tokenizer.check_end_token(files, config.vocab_size())?;
         let (fingerprint, rounded) = fingerprint::of_model(&weights, &config.function());
@@ -117,6 +117,7 @@ impl<C: ModelConfig> Checkpoint<C> {
         let mut stop_ids: BTreeSet<u32> = M::stop_ids(&config).into_iter().collect();
         let generation = Generation::read(files, config.vocab_size())?;
         let repetition_penalty = generation.repetition_penalty;
+        warnings.extend(generation.warning);
         stop_ids.extend(generation.stop_ids);
         stop_ids.extend(tokenizer.eos().map(|token| token.id));
         let (files, stop_ids) = (files.clone(), stop_ids.into_iter().collect());
@@ -262,21 +263,71 @@ fn no_config(files: &ModelFiles) -> String {
 struct Generation {
     stop_ids: Vec<u32>,
     repetition_penalty: f64,
+    /// A warning about settings that have an effect in transformers and none here.
+    warning: Option<String>,
+}
+
+/// Settings of transformers that change which tokens are generated, also the most likely ones, and are not applied here.
+const NOT_APPLIED: [&str; 20] = [
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "constraints",
+    "dola_layers",
+    "encoder_repetition_penalty",
+    "exponential_decay_length_penalty",
+    "force_words_ids",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "guidance_scale",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "penalty_alpha",
+    "sequence_bias",
+    "stop_strings",
+    "suppress_tokens",
+    "watermarking_config",
+];
+
+/// Whether a setting has no effect in transformers.
+fn has_no_effect(key: &str, value: &Value) -> bool {
+    let neutral = match key {
+        "encoder_repetition_penalty" | "guidance_scale" | "num_beam_groups" | "num_beams" => 1.0,
+        _ => 0.0,
+    };
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(number) => number.as_f64() == Some(neutral) && !key.ends_with("_id"),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
 }
 
 impl Generation {
     fn read(files: &ModelFiles, vocab_size: usize) -> Result<Self, FileError> {
         const FILE: &str = "generation_config.json";
         let Some(json) = files.read_optional(FILE)? else {
-            return Ok(Self { stop_ids: Vec::new(), repetition_penalty: 1.0 });
+            return Ok(Self { stop_ids: Vec::new(), repetition_penalty: 1.0, warning: None });
         };
         let read = json_object(&json).and_then(|values| {
             let mut keys = Keys::new(&values, "");
             let ids = keys.token_ids("eos_token_id", vocab_size);
             let repetition_penalty = keys.positive("repetition_penalty").unwrap_or(1.0);
             let stop_ids = ids.as_ref().map(TokenIds::as_slice).unwrap_or_default().to_vec();
+            let value = |key: &&str| values.get(*key).filter(|value| !has_no_effect(key, value));
+            let ignored: Vec<&str> = NOT_APPLIED.into_iter().filter(|key| value(key).is_some()).collect();
+            let warning = (!ignored.is_empty()).then(|| {
+                let (file, keys) = (files.path(FILE), ignored.join(", "));
+                format!(
+                    "{}: not applied here, so transformers may generate other texts: {keys}",
+                    file.display()
+                )
+            });
             if keys.problems.is_empty() {
-                Ok(Self { stop_ids, repetition_penalty })
+                Ok(Self { stop_ids, repetition_penalty, warning })
             } else {
                 Err(keys.problems.join("; "))
             }
@@ -384,6 +435,22 @@ mod tests {
             let error = open(&[("generation_config.json", json)], &[]).expect_err("refused");
             assert_eq!(error, format!("folder/generation_config.json: {reason}"));
         }
+    }
+
+    #[test]
+    fn settings_of_the_generation_that_are_not_applied_are_a_warning() {
+        let warnings = |json: &str| open(&[("generation_config.json", json)], &[]).expect("loaded").warnings;
+        for neutral in [
+            r#"{"num_beams": 1, "no_repeat_ngram_size": 0, "guidance_scale": null, "bad_words_ids": [], "min_length": 0}"#,
+            r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "max_length": 4096, "transformers_version": "4.45.1"}"#,
+        ] {
+            assert_eq!(warnings(neutral), [""; 0], "{neutral}");
+        }
+        assert_eq!(
+            warnings(r#"{"no_repeat_ngram_size": 3, "num_beams": 4, "forced_eos_token_id": 0}"#),
+            ["folder/generation_config.json: not applied here, so transformers may generate other texts: \
+              forced_eos_token_id, no_repeat_ngram_size, num_beams"]
+        );
     }
 
     #[test]

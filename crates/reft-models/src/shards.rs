@@ -5,10 +5,10 @@ use crate::files::ModelFiles;
 use memmap2::Mmap;
 use reft_core::{
     FileError,
-    files::{check_json_text, is_lfs_pointer, plain_words},
+    files::{check_json_text, plain_words, safetensors_damage},
 };
 use safetensors::{
-    SafeTensorError, SafeTensors,
+    SafeTensors,
     tensor::{Metadata, TensorInfo},
 };
 use serde_json::Value;
@@ -71,7 +71,7 @@ impl Shard {
         match SafeTensors::read_metadata(bytes.get()) {
             Ok((header_len, metadata)) => Ok(Self { name, bytes, data_start: header_len + 8, metadata }),
             Err(error) => {
-                let reason = damage(bytes.get(), &error);
+                let reason = safetensors_damage(bytes.get(), &error);
                 Err(FileError::Invalid { path: files.path(&name), reason })
             }
         }
@@ -175,31 +175,6 @@ fn variant(name: &str) -> Option<&str> {
     let variant = name.strip_prefix("model.")?.strip_suffix(".safetensors")?;
     let variant = variant.split_once('-').map_or(variant, |(variant, _)| variant);
     (!variant.is_empty()).then_some(variant)
-}
-
-/// What is wrong with a file that is no safetensors file, and what to do.
-fn damage(bytes: &[u8], error: &SafeTensorError) -> String {
-    if bytes.is_empty() {
-        return "is empty; download it again".into();
-    }
-    if is_lfs_pointer(bytes) {
-        return "is a Git LFS pointer and not the file itself; run `git lfs pull` in the folder, or download the file"
-            .into();
-    }
-    if bytes.starts_with(b"<") {
-        return "is a web page and not a safetensors file; download it again".into();
-    }
-    if bytes.starts_with(b"PK") || bytes.starts_with(b"\x80") {
-        return "is a pickle file of PyTorch and not a safetensors file; convert it with transformers' save_pretrained"
-            .into();
-    }
-    let cause = match error {
-        SafeTensorError::HeaderTooLarge | SafeTensorError::InvalidHeaderLength => {
-            format!("its header claims to be longer than the file, {} bytes, or than 100 MB", bytes.len())
-        }
-        error => error.to_string(),
-    };
-    format!("not a complete safetensors file: {cause}; download it again")
 }
 
 /// Tensor → file, from an index of shards.
@@ -405,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_files_are_named_by_their_damage() {
+    fn damaged_files_are_named_by_their_safetensors_damage() {
         let folder = tempfile::tempdir().expect("a folder");
         write(folder.path(), SINGLE, &[("a", vec![1.0, 2.0])]);
         let whole = fs::read(folder.path().join(SINGLE)).expect("read");

@@ -295,6 +295,20 @@ fn refusals_of_the_server_say_what_to_do() {
     }
 }
 
+/// Whoever filled the cache may not have noted which files the model does not have.
+#[test]
+fn a_model_in_the_cache_is_found_though_the_server_refuses() {
+    for status in ["401 Unauthorized", "403 Forbidden", "429 Too Many Requests"] {
+        let (server, folder) = (serve_files(model_files()), tempfile::tempdir().expect("a folder"));
+        let found = hub(&server, folder.path()).download("some/model", "main").expect("downloaded");
+        let cache = hub(&server, folder.path()).cache;
+        fs::remove_dir_all(cache.join("models--some--model/.no_exist")).expect("there");
+        let refusing = serve(move |_| Answer::status(status));
+        assert_eq!(hub(&refusing, folder.path()).download("some/model", "main").expect("cached"), found);
+        assert!(!refusing.requests().is_empty(), "{status}");
+    }
+}
+
 #[test]
 fn a_gated_model_is_downloaded_with_the_token() {
     let files = model_files();

@@ -91,12 +91,21 @@ pub enum RunError {
     #[error(transparent)]
     Train(#[from] TrainError),
     /// The training, after its first update.
-    #[error("{error}\nthe adapter of the last update before that, or the best so far, is in {}", adapter.display())]
+    #[error(
+        "{error}\nthe adapter of the last update before that, or the best so far, is in {}{}",
+        adapter.display(),
+        replaced.as_ref().map_or(String::new(), |folder| format!(
+            "; the run that it was to replace is in {}",
+            folder.display()
+        ))
+    )]
     Stopped {
         /// Why it cannot go on.
         error: TrainError,
         /// The folder of the adapter.
         adapter: PathBuf,
+        /// The folder with the run that this one was to replace.
+        replaced: Option<PathBuf>,
     },
     /// The evaluation of a run, which the device did not survive.
     #[error(

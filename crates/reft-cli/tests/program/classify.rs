@@ -97,6 +97,10 @@ fn a_classifier_is_trained_evaluated_and_used() {
         assert!((blame + praise - 1.0).abs() < 1e-6);
         assert_eq!(line["label"], if praise > blame { "praise" } else { "blame" });
     }
+    let own = fs::read(path.join("new.jsonl")).expect("readable");
+    let message = refusal(&reft(path, &[&predict[..], &["--output", "./new.jsonl"]].concat()));
+    assert_eq!(message, "error: --output new.jsonl is the file of --data; give another name\n");
+    assert_eq!(fs::read(path.join("new.jsonl")).expect("readable"), own);
     let text = stdout(&reft(path, &[&predict[..], &["--output", "out.csv"]].concat()));
     assert_eq!(text, "2 rows written to out.csv\n");
     let table = fs::read_to_string(path.join("out.csv")).expect("written");

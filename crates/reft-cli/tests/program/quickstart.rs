@@ -121,3 +121,14 @@ fn a_run_that_learns_nothing_says_so() {
     let text = stdout(&short_run(folder.path(), &["train.steps=1", "run.name=two", "train.warmup=0"]));
     assert!(!text.contains("warning"), "{text}");
 }
+
+#[test]
+fn parameters_that_are_not_finite_are_never_saved() {
+    let folder = workplace();
+    stdout(&short_run(folder.path(), &["run.name=r"]));
+    let good = files_of(&folder.path().join("runs/r/adapter"));
+    let changes = ["run.name=r", "run.overwrite=true", "train.lr=1e40", "train.warmup=0", "train.steps=1"];
+    let message = refusal(&short_run(folder.path(), &changes));
+    assert!(message.contains("has NaN or infinite values"), "{message}");
+    assert_eq!(files_of(&folder.path().join("runs/r/adapter")), good, "the earlier run is back");
+}

@@ -40,15 +40,17 @@ pub(super) struct RequestError {
     pub(super) reason: String,
     /// What to do; `None` if the request may be tried again.
     pub(super) hint: Option<&'static str>,
+    /// Whether the server refuses everything: what the cache has may still be used.
+    pub(super) is_refusal: bool,
 }
 
 impl RequestError {
     fn last(reason: impl Into<String>, hint: &'static str) -> Self {
-        Self { reason: reason.into(), hint: Some(hint) }
+        Self { reason: reason.into(), hint: Some(hint), is_refusal: false }
     }
 
     fn passing(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), hint: None }
+        Self { reason: reason.into(), hint: None, is_refusal: false }
     }
 }
 
@@ -132,7 +134,7 @@ impl Client {
 
 fn refusal(status: u16, has_token: bool) -> RequestError {
     let reason = format!("the server answered with the status {status}");
-    match (status, has_token) {
+    let error = match (status, has_token) {
         (401 | 403, false) => RequestError::last(
             reason,
             "if the model is gated or private, accept its license on its page and set HF_TOKEN; if not, check its name",
@@ -146,7 +148,8 @@ fn refusal(status: u16, has_token: bool) -> RequestError {
         }
         (500.., _) => RequestError::passing(reason),
         _ => RequestError::last(reason, "check the name, or give the path of a folder"),
-    }
+    };
+    RequestError { is_refusal: [401, 403, 429].contains(&status), ..error }
 }
 
 /// Where a redirect leads.

@@ -66,8 +66,8 @@ pub struct PeftConfig {
     layers_pattern: Vec<Regex>,
     rank_pattern: Vec<Pattern<usize>>,
     alpha_pattern: Vec<Pattern<f64>>,
-    /// Whether the patterns of ranks and alphas are looked up separately, as PEFT does since 0.15.
-    is_separate: bool,
+    /// Whether one key decides rank and alpha, as in PEFT before 0.14.
+    is_one_key: bool,
 }
 
 /// A number for the modules whose names end as a regular expression says.
@@ -117,10 +117,14 @@ impl Keys<'_> {
 
     /// A regular expression, with `before` and `after` around the pattern.
     fn regex(&mut self, key: &str, before: &str, pattern: &str, after: &str) -> Option<Regex> {
+        self.compiled(key, pattern, &format!(r"\A{before}(?:{pattern}){after}"))
+    }
+
+    /// The regular expression `text`, which is made of a pattern of the file.
+    fn compiled(&mut self, key: &str, pattern: &str, text: &str) -> Option<Regex> {
         // Expressions come from files, so the work for one is bounded.
         const STEPS: usize = 100_000;
-        let text = format!(r"\A{before}(?:{pattern}){after}");
-        match RegexBuilder::new(&text).backtrack_limit(STEPS).build() {
+        match RegexBuilder::new(text).backtrack_limit(STEPS).build() {
             Ok(regex) => Some(regex),
             Err(error) => {
                 self.problems.push(format!("{key}: {pattern:?} is not a regular expression: {error}"));
@@ -146,8 +150,16 @@ impl Keys<'_> {
         }
     }
 
-    /// An object of numbers by patterns, in the order of the file. `before` is what may precede a pattern in a name.
-    fn patterns<T: DeserializeOwned>(&mut self, key: &str, before: &str, expected: &str) -> Vec<Pattern<T>> {
+    /// An object of numbers by patterns, in the order of the file.
+    ///
+    /// PEFT before 0.15 looks for `.*\.PATTERN$` without parentheses, so of several alternatives the first one may end
+    /// anywhere in a name.
+    fn patterns<T: DeserializeOwned>(
+        &mut self,
+        key: &str,
+        has_parentheses: bool,
+        expected: &str,
+    ) -> Vec<Pattern<T>> {
         const MOST: usize = 10_000;
         let map: Map<String, Value> = self.get(key, expected).unwrap_or_default();
         if map.len() > MOST {
@@ -156,7 +168,11 @@ impl Keys<'_> {
         }
         let mut patterns = Vec::new();
         for (text, value) in map {
-            let Some(regex) = self.regex(key, before, &text, r"\z") else { continue };
+            let regex = match has_parentheses {
+                true => self.regex(key, r"(.*\.)?", &text, r"\z"),
+                false => self.compiled(key, &text, &format!(r"\A(?:.*\.{text}\z)")),
+            };
+            let Some(regex) = regex else { continue };
             match serde_json::from_value(value.clone()) {
                 Ok(value) => patterns.push(Pattern { text, regex, value }),
                 Err(_) => self.problems.push(format!("{key}.{text} is {value}, expected {expected}")),
@@ -194,8 +210,10 @@ impl PeftConfig {
             }
             None => return Err("not a PEFT adapter: it has no peft_type".into()),
         }
-        let is_separate = map.contains_key("corda_config") || map.contains_key("peft_version");
-        let before = if is_separate { r"(.*\.)?" } else { r".*\." };
+        // The keys that PEFT added in 0.15 or later, and in 0.14.
+        let has = |names: &[&str]| names.iter().any(|name| map.contains_key(*name));
+        let is_since_15 = has(&["corda_config", "peft_version"]);
+        let is_since_14 = is_since_15 || has(&["exclude_modules", "eva_config", "lora_bias"]);
         let layers_pattern: Vec<String> = keys.list("layers_pattern", "names");
         let layers_pattern = if layers_pattern.is_empty() { vec!["[^.]*".into()] } else { layers_pattern };
         let layer_regex = |text: &String| keys.regex("layers_pattern", r".*\.", text, r"\.(\d+)\.");
@@ -214,9 +232,9 @@ impl PeftConfig {
             exclude: keys.targets("exclude_modules"),
             layers: keys.list("layers_to_transform", "whole numbers"),
             layers_pattern,
-            rank_pattern: keys.patterns("rank_pattern", before, "whole numbers by names"),
-            alpha_pattern: keys.patterns("alpha_pattern", before, "numbers by names"),
-            is_separate,
+            rank_pattern: keys.patterns("rank_pattern", is_since_15, "whole numbers by names"),
+            alpha_pattern: keys.patterns("alpha_pattern", is_since_15, "numbers by names"),
+            is_one_key: !is_since_14,
         };
         config.check(&mut keys);
         if keys.problems.is_empty() { Ok(config) } else { Err(keys.problems.join("; ")) }
@@ -299,19 +317,15 @@ impl PeftConfig {
 
     /// Rank and factor of a module's update.
     pub(super) fn rank_and_scale(&self, module: &str) -> (usize, f64) {
-        let (mut rank, mut alpha) =
-            (matching(&self.rank_pattern, module), matching(&self.alpha_pattern, module));
-        if !self.is_separate
-            && let Some(first) = rank
-        {
-            // The first pattern that matches decides both.
-            alpha = self.alpha_pattern.iter().find(|pattern| pattern.text == first.text);
-        } else if !self.is_separate
-            && let Some(first) = alpha
-        {
-            rank = self.rank_pattern.iter().find(|pattern| pattern.text == first.text);
-        }
-        let (rank, alpha) = (rank.map(|pattern| pattern.value), alpha.map(|pattern| pattern.value));
+        // PEFT takes the name itself where no pattern matches.
+        let of_rank = matching(&self.rank_pattern, module);
+        let of_alpha = matching(&self.alpha_pattern, module);
+        let (of_rank, of_alpha) = match self.is_one_key {
+            true => [of_rank.or(of_alpha); 2].into(),
+            false => (of_rank, of_alpha),
+        };
+        let rank = value_of(&self.rank_pattern, of_rank.unwrap_or(module));
+        let alpha = value_of(&self.alpha_pattern, of_alpha.unwrap_or(module));
         let (rank, alpha) = (rank.unwrap_or(self.rank), alpha.unwrap_or(self.alpha));
         let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
         (rank, alpha / divisor)
@@ -355,8 +369,14 @@ impl Targets {
 }
 
 /// The first pattern that matches the end of a module's name.
-fn matching<'a, T>(patterns: &'a [Pattern<T>], module: &str) -> Option<&'a Pattern<T>> {
-    patterns.iter().find(|pattern| pattern.regex.is_match(module).unwrap_or(false))
+fn matching<'a, T>(patterns: &'a [Pattern<T>], module: &str) -> Option<&'a str> {
+    let first = patterns.iter().find(|pattern| pattern.regex.is_match(module).unwrap_or(false));
+    first.map(|pattern| pattern.text.as_str())
+}
+
+/// The value of a pattern, by its text.
+fn value_of<T: Copy>(patterns: &[Pattern<T>], text: &str) -> Option<T> {
+    patterns.iter().find(|pattern| pattern.text == text).map(|pattern| pattern.value)
 }
 
 /// Whether a setting is switched off.
@@ -413,6 +433,14 @@ mod tests {
         // In older versions the first pattern that matches decides both.
         assert_eq!(parsed(keys).rank_and_scale(Q0), (2, 4.0));
         assert_eq!(parsed(&format!("{keys}, \"peft_version\": \"0.18.0\"")).rank_and_scale(Q0), (2, 2.5));
+        assert_eq!(parsed(&format!("{keys}, \"exclude_modules\": null")).rank_and_scale(Q0), (2, 2.5));
+        // A key may be the whole name, which older expressions do not match; and of alternatives, only the last must end the name.
+        let whole = parsed(&format!(r#", "alpha_pattern": {{"{Q0}": 30}}"#));
+        assert_eq!((whole.rank_and_scale(Q0), whole.rank_and_scale(Q11)), ((4, 7.5), (4, 2.0)));
+        let either = r#", "alpha_pattern": {"k_proj|q_proj": 20}"#;
+        assert_eq!(parsed(either).rank_and_scale(Q0), (4, 2.0));
+        assert_eq!(parsed(either).rank_and_scale("model.layers.0.self_attn.k_proj"), (4, 5.0));
+        assert_eq!(parsed(&format!("{either}, \"corda_config\": null")).rank_and_scale(Q0), (4, 5.0));
         assert_eq!(parsed(keys).rank_and_scale("model.layers.0.mlp.up_proj"), (4, 2.0));
         let regex = parsed(r#", "rank_pattern": {"layers\\.1\\d\\..*": 16}, "use_rslora": true"#);
         assert_eq!((regex.rank_and_scale(Q11), regex.rank_and_scale(Q0)), ((16, 2.0), (4, 4.0)));

@@ -11,7 +11,7 @@ use crate::{
     weights::floats_of,
 };
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
-use reft_core::{FileError, HeadConfig, head::HeadValues, to_dtype};
+use reft_core::{FileError, HeadConfig, files::parse_safetensors, head::HeadValues, to_dtype};
 use safetensors::SafeTensors;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -78,10 +78,8 @@ impl<B: Backend> PeftWeights<B> {
             return Err(TunedFileError::Tuning { path, reason: TuningError::Quantized });
         }
         let bytes = fs::read(&path).map_err(FileError::io(&path))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| {
-            let reason = format!("not a complete safetensors file: {error}");
-            FileError::Invalid { path: path.clone(), reason }
-        })?;
+        let file =
+            parse_safetensors(&bytes).map_err(|reason| FileError::Invalid { path: path.clone(), reason })?;
         let mut reader = Reader { settings, base, prefix, device, problems: Vec::new() };
         let (updates, plain, num_params) = reader.sort(&file, |name| M::tensor_name(config, name));
         let weights = reader.assemble(updates, plain, num_params);
@@ -195,7 +193,11 @@ impl<B: Backend> Reader<'_, B> {
         }
         for (map, update) in updates {
             let wrapped = format!("{}{map}", self.prefix);
+            let is_target = self.settings.updates(&map) || self.settings.updates(&wrapped);
             match all_maps.get(&map) {
+                Some(_) if !is_target => self.problems.push(format!(
+                    "unexpected: the update of {wrapped}, which target_modules and layers_to_transform do not name"
+                )),
                 Some(shape) => self.take_update(&map, &wrapped, *shape, update, &mut weights),
                 None => self
                     .problems

@@ -2,6 +2,7 @@
 
 use super::json::JsonFile;
 use reft_core::FileError;
+use serde_json::Value;
 
 /// Names of the special tokens that have one text each, in transformers' order.
 pub(super) const SPECIAL: [&str; 7] =
@@ -72,6 +73,15 @@ impl Class {
         }
     }
 
+    /// Whether the model gets token types: as `model_input_names` says, else as the class has it.
+    pub fn has_token_types(&self, config: &JsonFile) -> Result<bool, FileError> {
+        match config.get("model_input_names") {
+            None => Ok(!WITHOUT_TOKEN_TYPES.contains(&self.name)),
+            Some(Value::Array(names)) => Ok(names.iter().any(|name| name == "token_type_ids")),
+            Some(other) => Err(config.wrong("model_input_names", other, "a list of names")),
+        }
+    }
+
     const fn flags(self, flags: Flags) -> Self {
         Self { flags, ..self }
     }
@@ -100,6 +110,15 @@ impl Class {
         Self { extra_ids: true, ..Self::new(name, ["", "</s>", "<unk>", "", "<pad>", "", ""]) }
     }
 }
+
+/// The classes of encoders whose models get no token types.
+const WITHOUT_TOKEN_TYPES: [&str; 5] = [
+    "RobertaTokenizer",
+    "XLMRobertaTokenizer",
+    "CamembertTokenizer",
+    "DistilBertTokenizer",
+    "MPNetTokenizer",
+];
 
 const NONE: [&str; 7] = [""; 7];
 const BERT: [&str; 7] = ["", "", "[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"];

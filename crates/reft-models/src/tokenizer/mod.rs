@@ -84,6 +84,8 @@ pub struct Tokenizer {
     n_suffix: usize,
     /// The side on which long texts are truncated.
     truncation: TruncationDirection,
+    /// Whether the model gets token types (transformers' `model_input_names`).
+    has_token_types: bool,
     /// Whether decoded texts lose the spaces before punctuation.
     clean_up: bool,
     chat_templates: Option<Arc<ChatTemplates>>,
@@ -132,6 +134,7 @@ impl Tokenizer {
             special: named,
             n_suffix: file::n_suffix(&inner).map_err(|error| invalid(error.to_string()))?,
             truncation,
+            has_token_types: class.has_token_types(&config)?,
             clean_up: config.flag("clean_up_tokenization_spaces")?.unwrap_or(false),
             chat_templates: chat_templates.map(Arc::new),
             inner,
@@ -244,7 +247,8 @@ impl Tokenizer {
         })
     }
 
-    /// The token ids and token types of a text, or of a pair of texts, with special tokens.
+    /// The token ids and token types of a text, or of a pair of texts, with special tokens. All types are 0 if the model
+    /// gets none from transformers.
     ///
     /// If there are more than `max_length` tokens, the longer text is truncated (transformers' `longest_first`) on its
     /// `truncation_side`; the third value says whether that happened.
@@ -272,7 +276,9 @@ impl Tokenizer {
         let truncated = a.len() + b.as_ref().map_or(0, |b| b.len()) > params.max_length;
         let (a, b) = truncate_encodings(a, b, &params).map_err(failed)?;
         let pair = self.inner.post_process(a, b, true).map_err(failed)?;
-        Ok((pair.get_ids().to_vec(), pair.get_type_ids().to_vec(), truncated))
+        let ids = pair.get_ids().to_vec();
+        let types = if self.has_token_types { pair.get_type_ids().to_vec() } else { vec![0; ids.len()] };
+        Ok((ids, types, truncated))
     }
 
     /// Decodes token ids to text, without special tokens.

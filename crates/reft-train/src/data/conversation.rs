@@ -150,15 +150,44 @@ pub(super) fn trained_turns(row: &Row, chat: &Chat, train_on: TrainOn) -> Result
             vec![chat.messages.len() - 1]
         }
         TrainOn::All => {
-            let is_left_out = |message: &Map<String, Value>| {
-                message.get("weight").and_then(Value::as_f64) == Some(0.0)
-                    || message.get("train").and_then(Value::as_bool) == Some(false)
-            };
             let turns = chat.messages.iter().enumerate();
-            turns.filter(|(_, m)| is_assistant(m) && !is_left_out(m)).map(|(idx, _)| idx).collect()
+            turns.filter(|(_, message)| is_assistant(message)).map(|(idx, _)| idx).collect()
         }
     };
-    if turns.is_empty() { Err(row.error("no answer: no message is the assistant's")) } else { Ok(turns) }
+    if turns.is_empty() {
+        return Err(row.error("no answer: no message is the assistant's"));
+    }
+    let mut trained = Vec::new();
+    for turn in turns {
+        if !is_left_out(&chat.messages[turn]).map_err(|reason| row.error(reason))? {
+            trained.push(turn);
+        }
+    }
+    if trained.is_empty() {
+        return Err(
+            row.error("no answer: every message to train is left out by its `weight`, `train` or `loss`")
+        );
+    }
+    Ok(trained)
+}
+
+/// Whether a message is not to be trained: a weight of 0 (OpenAI), `train` (Axolotl) or `loss` (ms-swift) that is false.
+fn is_left_out(message: &Map<String, Value>) -> Result<bool, String> {
+    let mut is_left_out = false;
+    for key in ["weight", "train", "loss"] {
+        match message.get(key) {
+            None | Some(Value::Null | Value::Bool(true)) => {}
+            Some(Value::Bool(false)) => is_left_out = true,
+            Some(value) if value.as_f64() == Some(0.0) => is_left_out = true,
+            Some(value) if value.as_f64() == Some(1.0) => {}
+            Some(value) => {
+                return Err(format!(
+                    "`{key}` of a message of the assistant is {value}, expected 0, 1, true or false"
+                ));
+            }
+        }
+    }
+    Ok(is_left_out)
 }
 
 fn messages(row: &Row, key: &str, value: &Value) -> Result<Vec<Map<String, Value>>, DataError> {
@@ -202,6 +231,13 @@ const INSTEAD_OF_CONTENT: [&str; 8] = [
 
 /// A message with `role`, as it is; or one of ShareGPT with `from`. The text is in `content`, or in `value`.
 fn one_message(fields: &Map<String, Value>) -> Result<Map<String, Value>, String> {
+    // Tables of mixed layouts fill what a message does not have with null.
+    let mut fields = fields.clone();
+    fields.retain(|key, value| !(value.is_null() && ["role", "from", "value"].contains(&key.as_str())));
+    if fields.contains_key("value") && fields.get("content").is_some_and(Value::is_null) {
+        fields.remove("content");
+    }
+    let fields = &fields;
     let listed = || listing(&fields.keys().map(String::as_str).collect::<Vec<_>>());
     let text_key = ["content", "value"].into_iter().find(|key| fields.contains_key(*key));
     match (fields.get("role"), fields.get("from")) {
@@ -339,7 +375,7 @@ pub(super) fn history(row: &Row) -> Result<Vec<(String, String)>, DataError> {
     turns.iter().map(pair).collect()
 }
 
-/// A list, also as JSON text; none if it is empty.
+/// A list, also as JSON text. An empty one is one, as in transformers.
 fn list_field(row: &Row, key: &str) -> Result<Option<Value>, DataError> {
     let value = match row.fields.get(key) {
         None | Some(Value::Null) => return Ok(None),
@@ -348,7 +384,6 @@ fn list_field(row: &Row, key: &str) -> Result<Option<Value>, DataError> {
         Some(value) => value.clone(),
     };
     match value {
-        Value::Array(list) if list.is_empty() => Ok(None),
         Value::Array(_) => Ok(Some(value)),
         other => Err(row.error(format!("`{key}` is {}, expected a list", kind_of(&other)))),
     }
@@ -528,5 +563,54 @@ mod tests {
         assert_eq!(trained_turns(&row, &chat, TrainOn::All).expect("some"), [1, 4]);
         let error = trained_turns(&row, &chat, TrainOn::Last).expect_err("ends with the user").to_string();
         assert!(error.contains("the last message must be the assistant's, found \"user\""), "{error}");
+    }
+
+    #[test]
+    fn messages_that_are_left_out_are_not_trained() {
+        let turns = |left_out: Value, train_on| {
+            let mut last = json!({"role": "assistant", "content": "d"});
+            last.as_object_mut().expect("an object").extend(left_out.as_object().expect("an object").clone());
+            let messages =
+                json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, last]);
+            let row = row(json!({"messages": messages}));
+            let chat = conversation(&row).expect("a conversation");
+            trained_turns(&row, &chat, train_on).map_err(|error| error.to_string())
+        };
+        for left_out in
+            [json!({"weight": 0}), json!({"weight": false}), json!({"train": 0}), json!({"loss": false})]
+        {
+            assert_eq!(turns(left_out.clone(), TrainOn::All), Ok(vec![1]), "{left_out}");
+            let error = turns(left_out.clone(), TrainOn::Last).expect_err("left out");
+            assert!(error.contains("every message to train is left out"), "{error}");
+        }
+        for kept in [json!({"weight": 1}), json!({"weight": null}), json!({"loss": true})] {
+            assert_eq!(turns(kept.clone(), TrainOn::All), Ok(vec![1, 2]), "{kept}");
+        }
+        let error = turns(json!({"weight": 0.5}), TrainOn::All).expect_err("no weights");
+        assert!(error.contains("`weight` of a message of the assistant is 0.5, expected 0, 1"), "{error}");
+    }
+
+    /// What a table of rows with several layouts has.
+    #[test]
+    fn keys_that_are_null_are_absent() {
+        for message in [
+            json!({"role": "user", "value": "hi", "content": null, "from": null}),
+            json!({"from": "human", "value": "hi", "role": null, "content": null}),
+            json!({"role": "user", "content": "hi", "value": null, "from": null}),
+        ] {
+            let found = roles_and_texts(json!({"messages": [message]}));
+            assert_eq!(found, [("user".to_string(), "hi".to_string())], "{message}");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_of_tools_is_a_list() {
+        let tools = |value: Value| {
+            conversation(&row(json!({"messages": [{"role": "user", "content": "a"}], "tools": value})))
+                .expect("a conversation")
+                .tools
+        };
+        assert_eq!((tools(json!([])), tools(json!("[]"))), (Some(json!([])), Some(json!([]))));
+        assert_eq!((tools(Value::Null), tools(json!(""))), (None, None));
     }
 }

@@ -152,8 +152,9 @@ impl DataSet {
             tokens.truncate(max_length);
             self.n_cut += 1;
         }
-        // The first token of a row has no state before it that could predict it.
-        if prompt_len == 0 || tokens.len() <= prompt_len {
+        // The first token of a row has no state before it that could predict it, so it counts as the prompt.
+        let prompt_len = prompt_len.max(1);
+        if tokens.len() <= prompt_len {
             self.n_dropped += 1;
             return;
         }
@@ -243,6 +244,10 @@ mod tests {
     use super::*;
     use crate::{data::parse_rows, tiny};
 
+    fn answered(row: &Row, tokenizer: &Tokenizer) -> EncodedAnswer {
+        Template::Plain.encode_answered(row, tokenizer, TrainOn::Last).expect("usable").remove(0)
+    }
+
     #[test]
     fn long_rows_are_truncated_and_counted() {
         let t = Tokenizer::load(&tiny::model()).expect("embedded");
@@ -258,6 +263,12 @@ mod tests {
         let set = encode(&rows, t.vocab_size()).expect("something left");
         assert_eq!((set.examples.len(), set.n_cut, set.n_dropped, set.row_of[0]), (1, 1, 1, 0));
         assert_eq!(set.examples[0].tokens.last(), t.eos().map(|eos| &eos.id));
+        // A tokenizer without a start token leaves an empty prompt without any.
+        let empty = parse_rows(r#"{"prompt": "", "completion": "yes word word"}"#, "d.json").expect("valid");
+        let mut set = encode(&rows[..1], t.vocab_size()).expect("usable");
+        let of_empty = EncodedAnswer { prompt_len: 0, ..answered(&empty[0], &t) };
+        set.push(of_empty.clone(), 1, 16);
+        assert_eq!((set.examples[1].prompt_len, &set.examples[1].tokens), (1, &of_empty.tokens));
         let error = encode(&rows, 2).expect_err("a small vocabulary");
         assert!(matches!(error, DataError::UnknownToken { vocab: 2, .. }), "{error}");
         let error = encode(&rows[1..], t.vocab_size()).expect_err("nothing left");

@@ -175,12 +175,15 @@ fn transposed(columns: &Map<String, Value>) -> Option<Vec<Value>> {
         return None;
     }
     let mut rows: Vec<Map<String, Value>> = Vec::new();
-    let keys = columns.values().next()?.as_object().map(|column| column.keys());
-    let is_numbered = keys.is_some_and(|mut keys| keys.all(|key| key.parse::<u64>().is_ok()));
+    let numbers = columns.values().next()?.as_object().map(|column| column.keys().collect::<Vec<_>>());
+    let numbers = numbers.filter(|keys| keys.iter().all(|key| key.parse::<u64>().is_ok()));
     for (idx, (name, column)) in columns.iter().enumerate() {
         let values: Vec<&Value> = match column {
             Value::Array(list) => list.iter().collect(),
-            Value::Object(object) if is_numbered => object.values().collect(),
+            // The columns may have the rows in different orders.
+            Value::Object(object) if object.len() == numbers.as_ref()?.len() => {
+                numbers.iter().flatten().map(|key| object.get(*key)).collect::<Option<_>>()?
+            }
             _ => return None,
         };
         if idx == 0 {
@@ -295,6 +298,17 @@ mod tests {
             error("{\"train\": [{\"a\": 1}], \"test\": [{\"a\": 1}]}"),
             "d.json: an object with several lists of rows: train, test; save each as a file"
         );
+    }
+
+    #[test]
+    fn columns_of_numbered_values_are_joined_by_the_numbers() {
+        let text = r#"{"a": {"0": "x", "1": "y", "10": "z"}, "b": {"10": "Z", "1": "Y", "0": "X"}}"#;
+        let found = rows(text);
+        let pairs: Vec<_> =
+            found.iter().map(|row| (row.fields["a"].as_str(), row.fields["b"].as_str())).collect();
+        assert_eq!(pairs, [(Some("x"), Some("X")), (Some("y"), Some("Y")), (Some("z"), Some("Z"))]);
+        let other_numbers = r#"{"a": {"0": "x", "1": "y"}, "b": {"1": "Y", "2": "Z"}}"#;
+        assert!(parse_rows(other_numbers, "d.json").map_or(true, |rows| rows.len() != 2));
     }
 
     #[test]

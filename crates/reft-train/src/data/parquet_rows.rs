@@ -86,6 +86,11 @@ fn read(bytes: Bytes, file: &str, max_text: u64) -> Result<Vec<Row>, DataError> 
         return Err(unreadable(file, too_large(n_bytes, limit)));
     }
     let schema = reader.metadata().file_metadata().schema_descr().root_schema();
+    let mut names = HashSet::new();
+    if let Some(twice) = schema.get_fields().iter().find(|column| !names.insert(column.name())) {
+        let reason = format!("the column {:?} appears twice; rename one of them", twice.name());
+        return Err(unreadable(file, reason));
+    }
     let nanoseconds: HashSet<String> = schema
         .get_fields()
         .iter()

@@ -93,9 +93,14 @@ impl Claim {
         let claim = Self { folder: folder.into(), has_succeeded: false, is_new, lock };
         let replaced = folder.join(REPLACED_FOLDER);
         if claim.has_files() {
-            // What an earlier run had moved aside is older than what is there now.
-            remove_files(&replaced)?;
-            move_files(folder, &replaced)?;
+            // Of a run that failed and the one that it was to replace, the latter is kept. Else what an earlier run had moved
+            // aside is older than what is there now.
+            if replaced.join(SUMMARY_FILE).is_file() && !folder.join(SUMMARY_FILE).is_file() {
+                remove_files(folder)?;
+            } else {
+                remove_files(&replaced)?;
+                move_files(folder, &replaced)?;
+            }
         }
         Ok(claim)
     }
@@ -108,6 +113,11 @@ impl Claim {
     pub(super) fn succeed(&mut self) -> Result<(), FileError> {
         self.has_succeeded = true;
         remove_files(&self.folder.join(REPLACED_FOLDER))
+    }
+
+    /// Where the files of the replaced run are, if there was one.
+    pub(super) fn replaced(&self) -> Option<PathBuf> {
+        Some(self.folder.join(REPLACED_FOLDER)).filter(|folder| folder.is_dir())
     }
 
     /// Whether the run has saved an adapter.
@@ -256,6 +266,21 @@ mod tests {
         write(&run, &[("adapter/adapter.json", "newest")]);
         claim.succeed().expect("deleted");
         assert_eq!(files(&run), expected(&[&[("adapter/adapter.json", "newest")], &FOREIGN]));
+    }
+
+    #[test]
+    fn runs_that_fail_one_after_the_other_keep_the_one_that_succeeded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let run = folder.path().join("r");
+        let good = [("recipe.toml", "good"), ("adapter/adapter.json", "good"), ("summary.json", "good")];
+        write(&run, &[&good[..], &[("metrics.jsonl", "good")]].concat());
+        for _ in 0..3 {
+            let claim = Claim::new(&run, true).expect("a run");
+            write(&run, &[("recipe.toml", "bad"), ("adapter/adapter.json", "bad")]);
+            drop(claim);
+            assert_eq!(files(&run)["adapter/adapter.json"], "bad");
+            assert_eq!(files(&run)[".reft-replaced/adapter/adapter.json"], "good");
+        }
     }
 
     #[test]

@@ -59,6 +59,11 @@ impl<'a, 'b> RunFolder<'a, 'b> {
         self.claim.has_adapter()
     }
 
+    /// The folder with the run that this one was to replace.
+    pub(super) fn replaced(&self) -> Option<PathBuf> {
+        self.claim.replaced()
+    }
+
     /// Saves the adapter.
     pub(super) fn save_adapter<B: Kernels>(&self, trainable: &Trainable<B>) -> Result<(), AdapterError> {
         save_adapter(&self.adapter_folder(), trainable, &self.origin)

@@ -168,7 +168,9 @@ fn run_task<A: AutodiffKernels, T: Task<A::InnerBackend>>(
     }
     let saved = catch_panic(AssertUnwindSafe(|| run_folder.save_adapter(&trainable)));
     let ended = stop.map_err(|error| match run_folder.has_adapter() {
-        true => RunError::Stopped { error, adapter: run_folder.adapter_folder() },
+        true => {
+            RunError::Stopped { error, adapter: run_folder.adapter_folder(), replaced: run_folder.replaced() }
+        }
         false => RunError::Train(error),
     })?;
     let trained = Trained { trainable, evaluation, ended };

@@ -24,7 +24,7 @@ use crate::{
 use burn::tensor::{Tensor, TensorData};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
-use reft_core::{Head, HeadConfig, Hook, NoHook, ReftConfig, host_values};
+use reft_core::{Head, HeadConfig, Hook, NoHook, ReftConfig, head::HeadValues, host_values};
 use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
     Dtype, Footprint, LoadedModel, ModelConfig, NamedTensors, ReusedStates, Roberta, RobertaConfig,
@@ -33,6 +33,7 @@ use reft_models::{
     roberta::{DropoutRates, select_rows},
 };
 use serde::Serialize;
+use serde_json::Value;
 use std::{cell::RefCell, path::Path};
 
 /// Gives the head a random stream of its own.
@@ -85,7 +86,10 @@ impl ClassifierTask {
     }
 }
 
-/// The head of the checkpoint if it has the task's outputs, or a new one.
+/// The head of the checkpoint if it has the task's outputs, in the order of the task's labels, or a new one.
+///
+/// As in transformers' examples: if `id2label` of the checkpoint names the same labels, its outputs are put in the task's order. If
+/// it names others, the head was trained for something else. `LABEL_0` and so on are no names, and numbers are the outputs'.
 pub(crate) fn initial_head<B: Kernels>(
     loaded: &LoadedModel<B, Roberta<B>>,
     spec: &TaskSpec,
@@ -94,10 +98,38 @@ pub(crate) fn initial_head<B: Kernels>(
     device: &B::Device,
 ) -> Head<B> {
     let config = loaded.model.config().head(spec.outputs(), model_dropout);
-    match loaded.head.clone().filter(|head| head.out_bias.len() == spec.outputs()) {
+    let of_checkpoint = loaded.head.clone().filter(|head| head.out_bias.len() == spec.outputs());
+    let values = of_checkpoint.and_then(|values| match label_names(loaded, spec.outputs()) {
+        Some(names) if spec.config.labels.iter().any(|label| label.parse::<f64>().is_err()) => {
+            in_order_of(values, &names, &spec.config.labels)
+        }
+        _ => Some(values),
+    });
+    match values {
         Some(values) => config.with_values(values, device),
         None => config.init(seed ^ HEAD_SEED, device),
     }
+}
+
+/// The names that `id2label` of a checkpoint has for the outputs of its head; none if it has no real names for all of them.
+fn label_names<B: Kernels>(loaded: &LoadedModel<B, Roberta<B>>, n: usize) -> Option<Vec<String>> {
+    let config: Value = serde_json::from_slice(&loaded.config_json().ok()?).ok()?;
+    let known = config.get("id2label")?.as_object()?;
+    let name =
+        |idx: usize| known.get(&idx.to_string())?.as_str().filter(|name| **name != format!("LABEL_{idx}"));
+    (0..n).map(|idx| name(idx).map(str::to_string)).collect()
+}
+
+/// A head whose outputs have these names, with them in the order of the labels; none if the labels are others.
+fn in_order_of(values: HeadValues, names: &[String], labels: &[String]) -> Option<HeadValues> {
+    let place = |label: &String| names.iter().position(|name| name.eq_ignore_ascii_case(label));
+    let order: Vec<usize> = labels.iter().map(place).collect::<Option<_>>()?;
+    let d = values.out_weight.len() / values.out_bias.len();
+    Some(HeadValues {
+        out_weight: order.iter().flat_map(|idx| values.out_weight[idx * d..][..d].to_vec()).collect(),
+        out_bias: order.iter().map(|idx| values.out_bias[*idx]).collect(),
+        ..values
+    })
 }
 
 /// Splits held-out rows into those that select the adapter and those that score it; the latter are empty if the former do
@@ -471,5 +503,29 @@ impl Report {
             },
             labels,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_of_a_checkpoint_are_put_in_the_order_of_the_labels() {
+        let text = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let values = HeadValues {
+            dense_weight: vec![0.0; 4],
+            dense_bias: vec![0.0; 2],
+            out_weight: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+            out_bias: vec![1.0, 2.0, 3.0],
+        };
+        let names = text(&["Contradiction", "neutral", "entailment"]);
+        let labels = text(&["contradiction", "entailment", "neutral"]);
+        let found = in_order_of(values.clone(), &names, &labels).expect("the same labels");
+        assert_eq!(
+            (found.out_weight, found.out_bias),
+            (vec![1.0, 2.0, 5.0, 6.0, 3.0, 4.0], vec![1.0, 3.0, 2.0])
+        );
+        assert!(in_order_of(values, &names, &text(&["a", "b", "c"])).is_none());
     }
 }

@@ -141,8 +141,8 @@ impl TaskSpec {
     fn labels_of(&self, rows: &[Row]) -> Result<Vec<String>, DataError> {
         let mut found = HashSet::new();
         let mut bad = BadRows::default();
-        for row in rows.iter().filter(|row| row.readable().is_ok()) {
-            found.extend(bad.keep(self.label(row))?);
+        for row in rows {
+            found.extend(bad.keep(row.readable().and_then(|row| self.label(row)))?);
         }
         let labels = distinct(&found);
         if labels.len() < 2 {
