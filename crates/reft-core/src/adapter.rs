@@ -529,6 +529,11 @@ mod tests {
             message.starts_with("folder/adapter.safetensors: not a complete safetensors file: "),
             "{message}"
         );
+        fs::write(folder.path().join(TENSOR_FILE), "version https://git-lfs.github.com/spec/v1\n")
+            .expect("written");
+        let message = refusal(folder.path());
+        assert!(message.starts_with("folder/adapter.safetensors: is a Git LFS pointer"), "{message}");
+        fs::write(folder.path().join(TENSOR_FILE), &tensors).expect("written");
         let json = folder.path().join(CONFIG_FILE);
         let text = fs::read_to_string(&json).expect("read");
         fs::write(&json, text.replace("\"format_version\": 1", "\"format_version\": 9")).expect("written");

@@ -85,6 +85,19 @@ fn changed(name: &str, rename: impl Fn(&str) -> Option<String>) -> tempfile::Tem
 }
 
 #[test]
+fn updates_that_the_configuration_does_not_name_are_refused() {
+    let folder = changed("rslora", |name| Some(name.into()));
+    let path = folder.path().join("adapter_config.json");
+    let mut config = json_of(&path);
+    let loaded = base(config["base_model_name_or_path"].as_str().expect("a name"));
+    read(folder.path(), &loaded).expect("as it was");
+    config["layers_to_transform"] = json!([0]);
+    fs::write(&path, config.to_string()).expect("written");
+    let error = read(folder.path(), &loaded).expect_err("another layer").to_string();
+    assert!(error.contains("which target_modules and layers_to_transform do not name"), "{error}");
+}
+
+#[test]
 fn the_names_of_other_versions_of_peft_are_known() {
     let loaded = base("untied");
     for rename in [

@@ -285,6 +285,13 @@ fn unusable_tables_are_refused_with_file_and_line() {
     refused("a short line", "short.tsv", short, &["data.eval=short.tsv"]);
     let one = "text,label\na cat,praise\na dog,praise\n";
     refused("a single label", "one.csv", one, &["data.train=one.csv"]);
+    let commas = "{\"text\": \"a\", \"label\": 0}\n{\"text\": \"b\", \"label\": 1},\n{\"text\": \"c\", \"label\": 0}\n";
+    refused(
+        "a single label in the rows that can be read",
+        "commas.jsonl",
+        commas,
+        &["data.train=commas.jsonl"],
+    );
     for change in [
         "data.task=glue/sst3",
         "data.eval=nowhere.tsv",

@@ -124,8 +124,15 @@ impl<B: Backend> Reader<'_, B> {
             num_params += values.len();
             let saved = Saved { shape: view.shape().to_vec(), values };
             let inner = name.strip_prefix(ROOT).unwrap_or(name);
+            // With biases, PEFT saves those of a module twice: as trained, and as they were.
+            if inner.contains(".original_module.") {
+                continue;
+            }
             let Some((module, part)) = inner.split_once(".lora_") else {
-                let inner = inner.replace(".base_layer", "").replace(".modules_to_save.default", "");
+                let inner = inner
+                    .replace(".base_layer", "")
+                    .replace(".modules_to_save.default", "")
+                    .replace(".modules_to_save", "");
                 plain.insert(tensor_name(&inner), (name.into(), saved));
                 continue;
             };

@@ -66,8 +66,8 @@ struct Whole {
 }
 
 impl Template {
-    /// Encodes the prompt of a row. Of a prompt that is too long, tokens in the middle of its longest text are left out, never
-    /// what the template puts around the texts.
+    /// Encodes the prompt of a row. Of a prompt that is too long, tokens in the middle of its longest texts are left out, and what
+    /// the template puts around the texts only if that is too long itself.
     ///
     /// # Errors
     /// If the row lacks a field that the template needs.
@@ -86,12 +86,11 @@ impl Template {
         let encoded = tokenizer.encode_with_offsets(&text, *self == Template::Chat).map_err(failed)?;
         let excess = encoded.ids.len().saturating_sub(limit.cut_to);
         let texts = self.texts(row);
-        let longest = texts.iter().filter_map(|part| tokens_of(&encoded, &text, part)).max_by_key(Range::len);
-        let within = longest.filter(|range| range.len() > excess).unwrap_or(0..encoded.ids.len());
-        let left_out = within.start + (within.len() - excess).div_ceil(2);
-        let mut tokens = encoded.ids;
-        tokens.drain(left_out..left_out + excess);
-        Ok(EncodedPrompt { tokens, is_cut: true })
+        let ranges = texts.iter().filter_map(|part| tokens_of(&encoded, &text, part)).collect();
+        let left_out = left_out(excess, ranges, encoded.ids.len());
+        let tokens = encoded.ids.into_iter().enumerate();
+        let tokens = tokens.filter(|(idx, _)| !left_out.iter().any(|range| range.contains(idx)));
+        Ok(EncodedPrompt { tokens: tokens.map(|(_, id)| id).collect(), is_cut: true })
     }
 
     fn encode_text(
@@ -191,6 +190,28 @@ fn tokens_of(encoded: &EncodedText, text: &str, part: &str) -> Option<Range<usiz
     let first = encoded.offsets.iter().position(is_within)?;
     let last = encoded.offsets.iter().rposition(is_within)?;
     Some(first..last + 1)
+}
+
+/// Which of `n` tokens to leave out to have `excess` fewer: those in the middle of the longest text, then of the next one, of
+/// each of which the first token stays; or those in the middle of everything if the texts are too short for that.
+fn left_out(excess: usize, mut texts: Vec<Range<usize>>, n: usize) -> Vec<Range<usize>> {
+    let middle = |range: &Range<usize>, n_left_out: usize| {
+        let start = range.start + (range.len() - n_left_out).div_ceil(2);
+        start..start + n_left_out
+    };
+    texts.sort_by_key(|range| std::cmp::Reverse(range.len()));
+    let (mut left, mut found) = (excess, Vec::<Range<usize>>::new());
+    let mut seen = Vec::<Range<usize>>::new();
+    for range in texts {
+        let is_new = seen.iter().all(|other| range.end <= other.start || other.end <= range.start);
+        let n_left_out = left.min(range.len().saturating_sub(1));
+        if is_new && n_left_out > 0 {
+            found.push(middle(&range, n_left_out));
+            left -= n_left_out;
+        }
+        seen.push(range);
+    }
+    if left == 0 { found } else { vec![middle(&(0..n), excess)] }
 }
 
 /// Renders a chat up to the message `turn` and finds the part that is trained: what the template adds to the open chat, within
@@ -463,5 +484,16 @@ mod tests {
         let limit = PromptLimit::of_context(512, 256);
         assert_eq!((limit.longest, limit.cut_to), (511, 256));
         assert_eq!(PromptLimit::of_context(128, 256).cut_to, 64);
+    }
+
+    #[test]
+    fn several_long_texts_are_cut_before_the_template_is() {
+        assert_eq!(left_out(3, vec![2..8, 10..30], 40), [19..22]);
+        assert_eq!(left_out(22, vec![2..8, 10..30], 40), [11..30, 4..7]);
+        // The same text twice is found once.
+        assert_eq!(left_out(5, vec![2..8, 2..8], 40), [3..8]);
+        // The template alone is too long.
+        assert_eq!(left_out(25, vec![2..8, 10..30], 40), [8..33]);
+        assert_eq!(left_out(10, Vec::new(), 40), [15..25]);
     }
 }

@@ -28,6 +28,22 @@ pub(super) fn check(recipe: &Recipe) -> Result<(), String> {
     let found = format!("a list of {}", count(n_columns, "column"));
     expect((1..=2).contains(&n_columns), "data.text", &found, "1 or 2");
 
+    let data = &recipe.data;
+    let only_tasks = [
+        ("data.test", !data.test.is_empty(), "a list of files"),
+        ("data.text", data.text.is_some(), "set"),
+        ("data.label", data.label.is_some(), "set"),
+        ("eval.metric", eval.metric.is_some(), "set"),
+        ("eval.protocol", eval.protocol == Protocol::ReftPaper, "\"reft-paper\""),
+    ];
+    for (key, is_set, found) in only_tasks {
+        expect(
+            data.task.is_some() || !is_set,
+            key,
+            &found,
+            "absent without data.task, which makes a classifier",
+        );
+    }
     let (is_language_model, method) = (recipe.data.task.is_none(), recipe.reft.method);
     expect(
         !(is_language_model && method == TrainMethod::Baseline(Baseline::HeadOnly)),

@@ -149,6 +149,19 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_classifiers_are_refused_for_language_models() {
+        for change in
+            ["data.test=x.jsonl", "data.text=a", "data.label=b", "eval.metric=f1", "eval.protocol=reft-paper"]
+        {
+            let error = parse(SMALL, &[change]).expect_err("refused");
+            let key = change.split('=').next().expect("a key");
+            assert!(error.contains(key) && error.contains("absent without data.task"), "{error}");
+            let of_task = parse(SMALL, &["data.task=classification", "data.eval=e.jsonl", change]);
+            assert!(!of_task.is_err_and(|error| error.contains("without data.task")), "{change}");
+        }
+    }
+
+    #[test]
     fn values_of_other_kinds_are_refused_in_plain_words() {
         for (line, expected) in [
             ("[train]\nsteps = -1", "expected a whole number from 0"),

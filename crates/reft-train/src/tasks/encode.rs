@@ -29,7 +29,9 @@ impl TaskSpec {
         let label = self.label(row)?;
         if self.is_regression() {
             let number = Some(label.text()).filter(|text| canonical_number(text).is_some());
-            return number.and_then(|text| text.parse().ok()).ok_or_else(|| {
+            let number = number.and_then(|text| text.parse().ok());
+            // Losses are computed in f32.
+            return number.filter(|value: &f64| (*value as f32).is_finite()).ok_or_else(|| {
                 let (column, text) = (&self.config.label, label.text());
                 row.error(format!("column {column:?} is {text:?}, expected a number such as 3.5"))
             });

@@ -302,7 +302,7 @@ pub(super) mod tests {
             "d.jsonl, line 1: column \"label\" is empty; every row needs a label"
         );
         let spec = discover("regression", "{\"text\":\"a\",\"label\":0.5}").expect("valid");
-        for text in ["high", "3,5", "inf", "0x1"] {
+        for text in ["high", "3,5", "inf", "0x1", "1e39"] {
             let row = &rows(&format!("{{\"text\":\"a\",\"label\":\"{text}\"}}"))[0];
             assert_eq!(
                 spec.target(row).expect_err("text").to_string(),
