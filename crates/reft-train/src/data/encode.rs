@@ -61,6 +61,8 @@ pub(super) struct EncodedAnswer {
 struct Whole {
     text: String,
     answer: Range<usize>,
+    /// Whether the template marks the answer with a `{% generation %}` block.
+    is_marked: bool,
     differs: bool,
     is_empty: bool,
 }
@@ -118,11 +120,13 @@ impl Template {
         if *self == Template::Chat {
             let chat = self.answered_conversation(row)?;
             let turns = trained_turns(row, &chat, train_on)?;
-            let turns = turns.into_iter().map(|turn| {
-                let whole = answered_chat(row, &chat, turn, tokenizer)?;
-                self.encode_whole(row, whole, tokenizer)
-            });
-            return turns.collect();
+            let mut encoded = Vec::new();
+            for turn in turns {
+                for whole in answered_chat(row, &chat, turn, tokenizer)? {
+                    encoded.push(self.encode_whole(row, whole, tokenizer)?);
+                }
+            }
+            return Ok(encoded);
         }
         let prompt = self.prompt(row, tokenizer)?;
         let start = prompt.len();
@@ -130,8 +134,8 @@ impl Template {
         let answer = self.answer(row)?;
         let answer = without_end(&answer, eos.text.as_str());
         let encode = |text: String| {
-            let whole =
-                Whole { answer: start..text.len(), text, differs: false, is_empty: answer.is_empty() };
+            let (answer, is_empty) = (start..text.len(), answer.is_empty());
+            let whole = Whole { answer, text, is_marked: false, differs: false, is_empty };
             self.encode_whole(row, whole, tokenizer)
         };
         let text = prompt + answer;
@@ -151,7 +155,7 @@ impl Template {
         tokenizer: &Tokenizer,
     ) -> Result<EncodedAnswer, DataError> {
         let is_chat = *self == Template::Chat;
-        let Whole { text, answer, differs, is_empty } = whole;
+        let Whole { text, answer, is_marked, differs, is_empty } = whole;
         let failed = |error| row.tokenizer_error(error);
         let EncodedText { mut ids, offsets } =
             tokenizer.encode_with_offsets(&text, is_chat).map_err(failed)?;
@@ -161,7 +165,8 @@ impl Template {
         let is_suspicious =
             covered < answer.start || offsets.get(first).is_some_and(|(start, _)| *start < answer.start);
         let mut is_merged = false;
-        if is_suspicious {
+        // Of a marked answer, transformers trains every token that holds some of it.
+        if is_suspicious && !is_marked {
             let alone = self.encode_text(&text[..answer.start], tokenizer).map_err(failed)?;
             is_merged = !ids.starts_with(&alone);
             if is_merged && is_chat {
@@ -214,9 +219,14 @@ fn left_out(excess: usize, mut texts: Vec<Range<usize>>, n: usize) -> Vec<Range<
     if left == 0 { found } else { vec![middle(&(0..n), excess)] }
 }
 
-/// Renders a chat up to the message `turn` and finds the part that is trained: what the template adds to the open chat, within
-/// its `{% generation %}` blocks if it has any.
-fn answered_chat(row: &Row, chat: &Chat, turn: usize, tokenizer: &Tokenizer) -> Result<Whole, DataError> {
+/// Renders a chat up to the message `turn` and finds the part that is trained: what the template adds to the open chat, or each of
+/// its `{% generation %}` blocks if it has any, after all that comes before.
+fn answered_chat(
+    row: &Row,
+    chat: &Chat,
+    turn: usize,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<Whole>, DataError> {
     let up_to = |n: usize| Chat { messages: chat.messages[..n].to_vec(), ..chat.clone() };
     let render = |chat: &Chat, open: bool| {
         tokenizer.render_chat(chat, open).map_err(|error| row.tokenizer_error(error))
@@ -245,15 +255,25 @@ fn answered_chat(row: &Row, chat: &Chat, turn: usize, tokenizer: &Tokenizer) -> 
             })?;
             let end = whole.generated.last().map_or(whole.text.len(), |block| block.end).max(at);
             let answer = open.len()..open.len() + end - at;
-            return Ok(Whole { answer, text: open + &whole.text[at..], differs, is_empty });
+            let text = open + &whole.text[at..];
+            return Ok(vec![Whole { answer, text, is_marked: false, differs, is_empty }]);
         }
     }
-    let mut answer = start..whole.text.len();
-    let mut blocks = whole.generated.iter().filter(|block| block.end > start && !block.is_empty());
-    if let Some((first, last)) = blocks.clone().next().zip(blocks.next_back()) {
-        answer = start.max(first.start)..last.end;
+    let blocks = whole.generated.iter().filter(|block| block.end > start && !block.is_empty());
+    let mut answers: Vec<Range<usize>> = Vec::new();
+    for block in blocks {
+        match answers.last_mut() {
+            Some(last) if last.end == block.start => last.end = block.end,
+            _ => answers.push(start.max(block.start)..block.end),
+        }
     }
-    Ok(Whole { answer, text: whole.text, differs, is_empty })
+    let is_marked = !answers.is_empty();
+    if !is_marked {
+        answers.push(start..whole.text.len());
+    }
+    let text = whole.text;
+    let whole = |answer| Whole { answer, text: text.clone(), is_marked, differs, is_empty };
+    Ok(answers.into_iter().map(whole).collect())
 }
 
 /// Whether the last occurrence of `part` before `end` is there, and the text beyond `end` does not have it.
@@ -462,6 +482,28 @@ mod tests {
         let value = json!({"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]});
         let (prompt, answer) = parts(&t, &one("chat", &t, value));
         assert_eq!((prompt.as_str(), answer.as_str()), ("<u>one<a>!", "two"));
+    }
+
+    #[test]
+    fn each_generation_block_of_a_message_is_trained_and_nothing_between_them() {
+        let template = |between: &str| {
+            tokenizer(&format!(
+                "{{% for m in messages %}}<{{{{ m.role[0] }}}}>{{% if m.role == 'assistant' %}}!{{% generation %}}\
+                 {{{{ m.thinking }}}}{{% endgeneration %}}{between}{{% generation %}}{{{{ m.content }}}}{{% endgeneration %}};\
+                 {{% else %}}{{{{ m.content }}}}{{% endif %}}{{% endfor %}}{{% if add_generation_prompt %}}<a>{{% endif %}}"
+            ))
+        };
+        let value = json!({"messages": [{"role": "user", "content": "one"},
+            {"role": "assistant", "thinking": "two", "content": "three"}]});
+        let row = parse_rows(&value.to_string(), "d.json").expect("valid").remove(0);
+        let trained = |between: &str| {
+            let t = template(between);
+            let encoded = Template::Chat.encode_answered(&row, &t, TrainOn::Last).expect("usable");
+            encoded.iter().map(|answered| parts(&t, answered)).collect::<Vec<_>>()
+        };
+        let pairs = [("<u>one<a>!", "two"), ("<u>one<a>!two ##", "three")];
+        assert_eq!(trained(" ##"), pairs.map(|(prompt, answer)| (prompt.to_string(), answer.to_string())));
+        assert_eq!(trained(""), [("<u>one<a>!".to_string(), "twothree".to_string())]);
     }
 
     #[test]
