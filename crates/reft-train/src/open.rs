@@ -8,7 +8,7 @@ use crate::{
     error::RunError,
     method::Baseline,
     same_model::{OtherWeights, check_model, check_sizes},
-    tasks::TaskSpec,
+    tasks::{TaskSpec, output_names},
     tiny,
     trainable::Trainable,
     workload::Workload,
@@ -21,7 +21,6 @@ use reft_models::{
     Roberta, Tuned, load,
     peft::{PeftConfig, PeftNames, PeftWeights},
 };
-use serde_json::Value;
 use std::path::Path;
 
 /// The files of a model: `embedded:tiny`, a folder, or a name on the Hub.
@@ -273,15 +272,9 @@ fn attach_peft_classifier<B: Kernels>(
         return Err(RunError::WrongModel { adapter: folder.display().to_string(), reason });
     }
     let is_regression = head.outputs == 1;
-    let known: Value = serde_json::from_slice(&loaded.config_json()?).unwrap_or_default();
-    let known = known.get("id2label").and_then(Value::as_object).filter(|map| map.len() == head.outputs);
-    let label = |idx: usize| {
-        let name = known.and_then(|map| map.get(&idx.to_string())?.as_str());
-        name.map_or(format!("LABEL_{idx}"), str::to_string)
-    };
     let task = TaskConfig {
         name: if is_regression { "regression" } else { "classification" }.into(),
-        labels: if is_regression { Vec::new() } else { (0..head.outputs).map(label).collect() },
+        labels: if is_regression { Vec::new() } else { output_names(&loaded, head.outputs)? },
         text: vec!["text".into()],
         label: "label".into(),
     };

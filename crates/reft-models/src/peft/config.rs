@@ -320,10 +320,8 @@ impl PeftConfig {
         // PEFT takes the name itself where no pattern matches.
         let of_rank = matching(&self.rank_pattern, module);
         let of_alpha = matching(&self.alpha_pattern, module);
-        let (of_rank, of_alpha) = match self.is_one_key {
-            true => [of_rank.or(of_alpha); 2].into(),
-            false => (of_rank, of_alpha),
-        };
+        let (of_rank, of_alpha) =
+            if self.is_one_key { (of_rank.or(of_alpha), of_rank.or(of_alpha)) } else { (of_rank, of_alpha) };
         let rank = value_of(&self.rank_pattern, of_rank.unwrap_or(module));
         let alpha = value_of(&self.alpha_pattern, of_alpha.unwrap_or(module));
         let (rank, alpha) = (rank.unwrap_or(self.rank), alpha.unwrap_or(self.alpha));

@@ -5,6 +5,7 @@ use reft_core::files::plain_words;
 use reft_models::{Chat, files::kind_of};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
 /// The fields that hold a list of messages; the first one is OpenAI's, the others are ShareGPT's.
 const MESSAGE_LISTS: [&str; 3] = ["messages", "conversations", "conversation"];
@@ -232,12 +233,15 @@ const INSTEAD_OF_CONTENT: [&str; 8] = [
 /// A message with `role`, as it is; or one of ShareGPT with `from`. The text is in `content`, or in `value`.
 fn one_message(fields: &Map<String, Value>) -> Result<Map<String, Value>, String> {
     // Tables of mixed layouts fill what a message does not have with null.
-    let mut fields = fields.clone();
-    fields.retain(|key, value| !(value.is_null() && ["role", "from", "value"].contains(&key.as_str())));
-    if fields.contains_key("value") && fields.get("content").is_some_and(Value::is_null) {
-        fields.remove("content");
+    let mut fields = Cow::Borrowed(fields);
+    if fields.values().any(Value::is_null) {
+        let fields = fields.to_mut();
+        fields.retain(|key, value| !(value.is_null() && ["role", "from", "value"].contains(&key.as_str())));
+        if fields.contains_key("value") && fields.get("content").is_some_and(Value::is_null) {
+            fields.remove("content");
+        }
     }
-    let fields = &fields;
+    let fields = &*fields;
     let listed = || listing(&fields.keys().map(String::as_str).collect::<Vec<_>>());
     let text_key = ["content", "value"].into_iter().find(|key| fields.contains_key(*key));
     match (fields.get("role"), fields.get("from")) {

@@ -24,7 +24,7 @@ use crate::{
 use burn::tensor::{Tensor, TensorData};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
-use reft_core::{Head, HeadConfig, Hook, NoHook, ReftConfig, head::HeadValues, host_values};
+use reft_core::{FileError, Head, HeadConfig, Hook, NoHook, ReftConfig, head::HeadValues, host_values};
 use reft_kernels::{AutodiffKernels, Kernels};
 use reft_models::{
     Dtype, Footprint, LoadedModel, ModelConfig, NamedTensors, ReusedStates, Roberta, RobertaConfig,
@@ -99,11 +99,15 @@ pub(crate) fn initial_head<B: Kernels>(
 ) -> Head<B> {
     let config = loaded.model.config().head(spec.outputs(), model_dropout);
     let of_checkpoint = loaded.head.clone().filter(|head| head.out_bias.len() == spec.outputs());
-    let values = of_checkpoint.and_then(|values| match label_names(loaded, spec.outputs()) {
-        Some(names) if spec.config.labels.iter().any(|label| label.parse::<f64>().is_err()) => {
-            in_order_of(values, &names, &spec.config.labels)
-        }
-        _ => Some(values),
+    let labels = &spec.config.labels;
+    let have_names = |names: &Vec<String>| {
+        names.iter().enumerate().all(|(idx, name)| *name != format!("LABEL_{idx}"))
+            && labels.iter().any(|label| label.parse::<f64>().is_err())
+    };
+    let names = output_names(loaded, spec.outputs()).ok().filter(have_names);
+    let values = of_checkpoint.and_then(|values| match names {
+        Some(names) => in_order_of(values, &names, labels),
+        None => Some(values),
     });
     match values {
         Some(values) => config.with_values(values, device),
@@ -111,13 +115,15 @@ pub(crate) fn initial_head<B: Kernels>(
     }
 }
 
-/// The names that `id2label` of a checkpoint has for the outputs of its head; none if it has no real names for all of them.
-fn label_names<B: Kernels>(loaded: &LoadedModel<B, Roberta<B>>, n: usize) -> Option<Vec<String>> {
-    let config: Value = serde_json::from_slice(&loaded.config_json().ok()?).ok()?;
-    let known = config.get("id2label")?.as_object()?;
-    let name =
-        |idx: usize| known.get(&idx.to_string())?.as_str().filter(|name| **name != format!("LABEL_{idx}"));
-    (0..n).map(|idx| name(idx).map(str::to_string)).collect()
+/// The names of `n` outputs in `id2label` of a checkpoint; `LABEL_0` and so on where it has none, as in transformers.
+pub(crate) fn output_names<B: Kernels>(
+    loaded: &LoadedModel<B, Roberta<B>>,
+    n: usize,
+) -> Result<Vec<String>, FileError> {
+    let config: Value = serde_json::from_slice(&loaded.config_json()?).unwrap_or_default();
+    let known = config.get("id2label").and_then(Value::as_object).filter(|names| names.len() == n);
+    let name = |idx: usize| known.and_then(|names| names.get(&idx.to_string())?.as_str());
+    Ok((0..n).map(|idx| name(idx).map_or(format!("LABEL_{idx}"), str::to_string)).collect())
 }
 
 /// A head whose outputs have these names, with them in the order of the labels; none if the labels are others.

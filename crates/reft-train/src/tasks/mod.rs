@@ -10,8 +10,8 @@ mod spec;
 mod split;
 mod task;
 
-pub(crate) use classifier::initial_head;
 pub use classifier::{Classification, ClassifierTask, Report, predict, probabilities};
+pub(crate) use classifier::{initial_head, output_names};
 pub use columns::read_task_rows;
 pub use language_model::{LanguageModelTask, LanguageModeling};
 pub use spec::{TaskSpec, check_name};
